@@ -1,0 +1,105 @@
+"""Every key there is, with the defaults of the paper's ImageNet recipe where it has one.
+
+A config file starts from `get_config()` and assigns; flags change single values:
+`--config.optim.weight_decay=1e-4`. An epoch is one pass over the labelled images. Batch sizes are
+global: summed over all devices. `None` stands for "the network's own number".
+"""
+
+from ml_collections import config_dict
+
+
+def get_config(arg: str = "") -> config_dict.ConfigDict:
+    if arg:
+        raise ValueError(f"configs/base.py takes no argument, got {arg!r}")
+    optional = config_dict.placeholder
+    config = config_dict.ConfigDict()
+    config.seed = 0  # of weights, data order and noise
+
+    config.model = model = config_dict.ConfigDict()
+    model.name = "efficientnet-b0"  # a name of ns_jax/models/efficientnet.py
+    model.small_images = False  # True: stages 2 and 3 keep their size, as on SVHN at 32 pixels
+    model.drop_rate = optional(float)  # of dropout before the classifier; None: the network's
+    model.path_drop_rate = 0.2  # stochastic depth at the last block, growing linearly from 0
+    model.bn_momentum = 0.99  # share of the old value in the moving averages
+    model.stat_groups = 1  # parts of the batch that BatchNorm normalises apart from one another
+    model.dtype = "float32"  # of activations: float32 or bfloat16; weights are always float32
+    model.scan_unroll = 1  # equal blocks of a stage compiled side by side; 0: all of them
+    model.remat = "none"  # "full" computes each block again in the backward pass: less memory
+
+    config.mesh = mesh = config_dict.ConfigDict()
+    mesh.fsdp = 1  # devices that share one copy of the weights; the rest of them are data-parallel
+    mesh.shard_above = 65536  # parameters of fewer elements than this are kept whole
+
+    config.data = data = config_dict.ConfigDict()
+    data.labelled = ""  # source to train on: digits:train, folder:DIR
+    data.unlabelled = ""  # source to pseudo-label: digits:unlabelled, folder:DIR
+    data.test = ""  # source to evaluate on; "": no evaluation
+    data.labels_per_class = 5  # digits only: the images that keep their label ...
+    data.split_seed = 0  # ... and the seed that draws them
+    data.image_size = optional(int)  # pixels; None: the network's resolution
+    data.crop = "padded"  # evaluation's centre crop: "padded" S/(S+32) of the short side, or "none"
+    data.train_view = "crop"  # "crop" at random with a new aspect; "pad" by an eighth and crop back
+    data.flip = True  # mirror half of the images; wrong for digits and text
+    data.mean = (0.485, 0.456, 0.406)  # of each channel, on the scale 0..1
+    data.std = (0.229, 0.224, 0.225)
+    data.max_bad_fraction = 0.01  # of a source that may be unreadable before it is an error
+    data.read_threads = 2  # that decode and augment; OpenCV releases the interpreter's lock
+    data.prefetch = 8  # batches made ahead of the device
+
+    config.randaugment = randaugment = config_dict.ConfigDict()
+    randaugment.num_layers = 2  # operators applied to an image, N; 0 switches RandAugment off
+    randaugment.magnitude = 27.0  # M, in tenths; above 10 goes beyond the usual scale
+    randaugment.translate_pixels = 100.0  # shift at M = 10
+    randaugment.cutout_pixels = 40.0  # half the side of the box at M = 10
+    randaugment.overflow = "official"  # M > 10: "official" wraps as its uint8 did, or "saturate"
+    randaugment.final_cutout = 0  # half the side of a box cut out of every image, pixels
+
+    config.train = train = config_dict.ConfigDict()
+    train.batch_size = 2048  # labelled images a step
+    train.unlabelled_ratio = 0.0  # unlabelled images a step for each labelled one; 0: a teacher
+    train.epochs = 350.0  # passes over the labelled images
+    train.selection = ""  # directory of the selection to draw the unlabelled images from
+    train.init = ""  # checkpoint whose weights to start from; "": from scratch
+    train.log_every_steps = 100
+    train.save_every_steps = 1000
+    train.keep_checkpoints = 2  # newest ones kept
+
+    config.optim = optim = config_dict.ConfigDict()
+    optim.learning_rate_per_256 = 0.016  # peak, for every 256 labelled images a step
+    optim.warmup_epochs = 5.0  # linear from 0
+    optim.decay_epochs = 2.4  # the learning rate is a staircase: times decay_rate every so often
+    optim.decay_rate = 0.97
+    optim.rms_decay = 0.9
+    optim.momentum = 0.9
+    optim.epsilon = 1e-3  # inside RMSProp's square root
+    optim.weight_decay = 1e-5  # of the loss wd/2 |w|^2, over all parameters but BatchNorm's
+    optim.ema_decay = 0.9999  # of weights and statistics; ramps up as (1 + t) / (10 + t)
+
+    config.loss = loss = config_dict.ConfigDict()
+    loss.label_smoothing = 0.1  # of labels and of hard pseudo-labels
+    loss.normalise = "labelled"  # divide by the labelled batch (official code) or "all" (the paper)
+    loss.pseudo_labels = "soft"  # "soft": the teacher's distribution; "hard": its best class
+    loss.temperature = 1.0  # of soft pseudo-labels: below 1 sharpens them
+
+    config.label = label = config_dict.ConfigDict()
+    label.checkpoint = ""  # the teacher
+    label.batch_size = 256
+    label.images_per_shard = 16384
+    label.classes_kept = optional(int)  # most probable classes stored; None: 16, or all if fewer
+
+    config.select = select = config_dict.ConfigDict()
+    select.labels = ""  # directory of label shards
+    select.threshold = 0.3  # an image counts if its confidence is above this
+    select.per_class = 130_000  # images of each class, by copies if scarce; 0: as the largest class
+
+    config.evaluate = evaluate = config_dict.ConfigDict()
+    evaluate.checkpoint = ""
+    evaluate.batch_size = 256
+
+    config.selftrain = selftrain = config_dict.ConfigDict()
+    selftrain.iterations = 3  # students, one after the other; 0: the teacher alone
+    selftrain.student_init = "scratch"  # or "teacher": start from its weights (same network only)
+    # What iteration k changes: a tree like this one, holding only the keys that differ. An iteration
+    # without an entry takes the nearest entry before it.
+    selftrain.overrides = config_dict.ConfigDict()
+    return config

@@ -1,0 +1,73 @@
+"""The one entry: `python -m ns_jax PROGRAM --config=FILE[:ARG] --workdir=DIR [--config.key=value]`."""
+
+import importlib
+import os
+import pathlib
+import sys
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+PROGRAMS = {
+    "selftrain": "the main job: teacher, then label, select, train, evaluate for each iteration",
+    "train": "one training: teacher, student or fine-tune",
+    "label": "a teacher's predictions over an unlabelled source, as label shards",
+    "select": "threshold, best per class, balance by copies: label shards -> selection",
+    "evaluate": "top-1, top-5, per class, calibration of a checkpoint",
+}
+CACHE = "NS_JAX_COMPILE_CACHE"  # a directory; "" switches the cache of compiled steps off
+
+FLAGS = flags.FLAGS
+_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run; made if it is not there")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one program; returns the exit status: 0, or 2 for input that it cannot work with."""
+    argv = sys.argv if argv is None else argv
+    if len(argv) < 2 or argv[1] not in PROGRAMS:
+        known = "\n".join(f"  {name:10} {does}" for name, does in PROGRAMS.items())
+        print(f"{__doc__}\n\nprograms:\n{known}", file=sys.stderr)
+        return 0 if argv[1:] in (["--help"], ["-h"]) else 2
+    try:
+        rest = FLAGS([argv[0], *argv[2:]])[1:]
+        if rest:
+            raise ValueError(f"unexpected argument {rest[0]!r}; flags start with --")
+        if _CONFIG.value is None or _WORKDIR.value is None:
+            raise ValueError("--config=FILE and --workdir=DIR are needed")
+        config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value).absolute()
+    except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        return _fail(error)
+    # Orbax and Grain tell their every step at INFO.
+    logging.set_verbosity(logging.INFO if FLAGS["verbosity"].value > 0 else logging.WARNING)
+    from ns_jax import config as config_lib  # after the flags: a bad one needs no JAX
+
+    try:
+        _set_up_jax()
+        config_lib.claim_workdir(config, workdir)
+        importlib.import_module(f"ns_jax.programs.{argv[1]}").run(config, workdir)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if FLAGS["verbosity"].value > 0:
+            raise
+        return _fail(error)
+    return 0
+
+
+def _set_up_jax() -> None:
+    import jax
+
+    default = pathlib.Path.home() / ".cache" / "ns_jax" / "compiled"
+    directory = os.environ.get(CACHE, str(default))
+    if directory:
+        jax.config.update("jax_compilation_cache_dir", directory)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def _fail(error: Exception) -> int:
+    """One message that says what to do; `-v=1` shows where it came from."""
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""What a run is made of: arguments of config files, overrides of iterations, the workdir's record."""
+
+import copy
+import json
+import math
+import pathlib
+
+from ml_collections import config_dict
+
+
+def parse_arg(arg: str, **defaults):
+    """`"model=b7,role=student"` -> namespace of `defaults` with those changed, of the same types.
+
+    Raises ValueError for a name that has no default or a value of another type.
+    """
+    values = dict(defaults)
+    for item in filter(None, arg.split(",")):
+        name, _, text = item.partition("=")
+        if name not in defaults:
+            raise ValueError(f"unknown config argument {name!r}; known: {', '.join(defaults)}")
+        kind = type(defaults[name])
+        try:
+            values[name] = text.lower() in ("", "1", "true", "yes") if kind is bool else kind(text)
+        except ValueError:
+            raise ValueError(f"config argument {item!r}: {name} must be {kind.__name__}") from None
+    return config_dict.FrozenConfigDict(values)
+
+
+def at_role(config: config_dict.ConfigDict, role: str) -> config_dict.ConfigDict:
+    """The config of one training, `teacher` or `student`, or all of it for `selftrain`."""
+    roles = {"selftrain": None, "teacher": 0, "student": 1}
+    if role not in roles:
+        raise ValueError(f"unknown role {role!r}; known: {', '.join(roles)}")
+    return config if roles[role] is None else at_iteration(config, roles[role])
+
+
+def at_iteration(config: config_dict.ConfigDict, iteration: int) -> config_dict.ConfigDict:
+    """A copy with the overrides of an iteration (or of the nearest one before it) put in place.
+
+    Raises ValueError for an override of a key that does not exist or with a value of another type.
+    """
+    config = copy.deepcopy(config)
+    entries = {}
+    for name, overrides in config.selftrain.overrides.items():
+        number = name.removeprefix("iteration_")
+        if not name.startswith("iteration_") or not number.isdigit():
+            raise ValueError(f"selftrain.overrides.{name}: entries are named iteration_0, _1, ...")
+        entries[int(number)] = overrides
+    before = [number for number in entries if number <= iteration]
+    if before:
+        for path, value in _leaves(entries[max(before)].to_dict()):
+            _assign(config, path, value)
+    return config
+
+
+def _leaves(tree: dict, prefix: str = ""):
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _assign(config, path: str, value) -> None:
+    *sections, name = path.split(".")
+    for section in sections:
+        config = config.get(section) if isinstance(config, config_dict.ConfigDict) else None
+    if not isinstance(config, config_dict.ConfigDict) or name not in config:
+        raise ValueError(f"selftrain.overrides: there is no key config.{path}")
+    try:
+        config[name] = value
+    except TypeError as error:
+        raise ValueError(f"selftrain.overrides: config.{path}: {error}") from None
+
+
+def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes `config.json`, or compares with the one there.
+
+    Raises ValueError that lists the differences when the workdir belongs to another config.
+    """
+    ours = json.loads(config.to_json_best_effort())
+    path = workdir / "config.json"
+    if not path.exists():
+        write_json(path, ours)
+        return
+    theirs, ours = dict(_leaves(json.loads(path.read_text()))), dict(_leaves(ours))
+    different = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
+    if different:
+        lines = [f"  config.{k}: {theirs.get(k)!r} there, {ours.get(k)!r} now" for k in different]
+        raise ValueError(
+            f"{workdir} belongs to a run of another config; take another --workdir, or the values "
+            "of that run:\n" + "\n".join(lines)
+        )
+
+
+def write_json(path: pathlib.Path, content) -> None:
+    """Writes a JSON file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def images_per_step(config: config_dict.ConfigDict) -> tuple[int, int]:
+    """Labelled and unlabelled images of a training step."""
+    labelled = config.train.batch_size
+    return labelled, math.ceil(labelled * config.train.unlabelled_ratio)
+
+
+def steps(config: config_dict.ConfigDict, num_labelled: int) -> tuple[float, int]:
+    """Steps of an epoch (a float, as in the official code) and of the whole training."""
+    steps_per_epoch = num_labelled / config.train.batch_size
+    return steps_per_epoch, int(config.train.epochs * steps_per_epoch)
+
+
+def validate_training(config: config_dict.ConfigDict, num_devices: int, num_labelled: int) -> None:
+    """Checks that the numbers of a training go together. Raises ValueError that says which do not."""
+    labelled, unlabelled = images_per_step(config)
+    groups = config.model.stat_groups
+    if labelled < 1:
+        raise ValueError(f"train.batch_size is {labelled}; it must be at least 1")
+    for name, count in (("labelled", labelled), ("unlabelled", unlabelled)):
+        if count % groups:
+            raise ValueError(
+                f"{count} {name} images a step cannot be shared by {groups} BatchNorm groups; change "
+                "train.batch_size, train.unlabelled_ratio or model.stat_groups"
+            )
+    if (labelled + unlabelled) % num_devices:
+        raise ValueError(
+            f"{labelled} labelled + {unlabelled} unlabelled images a step are not divisible by "
+            f"{num_devices} devices; make train.batch_size * (1 + train.unlabelled_ratio) a "
+            f"multiple of {num_devices}"
+        )
+    if num_devices % config.mesh.fsdp:
+        raise ValueError(f"mesh.fsdp={config.mesh.fsdp} does not divide {num_devices} devices")
+    if steps(config, num_labelled)[1] < 1:
+        raise ValueError(
+            f"train.epochs={config.train.epochs} of {num_labelled} labelled images in batches of "
+            f"{labelled} is not a single step"
+        )
+    if unlabelled and not config.train.selection:
+        raise ValueError(
+            f"train.unlabelled_ratio is {config.train.unlabelled_ratio} but train.selection is "
+            "empty; name the directory that the select program wrote"
+        )
+    choices = {
+        "loss.normalise": ("labelled", "all"),
+        "loss.pseudo_labels": ("soft", "hard"),
+        "data.train_view": ("crop", "pad"),
+        "selftrain.student_init": ("scratch", "teacher"),
+    }
+    for path, known in choices.items():
+        section, name = path.split(".")
+        if config[section][name] not in known:
+            raise ValueError(f"{path}={config[section][name]!r}; known: {', '.join(known)}")

@@ -1,0 +1,39 @@
+"""Unreadable images: counted, limited, and listed in the end. They keep their index throughout."""
+
+from ns_jax.data import images
+
+
+class BadImages:
+    """The unreadable images met so far in one source."""
+
+    def __init__(self, source, max_fraction: float):
+        self._source, self._max_fraction = source, max_fraction
+        self._indices: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def add(self, indices) -> None:
+        """Raises ValueError once they are more than the allowed share of the source."""
+        self._indices.update(int(index) for index in indices)
+        if len(self) > self._max_fraction * len(self._source):
+            raise ValueError(
+                f"{len(self)} of {len(self._source)} images of {self._source.name} cannot be read, "
+                f"more than data.max_bad_fraction={self._max_fraction} allows. The first ones:\n"
+                + "\n".join(self.lines(10))
+            )
+
+    def lines(self, most: int = 20) -> list[str]:
+        """`  key: reason` of the first ones by index; reasons are found by reading them again."""
+        lines = []
+        for index in sorted(self._indices)[:most]:
+            example = self._source[index]
+            try:
+                images.decode(example["image"])
+                reason = "readable now"
+            except images.BadImage as error:
+                reason = str(error)
+            lines.append(f"  {example['key']}: {reason}")
+        if len(self) > most:
+            lines.append(f"  ... and {len(self) - most} more")
+        return lines

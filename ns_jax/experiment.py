@@ -1,0 +1,76 @@
+"""From a config to the parts that programs put together."""
+
+import jax
+
+from ns_jax.data import images, pipeline, randaugment, sources
+from ns_jax.models import efficientnet
+
+MODEL_KEYS = ("name", "num_classes", "small_images")  # what weights fit; all else is of a training
+
+
+def open_source(config, name: str) -> sources.Source:
+    data = config.data
+    return sources.open_source(name, labels_per_class=data.labels_per_class, seed=data.split_seed)
+
+
+def build_model(config, num_classes: int) -> efficientnet.EfficientNet:
+    return efficientnet.build(num_classes=num_classes, **config.model.to_dict())
+
+
+def describe(model, preprocessing: images.Preprocessing, class_names) -> dict:
+    """The content of `model.json`."""
+    return {
+        "model": {key: getattr(model, key) for key in MODEL_KEYS},
+        "class_names": list(class_names),
+        "preprocessing": vars(preprocessing),
+    }
+
+
+def described_model(description: dict) -> efficientnet.EfficientNet:
+    return efficientnet.build(**description["model"])
+
+
+def described_preprocessing(description: dict) -> images.Preprocessing:
+    fields = description["preprocessing"]
+    return images.Preprocessing(
+        **{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])}
+    )
+
+
+def preprocessing(config, model) -> images.Preprocessing:
+    data = config.data
+    return images.Preprocessing(
+        size=data.image_size or model.resolution,
+        crop=data.crop,
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+    )
+
+
+def train_view(config, evaluation: images.Preprocessing) -> pipeline.TrainView:
+    settings = config.randaugment.to_dict()
+    final_cutout = settings.pop("final_cutout")
+    return pipeline.TrainView(
+        evaluation=evaluation,
+        view=config.data.train_view,
+        flip=config.data.flip,
+        randaugment=randaugment.RandAugment(**settings),
+        final_cutout=final_cutout,
+    )
+
+
+def check_classes(names: tuple[str, ...], expected: list[str], source: str, teacher: str) -> None:
+    """Raises ValueError if a source's classes are not those of a checkpoint."""
+    if list(names) == list(expected):
+        return
+    missing = [name for name in expected if name not in names]
+    surplus = [name for name in names if name not in expected]
+    raise ValueError(
+        f"{source} has {len(names)} classes, {teacher} has {len(expected)}; missing: "
+        f"{', '.join(missing[:10]) or 'none'}; surplus: {', '.join(surplus[:10]) or 'none'}. "
+        "Classes are matched by name and order"
+    )
+
+
+def num_devices() -> int:
+    return len(jax.devices())

@@ -1,0 +1,59 @@
+"""The optimiser of EfficientNet and Noisy Student: TensorFlow's RMSProp, staircase schedule, EMA."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ns_jax import trees
+
+
+def learning_rate_schedule(optim, batch_size: int, steps_per_epoch: float):
+    """step -> learning rate: linear warm-up from 0, then a staircase counted from step 0.
+
+    Only labelled images count in `batch_size`. As in the official code, the staircase includes the
+    warm-up's steps, so the rate falls below its peak the moment warm-up ends.
+    """
+    peak = optim.learning_rate_per_256 * batch_size / 256
+    warmup_steps = int(optim.warmup_epochs * steps_per_epoch)
+    decay_steps = steps_per_epoch * optim.decay_epochs
+
+    def schedule(step):
+        step = jnp.asarray(step, jnp.float32)
+        staircase = peak * optim.decay_rate ** jnp.floor(step / decay_steps)
+        return jnp.where(step < warmup_steps, peak * step / max(warmup_steps, 1), staircase)
+
+    return schedule
+
+
+def decayed(params):
+    """Tree of bool: which parameters the L2 penalty covers. All but BatchNorm's; biases included."""
+    flat = [not path.split("/")[-2].endswith("_bn") for path in trees.by_path(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), flat)
+
+
+def make_optimiser(optim, schedule) -> optax.GradientTransformation:
+    """TensorFlow's RMSProp after the gradient of the L2 penalty.
+
+    ms = d ms + (1 - d) g^2 from 1, not 0; mom = m mom + lr g / sqrt(ms + eps); w -= mom.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(optim.weight_decay, decayed),
+        optax.rmsprop(
+            schedule,
+            decay=optim.rms_decay,
+            eps=optim.epsilon,
+            initial_scale=1.0,
+            eps_in_sqrt=True,
+            momentum=optim.momentum,
+        ),
+    )
+
+
+def update_ema(average, new, step, decay: float):
+    """The moving average of `new` after `step` updates, with TensorFlow's ramp of the decay.
+
+    The official code does not settle whether t counts this update; here step 0's update has t = 0.
+    """
+    t = jnp.asarray(step, jnp.float32)
+    decay = jnp.minimum(decay, (1.0 + t) / (10.0 + t))
+    return jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, average, new)

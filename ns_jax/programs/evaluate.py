@@ -1,0 +1,55 @@
+"""Top-1, top-5, accuracy of each class and calibration of a checkpoint, every image exactly once."""
+
+import json
+import pathlib
+
+import numpy as np
+
+from ns_jax import config as config_lib
+from ns_jax import experiment, manifest, metrics, predictor
+from ns_jax.data import bad_images
+from ns_jax.progress import Progress, say
+
+
+def run(config, workdir: pathlib.Path) -> dict:
+    """Writes and returns `eval.json`. Images that cannot be read are counted, not scored."""
+    source = experiment.open_source(config, config.data.test)
+    teacher = predictor.Predictor(
+        config.evaluate.checkpoint, batch_size=config.evaluate.batch_size, k=5
+    )
+    experiment.check_classes(source.class_names, teacher.class_names, source.name, str(teacher.path))
+    inputs = {"model": teacher.digest, "source": source.fingerprint}
+    path = workdir / "eval.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        manifest.check_inputs(found["inputs"], inputs, path)
+        return found
+
+    bad = bad_images.BadImages(source, config.data.max_bad_fraction)
+    parts = []
+    with Progress("evaluating", len(source)) as progress:
+        for batch in teacher.predict(
+            source,
+            range(len(source)),
+            read_threads=config.data.read_threads,
+            prefetch=config.data.prefetch,
+        ):
+            ok = np.asarray([status == "ok" for status in batch["status"]])
+            bad.add(batch["index"][~ok])
+            parts.append([batch[name][ok] for name in ("classes", "probs", "label")])
+            progress.advance(len(ok))
+    classes, probs, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    result = {
+        **metrics.evaluate(classes, probs, labels, len(source.class_names)),
+        "num_images": len(labels),
+        "num_corrupt": len(bad),
+        "inputs": inputs,
+    }
+    config_lib.write_json(path, result)
+    say(
+        f"{source.name}: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, calibration error "
+        f"{result['ece']:.4f} on {len(labels):,} images, {len(bad)} unreadable"
+    )
+    if len(bad):
+        say("\n".join(bad.lines()))
+    return result

@@ -1,0 +1,97 @@
+"""The whole loop: a teacher, then for each iteration label, select, train a student, evaluate."""
+
+import pathlib
+
+import numpy as np
+
+from ns_jax import config as config_lib
+from ns_jax import experiment
+from ns_jax.progress import say, table
+from ns_jax.programs import evaluate, label, select, train
+
+
+def run(config, workdir: pathlib.Path) -> list[dict]:
+    """Runs what is not done yet and returns a summary of each iteration, the teacher's first."""
+    configs = [_iteration_config(config, workdir, k) for k in range(config.selftrain.iterations + 1)]
+    _validate(configs)
+    summaries = []
+    for k, iteration_config in enumerate(configs):
+        directory = workdir / f"iteration_{k}"
+        say(f"iteration {k}: {'the teacher' if k == 0 else f'student {k}'}")
+        summary = {"iteration": k, "model": iteration_config.model.name}
+        if k > 0:
+            summary["labels"] = label.run(iteration_config, directory)
+            summary["selection"] = select.run(iteration_config, directory)
+        summary["training"] = train.run(iteration_config, directory)
+        if config.data.test:
+            summary["evaluation"] = evaluate.run(iteration_config, directory)
+        summaries.append(summary)
+    table("Self-training", *_rows(summaries))
+    return summaries
+
+
+def _iteration_config(config, workdir: pathlib.Path, k: int):
+    """The config of iteration k with its paths and its own seed filled in."""
+    directory, teacher = workdir / f"iteration_{k}", workdir / f"iteration_{k - 1}"
+    iteration = config_lib.at_iteration(config, k)
+    iteration.seed = int(np.random.SeedSequence([config.seed, k]).generate_state(1)[0] >> 1)
+    iteration.evaluate.checkpoint = str(directory)
+    if k == 0:
+        return iteration
+    iteration.label.checkpoint = str(teacher)
+    iteration.select.labels = str(directory / "labels")
+    iteration.train.selection = str(directory / "selection")
+    if config.selftrain.student_init == "teacher":
+        iteration.train.init = str(teacher)
+    return iteration
+
+
+def _validate(configs: list) -> None:
+    """All that can be known before the first step: a mistake in iteration 3 is said now."""
+    for k, config in enumerate(configs):
+        source = experiment.open_source(config, config.data.labelled)
+        config_lib.validate_training(config, experiment.num_devices(), len(source))
+        model = experiment.build_model(config, len(source.class_names))
+        experiment.train_view(config, experiment.preprocessing(config, model))
+        if k == 0:
+            if config.train.unlabelled_ratio:
+                raise ValueError(
+                    f"iteration 0 has no teacher but train.unlabelled_ratio is "
+                    f"{config.train.unlabelled_ratio}; set it in selftrain.overrides.iteration_1"
+                )
+            continue
+        if not config.train.unlabelled_ratio:
+            raise ValueError(
+                f"iteration {k} is a student but train.unlabelled_ratio is 0; set "
+                f"selftrain.overrides.iteration_{k}.train.unlabelled_ratio"
+            )
+        experiment.open_source(config, config.data.unlabelled)
+    if configs[0].data.test:
+        test = experiment.open_source(configs[0], configs[0].data.test)
+        labelled = experiment.open_source(configs[0], configs[0].data.labelled)
+        experiment.check_classes(
+            test.class_names, labelled.class_names, test.name, labelled.name
+        )
+
+
+def _rows(summaries: list[dict]) -> tuple[list[str], list[list[str]]]:
+    columns = ["iteration", "network", "labels right", "kept", "copies", "kept right", "top-1"]
+
+    def percent(value):
+        return "-" if value is None else f"{value:.2%}"
+
+    rows = []
+    for summary in summaries:
+        labels, selection = summary.get("labels", {}), summary.get("selection", {})
+        rows.append(
+            [
+                "teacher" if summary["iteration"] == 0 else f"student {summary['iteration']}",
+                summary["model"].removeprefix("efficientnet-"),
+                percent(labels.get("accuracy")),
+                f"{selection['kept']:,}" if selection else "-",
+                f"{selection['copies']:,}" if selection else "-",
+                percent(selection.get("accuracy")),
+                percent(summary.get("evaluation", {}).get("top1")),
+            ]
+        )
+    return columns, rows

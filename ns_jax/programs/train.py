@@ -1,0 +1,177 @@
+"""One training: teacher, student or fine-tune, by config alone. Starts where it stopped."""
+
+import math
+import pathlib
+import time
+
+import jax
+
+from ns_jax import (
+    checkpoint,
+    experiment,
+    manifest,
+    optim,
+    sharding,
+    steps,
+    trees,
+)
+from ns_jax import config as config_lib
+from ns_jax import state as state_lib
+from ns_jax.data import bad_images, labels, pipeline
+from ns_jax.progress import MetricsLog, Progress, say
+
+
+def run(config, workdir: pathlib.Path) -> dict:
+    """Trains in `workdir` (`checkpoints/`, `metrics.jsonl`, `manifest.json`); returns the outputs.
+
+    Raises ValueError for numbers that do not go together, a workdir of other inputs, too many bad
+    images, and FloatingPointError for a loss that is not finite.
+    """
+    labelled_source = experiment.open_source(config, config.data.labelled)
+    class_names = labelled_source.class_names
+    config_lib.validate_training(config, experiment.num_devices(), len(labelled_source))
+    model = experiment.build_model(config, len(class_names))
+    per_step = config_lib.images_per_step(config)
+    steps_per_epoch, total_steps = config_lib.steps(config, len(labelled_source))
+
+    inputs = {"labelled": labelled_source.fingerprint}
+    unlabelled_source, unlabelled, k = None, None, 1
+    if per_step[1]:
+        unlabelled_source = experiment.open_source(config, config.data.unlabelled)
+        selection = labels.Selection(config.train.selection)
+        experiment.check_classes(
+            class_names, selection.metadata["class_names"], labelled_source.name, "the selection"
+        )
+        unlabelled = pipeline.pseudo_labelled_examples(
+            unlabelled_source, selection, config.loss, len(class_names)
+        )
+        inputs["selection"] = manifest.read(config.train.selection)["outputs"]["digest"]
+        k = 1 if config.loss.pseudo_labels == "hard" else selection.classes.shape[1]
+    if config.train.init:
+        inputs["init"] = str(checkpoint.find(config.train.init))
+    if manifest.is_done(workdir, inputs):
+        say(f"{workdir}: trained already")
+        return manifest.read(workdir)["outputs"]
+
+    preprocessing = experiment.preprocessing(config, model)
+    labelled = pipeline.labelled_examples(labelled_source, config.loss.label_smoothing, k)
+    schedule = optim.learning_rate_schedule(config.optim, per_step[0], steps_per_epoch)
+    optimiser = optim.make_optimiser(config.optim, schedule)
+    mesh = sharding.make_mesh(config.mesh.fsdp)
+    shapes = state_lib.abstract(model, optimiser, preprocessing.size)
+    shardings = state_lib.shardings(shapes, optimiser, mesh, config.mesh.shard_above)
+    placed = state_lib.placed(shapes, shardings)
+    say(
+        f"{model.name}, {trees.count(shapes.params):,} parameters at {preprocessing.size} pixels on "
+        f"{mesh.size} device(s): {total_steps:,} steps of {per_step[0]} labelled + {per_step[1]} "
+        f"unlabelled images, {steps_per_epoch:.4g} steps an epoch, {config.train.epochs:g} epochs"
+    )
+
+    description = {**experiment.describe(model, preprocessing, class_names), "inputs": inputs}
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
+    # What a training starts from, in this order: its own newest checkpoint, train.init, the seed.
+    start_step = checkpoints.latest_step() or 0
+    if start_step:
+        manifest.check_inputs(checkpoints.description()["inputs"], inputs, workdir)
+        state = checkpoints.restore_state(placed)
+        say(f"goes on from step {start_step:,}")
+    elif config.train.init:
+        _, variables = checkpoint.load_model(config.train.init)
+        expected = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+        trees.check_same(expected, variables, f"train.init={config.train.init} is another network")
+        state = state_lib.init_from(variables, optimiser, shardings)
+    else:
+        state = state_lib.init(model, optimiser, config.seed, preprocessing.size, shardings)
+
+    step_fn = steps.compile_train_step(
+        mesh,
+        shardings,
+        model=model,
+        optimiser=optimiser,
+        objective=steps.Objective(
+            seed=config.seed,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            ema_decay=config.optim.ema_decay,
+            loss_divisor=per_step[0] if config.loss.normalise == "labelled" else sum(per_step),
+        ),
+    )
+    batches = pipeline.train_batches(
+        labelled,
+        unlabelled,
+        experiment.train_view(config, preprocessing),
+        per_step=per_step,
+        groups=config.model.stat_groups,
+        steps=total_steps,
+        start_step=start_step,
+        seed=config.seed,
+        read_threads=config.data.read_threads,
+        prefetch=config.data.prefetch,
+    )
+    max_bad = config.data.max_bad_fraction
+    bad = {"labelled": bad_images.BadImages(labelled_source, max_bad)}
+    if unlabelled_source:
+        bad["unlabelled"] = bad_images.BadImages(unlabelled_source, max_bad)
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    log = MetricsLog(workdir / "metrics.jsonl", start_step)
+    images_a_step = sum(per_step)
+    progress = Progress("training", total_steps * images_a_step, start_step * images_a_step)
+    previous, waited = None, 0.0
+    with progress:
+        for step in range(start_step + 1, total_steps + 1):
+            began = time.monotonic()
+            batch = next(batches)
+            waited += time.monotonic() - began
+            _note_bad(bad, batch, per_step, config.model.stat_groups)
+            state, metrics = step_fn(state, sharding.put_batch(batch, mesh))
+            # One step late: this step runs on the device while the host looks at the last one.
+            numbers = _checked(step - 1, previous, workdir) if previous else {}
+            previous = metrics
+            progress.advance(images_a_step, **numbers)
+            last = step == total_steps
+            if last or step % config.train.log_every_steps == 0:
+                log.write(
+                    step,
+                    **{f"train__{name}": value for name, value in metrics.items()},
+                    train__learning_rate=schedule(step - 1),
+                    train__images_per_second=progress.images_per_second(),
+                    train__input_wait_seconds=waited,
+                )
+            if last or step % config.train.save_every_steps == 0:
+                _checked(step, metrics, workdir)
+                checkpoints.save(step, state, description)
+    log.close()
+    checkpoints.close()
+
+    for name, images in bad.items():
+        if len(images):
+            say(f"{len(images)} {name} images could not be read and had weight 0:")
+            say("\n".join(images.lines()))
+    outputs = {
+        "step": total_steps,
+        "model": trees.digest(jax.device_get(state.ema_variables)),
+        "num_bad": {name: len(images) for name, images in bad.items()},
+    }
+    manifest.write(workdir, inputs, outputs)
+    return outputs
+
+
+def _note_bad(bad: dict, batch: dict, per_step: tuple[int, int], groups: int) -> None:
+    """Takes the host's column off the batch and records the rows of weight 0."""
+    index, part = batch.pop("index"), sum(per_step) // groups
+    for row in (batch["weight"] == 0).nonzero()[0]:
+        kind = "labelled" if row % part < per_step[0] // groups else "unlabelled"
+        bad[kind].add([index[row]])
+
+
+def _checked(step: int, metrics: dict, workdir: pathlib.Path) -> dict[str, float]:
+    """The metrics of a step on the host. Raises FloatingPointError if the loss is not finite."""
+    numbers = {name: float(metrics[name]) for name in ("loss", "top1")}
+    if not math.isfinite(numbers["loss"]):
+        raise FloatingPointError(
+            f"the loss of step {step:,} is {numbers['loss']}; the last good checkpoint stays in "
+            f"{workdir / 'checkpoints'}. Lower optim.learning_rate_per_256 or lengthen "
+            "optim.warmup_epochs"
+        )
+    return numbers

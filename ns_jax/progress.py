@@ -1,0 +1,101 @@
+"""What a person sees while it runs, and `metrics.jsonl`, which machines read."""
+
+import json
+import pathlib
+import sys
+import time
+
+import rich.console
+import rich.progress
+import rich.table
+
+PLAIN_EVERY_SECONDS = 10  # between lines when there is no terminal
+
+console = rich.console.Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+class Progress:
+    """A bar with images/s and the time left on a terminal; plain lines now and then elsewhere."""
+
+    def __init__(self, what: str, total_images: int, done_images: int = 0):
+        self._what, self._total, self._done = what, total_images, done_images
+        self._started, self._done_at_start = None, done_images
+        self._last_line = time.monotonic()
+        self._bar = None
+        if console.is_terminal:
+            columns = ("{task.description}", rich.progress.BarColumn(), "{task.percentage:>3.0f} %")
+            self._bar = rich.progress.Progress(*columns, "{task.fields[numbers]}", console=console)
+            self._task = self._bar.add_task(
+                what, total=total_images, completed=done_images, numbers=""
+            )
+
+    def __enter__(self):
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._bar:
+            self._bar.stop()
+
+    def images_per_second(self) -> float:
+        """Since the first call of `advance`, which is when compilation is over."""
+        if self._started is None:
+            return 0.0
+        return (self._done - self._done_at_start) / max(time.monotonic() - self._started, 1e-9)
+
+    def advance(self, images: int, **numbers: float) -> None:
+        self._done += images
+        if self._started is None:
+            self._started, self._done_at_start = time.monotonic(), self._done
+        speed = self.images_per_second()
+        parts = [f"{name} {value:.4g}" for name, value in numbers.items()]
+        if speed:
+            left = time.gmtime((self._total - self._done) / speed)
+            parts += [f"{speed:,.0f} images/s", f"{time.strftime('%H:%M:%S', left)} left"]
+        text = "  ".join(parts)
+        if self._bar:
+            self._bar.update(self._task, completed=self._done, numbers=text)
+        elif time.monotonic() - self._last_line > PLAIN_EVERY_SECONDS:
+            self._last_line = time.monotonic()
+            console.print(f"{self._what}: {self._done:,} of {self._total:,} images  {text}")
+
+
+class MetricsLog:
+    """Appends to `metrics.jsonl`; lines of steps that a resumed run does again are dropped first."""
+
+    def __init__(self, path: pathlib.Path, start_step: int):
+        kept = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    kept += [line] if json.loads(line)["step"] <= start_step else []
+                except ValueError:
+                    continue  # a line that a kill cut in two
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text("".join(f"{line}\n" for line in kept))
+        temporary.replace(path)
+        self._file = path.open("a", buffering=1)
+
+    def write(self, step: int, **numbers: float) -> None:
+        """Names are `<split>/<name>`; they come in as `split__name`."""
+        named = {name.replace("__", "/"): float(value) for name, value in numbers.items()}
+        self._file.write(json.dumps({"step": step, "time": time.time(), **named}) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def say(text: str) -> None:
+    """A line to the person at the terminal or in the log."""
+    console.print(text, markup=False)
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A table on standard output."""
+    shown = rich.table.Table(title=title, title_justify="left")
+    for column in columns:
+        shown.add_column(column, justify="right")
+    for row in rows:
+        shown.add_row(*row)
+    rich.console.Console(width=None if sys.stdout.isatty() else 120).print(shown)
