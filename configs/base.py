@@ -98,8 +98,8 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
 
     config.selftrain = selftrain = config_dict.ConfigDict()
     selftrain.iterations = 3  # students, one after the other; 0: the teacher alone
-    selftrain.student_init = "scratch"  # or "teacher": start from its weights (same network only)
-    # What iteration k changes: a tree like this one, holding only the keys that differ. An iteration
-    # without an entry takes the nearest entry before it.
+    selftrain.student_init = "scratch"  # or "teacher": from its weights (same network only)
+    # What iteration k changes: a tree like this one, holding only the keys that differ. An
+    # iteration without an entry takes the nearest entry before it.
     selftrain.overrides = config_dict.ConfigDict()
     return config

@@ -1,11 +1,10 @@
 """Self-training on scikit-learn's 1,797 real digits with 5 labels a class; needs no download.
 
-    python -m ns_jax selftrain --config=configs/digits.py --workdir=runs/digits
+python -m ns_jax selftrain --config=configs/digits.py --workdir=runs/digits
 """
 
-from ns_jax import config as config_lib
-
 from configs import base
+from ns_jax import config as config_lib
 
 
 def get_config(arg: str = ""):

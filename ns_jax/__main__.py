@@ -1,4 +1,4 @@
-"""The one entry: `python -m ns_jax PROGRAM --config=FILE[:ARG] --workdir=DIR [--config.key=value]`."""
+"""python -m ns_jax PROGRAM --config=FILE[:ARG] --workdir=DIR [--config.some.key=value ...]"""
 
 import importlib
 import os

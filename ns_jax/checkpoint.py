@@ -5,6 +5,7 @@ variables) and `description/model.json` (architecture, class names, preprocessin
 evaluates or serves reads the last two and never the optimiser.
 """
 
+import contextlib
 import json
 import pathlib
 
@@ -77,14 +78,14 @@ def load_model(path: str | pathlib.Path) -> tuple[dict, dict]:
     Raises FileNotFoundError that says where it looked.
     """
     step_dir = find(path)
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-        shapes = reader.metadata(step_dir / "model").item_metadata
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+        shapes = reader.metadata(step_dir / "model")
         one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one_device),
             dict(shapes),
         )
-        variables = reader.restore(step_dir / "model", ocp.args.StandardRestore(target))
+        variables = reader.restore(step_dir / "model", args=ocp.args.StandardRestore(target))
     return _read_description(step_dir), jax.tree.map(np.asarray, variables)
 
 

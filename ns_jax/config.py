@@ -1,4 +1,4 @@
-"""What a run is made of: arguments of config files, overrides of iterations, the workdir's record."""
+"""What a run is made of: config arguments, overrides of iterations, the workdir's record."""
 
 import copy
 import json
@@ -114,7 +114,7 @@ def steps(config: config_dict.ConfigDict, num_labelled: int) -> tuple[float, int
 
 
 def validate_training(config: config_dict.ConfigDict, num_devices: int, num_labelled: int) -> None:
-    """Checks that the numbers of a training go together. Raises ValueError that says which do not."""
+    """Checks that the numbers of a training go together; raises ValueError naming those at odds."""
     labelled, unlabelled = images_per_step(config)
     groups = config.model.stat_groups
     if labelled < 1:
@@ -122,8 +122,8 @@ def validate_training(config: config_dict.ConfigDict, num_devices: int, num_labe
     for name, count in (("labelled", labelled), ("unlabelled", unlabelled)):
         if count % groups:
             raise ValueError(
-                f"{count} {name} images a step cannot be shared by {groups} BatchNorm groups; change "
-                "train.batch_size, train.unlabelled_ratio or model.stat_groups"
+                f"{count} {name} images a step cannot be shared by {groups} BatchNorm groups; "
+                "change train.batch_size, train.unlabelled_ratio or model.stat_groups"
             )
     if (labelled + unlabelled) % num_devices:
         raise ValueError(

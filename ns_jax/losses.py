@@ -7,9 +7,9 @@ import jax.numpy as jnp
 def cross_entropy(logits: jax.Array, classes: jax.Array, probs: jax.Array) -> jax.Array:
     """Cross-entropy of each row with its sparse target, float32 `[B]`.
 
-    A target gives `probs` `[B, k]` to the `classes` `[B, k]`; what is left of 1 is spread evenly over
-    the other classes. A class of -1 is an empty place. So a label smoothed by s over K classes is
-    one class at 1 - s + s / K, and k = K places hold a whole distribution.
+    A target gives `probs` `[B, k]` to the `classes` `[B, k]`; what is left of 1 is spread evenly
+    over the other classes. A class of -1 is an empty place. So a label smoothed by s over K classes
+    is one class at 1 - s + s / K, and k = K places hold a whole distribution.
     """
     num_classes = logits.shape[-1]
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))

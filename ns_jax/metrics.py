@@ -24,7 +24,7 @@ def evaluate(classes: np.ndarray, probs: np.ndarray, labels: np.ndarray, num_cla
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Expected calibration error: mean |accuracy - confidence| over bins, weighted by their share."""
+    """Expected calibration error: |accuracy - confidence| of each bin, weighted by its share."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = np.bincount(bins, weights=correct - confidence, minlength=BINS)
     return float(np.abs(gaps).sum() / len(confidence))

@@ -1,4 +1,4 @@
-"""The optimiser of EfficientNet and Noisy Student: TensorFlow's RMSProp, staircase schedule, EMA."""
+"""The official optimiser: TensorFlow's RMSProp, staircase schedule, EMA with a ramp."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def learning_rate_schedule(optim, batch_size: int, steps_per_epoch: float):
 
 
 def decayed(params):
-    """Tree of bool: which parameters the L2 penalty covers. All but BatchNorm's; biases included."""
+    """Tree of bool: the parameters of the L2 penalty. All but BatchNorm's; biases included."""
     flat = [not path.split("/")[-2].endswith("_bn") for path in trees.by_path(params)]
     return jax.tree.unflatten(jax.tree.structure(params), flat)
 

@@ -62,7 +62,7 @@ class Progress:
 
 
 class MetricsLog:
-    """Appends to `metrics.jsonl`; lines of steps that a resumed run does again are dropped first."""
+    """Appends to `metrics.jsonl`; lines of steps that a resumed run repeats are dropped first."""
 
     def __init__(self, path: pathlib.Path, start_step: int):
         kept = []

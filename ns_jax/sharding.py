@@ -1,7 +1,7 @@
 """Where arrays live: the `(data, fsdp)` mesh, the rule on shapes, batches onto devices.
 
-The batch is split over both axes. A large parameter is split over `fsdp` along its largest divisible
-dimension; its optimiser and EMA leaves follow it; everything else is whole on every device.
+The batch is split over both axes. A large parameter is split over `fsdp` along its largest
+divisible dimension; its optimiser and EMA leaves follow it; all else is whole on every device.
 """
 
 import math
@@ -75,7 +75,7 @@ def params_shardings(params, mesh: Mesh, shard_above: int):
 
 
 def like_params(optimiser, opt_state, shardings, mesh: Mesh):
-    """Shardings of the optimiser's state: those of the parameters where leaves match, else whole."""
+    """Shardings of the optimiser's state: those of the parameters, or whole."""
     return optax.tree_map_params(
         optimiser,
         lambda _, sharding: sharding,

@@ -31,7 +31,7 @@ class BadImages:
             try:
                 images.decode(example["image"])
                 reason = "readable now"
-            except images.BadImage as error:
+            except images.BadImageError as error:
                 reason = str(error)
             lines.append(f"  {example['key']}: {reason}")
         if len(self) > most:

@@ -9,7 +9,7 @@ import numpy as np
 cv2.setNumThreads(1)  # the readers' threads are the parallelism
 
 
-class BadImage(Exception):
+class BadImageError(Exception):
     """An image that cannot be read; the message is the reason, as it stands in label shards."""
 
 
@@ -41,17 +41,17 @@ class Preprocessing:
 def decode(data: bytes | np.ndarray) -> np.ndarray:
     """Bytes of an image file, or an array that is one already -> uint8 `[H, W, 3]`.
 
-    Orientation marks of cameras are followed; transparency is dropped. Raises BadImage.
+    Orientation marks of cameras are followed; transparency is dropped. Raises BadImageError.
     """
     if isinstance(data, np.ndarray):
         if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3 or not data.size:
-            raise BadImage(f"not an RGB image: {data.dtype}{list(data.shape)}")
+            raise BadImageError(f"not an RGB image: {data.dtype}{list(data.shape)}")
         return data
     if not data:
-        raise BadImage("empty file")
+        raise BadImageError("empty file")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if image is None:
-        raise BadImage("not an image")
+        raise BadImageError("not an image")
     return image
 
 

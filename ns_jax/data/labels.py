@@ -67,7 +67,7 @@ class Selection:
     def __init__(self, directory: str | pathlib.Path):
         path = pathlib.Path(directory) / SELECTION
         if not path.is_file():
-            raise FileNotFoundError(f"there is no selection at {path}; run the select program first")
+            raise FileNotFoundError(f"there is no {path}; run the select program first")
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         self.metadata = json.loads(table.schema.metadata[b"ns_jax"])
         self.index = _column(table, "index")
@@ -98,7 +98,7 @@ def hard_target(label: int, num_classes: int, smoothing: float, k: int):
 
 
 def soft_target(classes: np.ndarray, stored: np.ndarray, num_classes: int, temperature: float):
-    """A stored distribution p as p^(1/T), normalised over all classes: (int32 `[k]`, float32 `[k]`).
+    """A stored p as p^(1/T), normalised over all classes: (int32 `[k]`, float32 `[k]`).
 
     What the k best classes leave of 1 counts as spread evenly over the others.
     """

@@ -1,8 +1,8 @@
 """The chain source -> shuffle -> repeat -> augment -> host slice -> batch, started at any step.
 
 A batch: `image` uint8 `[B, S, S, 3]`, `target_classes` int32 and `target_probs` float32 `[B, k]`,
-`weight` float32 `[B]` (0: a bad image), and for the host alone `index` int64 `[B]`, the row's image in
-its source. Nothing here touches a device, and every row is a function of (seed, step, row).
+`weight` float32 `[B]` (0: a bad image), and for the host alone `index` int64 `[B]`, the row's image
+in its source. Nothing here touches a device; every row is a function of (seed, step, row).
 """
 
 import dataclasses
@@ -183,7 +183,7 @@ def _augment(example: dict, view: TrainView, rng: np.random.Generator) -> dict:
     size = view.evaluation.size
     try:
         image, weight = view(images.decode(example["image"]), rng), 1.0
-    except images.BadImage:
+    except images.BadImageError:
         image, weight = np.zeros((size, size, 3), np.uint8), 0.0
     return {**example, "image": np.ascontiguousarray(image), "weight": np.float32(weight)}
 
@@ -199,7 +199,7 @@ def evaluation_batches(
 ) -> Iterator[dict]:
     """Every image of `indices` once, un-noised, in order, in full batches.
 
-    `image` uint8 `[B, S, S, 3]`; and, for the images there are (the last batch is padded with zeros),
+    `image` uint8 `[B, S, S, 3]`, the last one padded with zeros; and, for the n images there are,
     `index`, `label` int `[n]`, `key` and `status` lists: `ok` or why the image cannot be read.
     """
 
@@ -207,7 +207,7 @@ def evaluation_batches(
         example = source[index]
         try:
             image, status = preprocessing(images.decode(example["image"])), "ok"
-        except images.BadImage as error:
+        except images.BadImageError as error:
             image, status = np.zeros((preprocessing.size,) * 2 + (3,), np.uint8), str(error)
         return {**example, "image": image, "index": index, "status": status}
 

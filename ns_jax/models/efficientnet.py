@@ -1,7 +1,7 @@
 """EfficientNet B0 to B8, L0 to L2, and two small ones, from one table.
 
-Each stage is its first block (which changes stride and width) and `rest`, the equal blocks after it,
-stacked along axis 0 and run by `nn.scan`; the tree is the same however far the scan is unrolled.
+Each stage is its first block (which changes stride and width) and `rest`, the equal blocks after
+it, stacked along axis 0 and run by `nn.scan`; unrolling the scan does not change the tree.
 """
 
 import dataclasses
@@ -14,9 +14,9 @@ from flax import linen as nn
 
 from ns_jax.models import layers
 
-# name: (width, depth, resolution, dropout rate). B0-B8 and L2 are the official tables; L0 and L1 are
-# the first version of the paper, with the dropout of their neighbours. Pico and nano are ours, for
-# 32-pixel images on a CPU.
+# name: (width, depth, resolution, dropout rate). B0-B8 and L2 are the official tables, L2 at the
+# resolution it was trained at; L0 and L1 are the first version of the paper, with the dropout of
+# their neighbours. Pico and nano are ours, for 32-pixel images on a CPU.
 SCALING = {
     "efficientnet-pico": (0.25, 0.5, 32, 0.2),
     "efficientnet-nano": (0.35, 0.5, 32, 0.2),
@@ -37,7 +37,7 @@ SCALING = {
 
 @dataclasses.dataclass(frozen=True)
 class StageSpec:
-    """One row of EfficientNet's table: `repeats` blocks, the first with `stride` and a new width."""
+    """One row of EfficientNet's table: equal blocks, the first with `stride` and a new width."""
 
     repeats: int
     kernel_size: int
@@ -154,8 +154,8 @@ class _Network(nn.Module):
         x = nn.swish(norm(name="head_bn")(x, train))
         x = x.mean((1, 2))
         x = nn.Dropout(arch.drop_rate, deterministic=not train)(x)
-        dense = nn.Dense(arch.num_classes, kernel_init=layers.dense_init, dtype=x.dtype, name="head_fc")
-        return dense(x).astype(jnp.float32)
+        dense = functools.partial(nn.Dense, kernel_init=layers.dense_init, dtype=x.dtype)
+        return dense(arch.num_classes, name="head_fc")(x).astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ def conv_init(rng, shape, dtype=jnp.float32):
 
 
 def depthwise_init(rng, shape, dtype=jnp.float32):
-    """N(0, 2 / k^2): TensorFlow's depthwise kernel ends in a dimension of 1, so C does not count."""
+    """N(0, 2 / k^2): TensorFlow's depthwise kernel ends in a 1, so C does not count."""
     return np.sqrt(2.0 / (shape[0] * shape[1])) * jax.random.normal(rng, shape, dtype)
 
 
@@ -57,13 +57,13 @@ def _unfused(function, x, pieces: int = 4):
     """`function` over a batch, piece by piece, in a loop that XLA:CPU cannot fuse across.
 
     Left alone, XLA:CPU fuses a sum of k*k products into each of its consumers and computes it again
-    in every one of them (and it ignores `optimization_barrier`): a training step took 4 times longer.
+    in every one of them (it drops `optimization_barrier`): training took twice as long.
     """
     return jax.lax.map(function, x, batch_size=-(-x.shape[0] // pieces))
 
 
 def _windows(x, kernel_size: int, stride: int):
-    """The k*k shifted, strided views of one padded image that a depthwise convolution multiplies."""
+    """The k*k shifted, strided views of one padded image that a depthwise kernel multiplies."""
     pads = [same_padding(n, kernel_size, stride) for n in x.shape[:2]]
     out_h, out_w = (-(-n // stride) for n in x.shape[:2])
     padded = jnp.pad(x, (*pads, (0, 0)))
@@ -243,7 +243,8 @@ class BatchNorm(nn.Module):
             var = (x32 * x32).mean((1, 2, 3)) - mean * mean
             if not self.is_initializing():
                 for moving, batch in ((moving_mean, mean), (moving_var, var)):
-                    moving.value = self.momentum * moving.value + (1 - self.momentum) * batch.mean(0)
+                    new = batch.mean(0)
+                    moving.value = self.momentum * moving.value + (1 - self.momentum) * new
         else:
             mean, var = moving_mean.value[None], moving_var.value[None]
         factor = scale * jax.lax.rsqrt(var + self.epsilon)

@@ -1,4 +1,4 @@
-"""Top-1, top-5, accuracy of each class and calibration of a checkpoint, every image exactly once."""
+"""Top-1, top-5, accuracy of each class and calibration of a checkpoint, every image once."""
 
 import json
 import pathlib
@@ -14,11 +14,11 @@ from ns_jax.progress import Progress, say
 def run(config, workdir: pathlib.Path) -> dict:
     """Writes and returns `eval.json`. Images that cannot be read are counted, not scored."""
     source = experiment.open_source(config, config.data.test)
-    teacher = predictor.Predictor(
+    model = predictor.Predictor(
         config.evaluate.checkpoint, batch_size=config.evaluate.batch_size, k=5
     )
-    experiment.check_classes(source.class_names, teacher.class_names, source.name, str(teacher.path))
-    inputs = {"model": teacher.digest, "source": source.fingerprint}
+    experiment.check_classes(source.class_names, model.class_names, source.name, str(model.path))
+    inputs = {"model": model.digest, "source": source.fingerprint}
     path = workdir / "eval.json"
     if path.exists():
         found = json.loads(path.read_text())
@@ -28,7 +28,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     bad = bad_images.BadImages(source, config.data.max_bad_fraction)
     parts = []
     with Progress("evaluating", len(source)) as progress:
-        for batch in teacher.predict(
+        for batch in model.predict(
             source,
             range(len(source)),
             read_threads=config.data.read_threads,

@@ -6,13 +6,15 @@ import numpy as np
 
 from ns_jax import config as config_lib
 from ns_jax import experiment
-from ns_jax.progress import say, table
 from ns_jax.programs import evaluate, label, select, train
+from ns_jax.progress import say, table
 
 
 def run(config, workdir: pathlib.Path) -> list[dict]:
     """Runs what is not done yet and returns a summary of each iteration, the teacher's first."""
-    configs = [_iteration_config(config, workdir, k) for k in range(config.selftrain.iterations + 1)]
+    configs = [
+        _iteration_config(config, workdir, k) for k in range(config.selftrain.iterations + 1)
+    ]
     _validate(configs)
     summaries = []
     for k, iteration_config in enumerate(configs):
@@ -69,9 +71,7 @@ def _validate(configs: list) -> None:
     if configs[0].data.test:
         test = experiment.open_source(configs[0], configs[0].data.test)
         labelled = experiment.open_source(configs[0], configs[0].data.labelled)
-        experiment.check_classes(
-            test.class_names, labelled.class_names, test.name, labelled.name
-        )
+        experiment.check_classes(test.class_names, labelled.class_names, test.name, labelled.name)
 
 
 def _rows(summaries: list[dict]) -> tuple[list[str], list[list[str]]]:

@@ -62,9 +62,10 @@ def run(config, workdir: pathlib.Path) -> dict:
     shardings = state_lib.shardings(shapes, optimiser, mesh, config.mesh.shard_above)
     placed = state_lib.placed(shapes, shardings)
     say(
-        f"{model.name}, {trees.count(shapes.params):,} parameters at {preprocessing.size} pixels on "
-        f"{mesh.size} device(s): {total_steps:,} steps of {per_step[0]} labelled + {per_step[1]} "
-        f"unlabelled images, {steps_per_epoch:.4g} steps an epoch, {config.train.epochs:g} epochs"
+        f"{model.name}, {trees.count(shapes.params):,} parameters at {preprocessing.size} pixels "
+        f"on {mesh.size} device(s): {total_steps:,} steps of {per_step[0]} labelled + "
+        f"{per_step[1]} unlabelled images, {steps_per_epoch:.4g} steps an epoch, "
+        f"{config.train.epochs:g} epochs"
     )
 
     description = {**experiment.describe(model, preprocessing, class_names), "inputs": inputs}

@@ -1,0 +1,28 @@
+# make demo   installs and runs self-training on the digits (runs/digits)
+# make test   installs, lints and runs the tests
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test lint bench
+
+install: .venv/.installed
+
+.venv/.installed: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ns_jax needs Python 3.11 or newer; PYTHON=python3.12 make ... chooses one")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/python -m ns_jax selftrain --config=configs/digits.py --workdir=runs/digits
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: lint
+	$(BIN)/python -m pytest
+
+# All seeds with the baseline: about an hour on 2 cores.
+bench: install
+	$(BIN)/python -m benchmarks.digits
