@@ -18,7 +18,7 @@ from ns_jax.models import layers
 # resolution it was trained at; L0 and L1 are the first version of the paper, with the dropout of
 # their neighbours. Pico and nano are ours, for 32-pixel images on a CPU.
 SCALING = {
-    "efficientnet-pico": (0.25, 0.5, 32, 0.2),
+    "efficientnet-pico": (0.25, 0.33, 32, 0.2),
     "efficientnet-nano": (0.35, 0.5, 32, 0.2),
     "efficientnet-b0": (1.0, 1.0, 224, 0.2),
     "efficientnet-b1": (1.0, 1.1, 240, 0.2),

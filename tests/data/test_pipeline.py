@@ -1,0 +1,197 @@
+import numpy as np
+import pytest
+from ml_collections import config_dict
+
+from ns_jax.data import bad_images, images, labels, pipeline, randaugment, sources
+
+EVALUATION = images.Preprocessing(size=16, crop="none", mean=(0.3,) * 3, std=(0.4,) * 3)
+LOSS = config_dict.ConfigDict({"pseudo_labels": "soft", "temperature": 1.0, "label_smoothing": 0.1})
+
+
+def digits(split):
+    return sources.open_source(f"digits:{split}", labels_per_class=3, seed=0)
+
+
+def view(**changes):
+    settings = {"view": "pad", "flip": False, "final_cutout": 2, **changes}
+    augment = randaugment.RandAugment(2, 5.0, 2.0, 2.0)
+    return pipeline.TrainView(evaluation=EVALUATION, randaugment=augment, **settings)
+
+
+class FakeSelection:
+    """Rows as `labels.Selection` has them, in memory."""
+
+    def __init__(self, source, index):
+        self.metadata = {"source": source.fingerprint}
+        self.index = np.asarray(index, np.int64)
+        self.label = (self.index % 10).astype(np.int32)
+        self.classes = np.stack([self.label, (self.label + 1) % 10], 1)
+        self.probs = np.full((len(index), 2), (40_000, 20_000), np.uint16)
+
+
+def examples():
+    pool = digits("unlabelled")
+    selection = FakeSelection(pool, np.arange(0, 300, 3))
+    return (
+        pipeline.labelled_examples(digits("train"), 0.1, 2),
+        pipeline.pseudo_labelled_examples(pool, selection, LOSS, 10),
+    )
+
+
+def batches(start_step=0, steps=6, host=0, hosts=1, groups=1, per_step=(8, 16), seed=0, threads=2):
+    labelled, unlabelled = examples()
+    return list(
+        pipeline.train_batches(
+            labelled,
+            unlabelled if per_step[1] else None,
+            view(),
+            per_step=per_step,
+            groups=groups,
+            steps=steps,
+            start_step=start_step,
+            seed=seed,
+            read_threads=threads,
+            prefetch=2,
+            host=host,
+            hosts=hosts,
+        )
+    )
+
+
+def assert_same(ours, theirs):
+    assert len(ours) == len(theirs) > 0
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_batches_have_the_contracted_form():
+    batch = batches()[0]
+    assert batch["image"].shape == (24, 16, 16, 3) and batch["image"].dtype == np.uint8
+    assert batch["target_classes"].shape == (24, 2) and batch["target_classes"].dtype == np.int32
+    assert batch["target_probs"].dtype == batch["weight"].dtype == np.float32
+    assert batch["index"].dtype == np.int64
+    # Labelled rows first: one class at 0.91 and an empty place; then the teacher's two best.
+    np.testing.assert_array_equal(batch["target_classes"][:8, 1], -1)
+    np.testing.assert_allclose(batch["target_probs"][:8, 0], 0.91, rtol=1e-6)
+    np.testing.assert_allclose(batch["target_probs"][8:, 0], 40_000 / 65_535, rtol=1e-6)
+    assert (batch["target_classes"][8:, 0] == batch["index"][8:] % 10).all()
+
+
+def test_starting_at_a_step_gives_the_same_bytes_as_running_up_to_it():
+    assert_same(batches(start_step=4), batches()[4:])
+    assert_same(batches(threads=0), batches())
+
+
+def test_every_step_and_every_seed_is_different():
+    first, second = batches(steps=2)
+    assert not np.array_equal(first["image"], second["image"])
+    assert not np.array_equal(first["index"], batches(seed=1)[0]["index"])
+
+
+def test_an_epoch_shows_every_labelled_image_once_and_then_in_another_order():
+    rows = [b["index"] for b in batches(steps=6, per_step=(10, 0))]
+    epochs = [np.concatenate(rows[:3]), np.concatenate(rows[3:])]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(30))
+    assert not np.array_equal(*epochs)
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_share_the_same_global_batch(hosts):
+    parts = zip(*[batches(host=h, hosts=hosts, groups=2) for h in range(hosts)], strict=True)
+    joined = [{n: np.concatenate([p[n] for p in step]) for n in step[0]} for step in parts]
+    assert_same(joined, batches(groups=2))
+
+
+def test_every_group_has_labelled_and_unlabelled_rows_in_the_same_ratio():
+    grouped, plain = batches(groups=4)[0], batches(groups=1)[0]
+    empty_place = (grouped["target_classes"][:, 1] == -1).reshape(4, 6)
+    np.testing.assert_array_equal(empty_place, np.tile([1, 1, 0, 0, 0, 0], (4, 1)))
+    is_labelled = empty_place.ravel()
+    np.testing.assert_array_equal(grouped["image"][is_labelled], plain["image"][:8])
+    np.testing.assert_array_equal(grouped["image"][~is_labelled], plain["image"][8:])
+
+
+def test_hard_pseudo_labels_are_smoothed_classes():
+    pool = digits("unlabelled")
+    hard = LOSS.copy_and_resolve_references()
+    hard.pseudo_labels = "hard"
+    rows = pipeline.pseudo_labelled_examples(pool, FakeSelection(pool, [5, 7]), hard, 10)
+    classes, probs = rows.target(1)
+    assert classes.tolist() == [7] and probs == pytest.approx([0.91])
+
+
+def test_a_selection_of_another_source_is_refused():
+    selection = FakeSelection(digits("test"), [1, 2])
+    with pytest.raises(ValueError, match="made of another source"):
+        pipeline.pseudo_labelled_examples(digits("unlabelled"), selection, LOSS, 10)
+
+
+def test_unlabelled_images_cannot_be_trained_on_as_labelled():
+    with pytest.raises(ValueError, match="without a label"):
+        pipeline.labelled_examples(digits("unlabelled"), 0.1, 1)
+
+
+@pytest.mark.parametrize("kind", ["pad", "crop"])
+def test_train_view_is_a_function_of_the_image_and_the_rng(kind):
+    noisy = view(view=kind, flip=True)
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    first, again, other = (noisy(image, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == (16, 16, 3) and not np.array_equal(first, other)
+
+
+def folder_with_bad_files(tmp_path):
+    for i in range(8):
+        source = digits("test")[i]["image"]
+        (tmp_path / f"{i}.png").write_bytes(images.cv2.imencode(".png", source)[1].tobytes())
+    (tmp_path / "3.png").write_bytes(b"broken")
+    (tmp_path / "5.png").write_bytes(b"")
+    return sources.open_source(f"folder:{tmp_path}", labels_per_class=1, seed=0)
+
+
+def test_bad_images_keep_their_index_and_have_weight_0(tmp_path):
+    source = folder_with_bad_files(tmp_path)
+    rows = pipeline.Examples(source, np.arange(8), lambda _: labels.hard_target(0, 10, 0.1, 1))
+    batch = next(
+        pipeline.train_batches(
+            rows,
+            None,
+            view(),
+            per_step=(8, 0),
+            groups=1,
+            steps=1,
+            start_step=0,
+            seed=0,
+            read_threads=1,
+            prefetch=1,
+        )
+    )
+    assert sorted(batch["index"][batch["weight"] == 0]) == [3, 5]
+    assert (batch["image"][batch["weight"] == 0] == 0).all()
+    assert batch["image"][batch["weight"] == 1].any((1, 2, 3)).all()
+
+
+def test_evaluation_sees_every_image_once_in_order_and_pads_the_last_batch(tmp_path):
+    source = folder_with_bad_files(tmp_path)
+    found = list(
+        pipeline.evaluation_batches(
+            source, range(1, 8), EVALUATION, batch_size=3, read_threads=2, prefetch=2
+        )
+    )
+    assert [b["index"].tolist() for b in found] == [[1, 2, 3], [4, 5, 6], [7]]
+    assert [len(b["image"]) for b in found] == [3, 3, 3]
+    assert not found[-1]["image"][1:].any() and found[-1]["image"][0].any()
+    status = {k: s for b in found for k, s in zip(b["key"], b["status"], strict=True)}
+    assert status["3.png"] == "not an image" and status["5.png"] == "empty file"
+    assert [s for k, s in status.items() if k not in ("3.png", "5.png")] == ["ok"] * 5
+
+
+def test_bad_images_are_counted_listed_and_limited(tmp_path):
+    bad = bad_images.BadImages(folder_with_bad_files(tmp_path), max_fraction=0.2)
+    bad.add([3])
+    bad.add([3])
+    assert len(bad) == 1 and bad.lines() == ["  3.png: not an image"]
+    with pytest.raises(ValueError, match=r"(?s)2 of 8 images .* 5.png: empty file"):
+        bad.add([5])

@@ -1,0 +1,135 @@
+"""The zoo against the official numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ns_jax import trees
+from ns_jax.models import efficientnet
+
+PARAMETERS = {  # trainable, BatchNorm statistics; 1,000 classes
+    "b0": (5_288_548, 42_016),
+    "b1": (7_794_184, 62_048),
+    "b2": (9_109_994, 67_568),
+    "b3": (12_233_232, 87_296),
+    "b4": (19_341_616, 125_200),
+    "b5": (30_389_784, 172_736),
+    "b6": (43_040_704, 224_432),
+    "b7": (66_347_960, 310_720),
+    "b8": (87_413_142, 380_032),
+    "l0": (140_764_664, 493_904),
+    "l1": (272_630_564, 693_920),
+    "l2": (480_309_308, 1_090_688),
+}
+
+
+def shapes_of(model, size):
+    return jax.eval_shape(lambda rng: model.init(rng, size), jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts_are_the_official_ones(name):
+    model = efficientnet.build(f"efficientnet-{name}", 1000)
+    shapes = shapes_of(model, model.resolution)
+    assert (trees.count(shapes["params"]), trees.count(shapes["batch_stats"])) == PARAMETERS[name]
+
+
+def test_small_image_variant_keeps_more_of_the_image_and_the_same_parameters():
+    model = efficientnet.build("efficientnet-b0", 10, small_images=True)
+    assert trees.count(shapes_of(model, 32)["params"]) == 4_020_358
+    assert np.prod([spec.stride for spec in model.stages()]) == 4  # and 2 of the stem
+    assert np.prod([s.stride for s in efficientnet.build("efficientnet-b0", 10).stages()]) == 16
+
+
+def test_l2_has_the_official_table():
+    model = efficientnet.build("efficientnet-l2", 1000)
+    assert [s.features for s in model.stages()] == [72, 104, 176, 344, 480, 824, 1376]
+    assert [s.repeats for s in model.stages()] == [6, 11, 11, 16, 16, 22, 6]
+    params = trees.by_path(shapes_of(model, 475)["params"])
+    squeezed = [
+        (
+            params[f"stage{i}/first/se/se_reduce/kernel"].shape[-1],
+            params[f"stage{i}/rest/se/se_reduce/kernel"].shape[-1],
+        )
+        for i in range(1, 8)
+    ]
+    expected = [(34, 18), (18, 26), (26, 44), (44, 86), (86, 120), (120, 206), (206, 344)]
+    assert squeezed == expected
+
+
+@pytest.mark.parametrize(("name", "last"), [("b0", 0.1875), ("b7", 0.19636), ("l2", 0.19773)])
+def test_survival_falls_linearly_and_stops_short_of_the_rate(name, last):
+    keep = efficientnet.build(f"efficientnet-{name}", 1000).keep_probs()
+    assert keep[0] == 1.0
+    assert float(1 - keep[-1]) == pytest.approx(last, abs=5e-6)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
+    variables = efficientnet.build("efficientnet-nano", 10, small_images=True).init(
+        jax.random.key(0), 16
+    )
+    return variables, images
+
+
+def outputs(inputs, **options):
+    variables, images = inputs
+    model = efficientnet.build("efficientnet-nano", 10, small_images=True, **options)
+
+    def loss(params):
+        both = {"params": params, "batch_stats": variables["batch_stats"]}
+        logits, stats = model.apply(both, images, train=True, rng=jax.random.key(2))
+        return (logits**2).sum(), (logits, stats)
+
+    grads, (logits, stats) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    return logits, stats, grads
+
+
+@pytest.fixture(scope="module")
+def plain(inputs):
+    return outputs(inputs)
+
+
+@pytest.mark.parametrize("options", [{"scan_unroll": 0}, {"remat": "full"}])
+def test_unrolling_and_remat_change_nothing(inputs, plain, options):
+    other = outputs(inputs, **options)
+    assert jax.tree.structure(plain) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)
+
+
+def test_training_is_noisy_and_evaluation_is_not(inputs):
+    variables, images = inputs
+    model = efficientnet.build("efficientnet-nano", 10, small_images=True)
+    train = jax.jit(lambda rng: model.apply(variables, images, train=True, rng=rng)[0])
+    first, again, other = (
+        train(jax.random.key(0)),
+        train(jax.random.key(0)),
+        train(jax.random.key(1)),
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+    logits, stats = model.apply(variables, images, train=False)
+    assert logits.dtype == jnp.float32
+    assert stats is variables["batch_stats"]
+    doubled, _ = model.apply(variables, jnp.concatenate([images, images]), train=False)
+    np.testing.assert_allclose(doubled[:4], logits, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_activations_keep_float32_weights_and_statistics(inputs):
+    variables, images = inputs
+    model = efficientnet.build("efficientnet-nano", 10, small_images=True, dtype="bfloat16")
+    logits, stats = jax.eval_shape(
+        lambda rng: model.apply(variables, images, train=True, rng=rng), jax.random.key(0)
+    )
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(stats)} == {jnp.dtype("float32")}
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(ValueError, match="efficientnet-l2"):
+        efficientnet.build("resnet50", 10)
+    with pytest.raises(ValueError, match="none, full"):
+        efficientnet.build("efficientnet-b0", 10, remat="some")
