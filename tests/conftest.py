@@ -11,7 +11,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 CACHE = ROOT / ".pytest_cache" / "compiled"  # of steps: compiled once, reused by later runs
 
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -247,8 +247,8 @@ class BatchNorm(nn.Module):
                     moving.value = self.momentum * moving.value + (1 - self.momentum) * new
         else:
             mean, var = moving_mean.value[None], moving_var.value[None]
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        offset = bias - mean * factor
+        factor = scale[None] * jax.lax.rsqrt(var + self.epsilon)
+        offset = bias[None] - mean * factor
         shape = (groups, 1, 1, 1, channels)
         y = grouped * factor.reshape(shape).astype(x.dtype) + offset.reshape(shape).astype(x.dtype)
         return y.reshape(x.shape)

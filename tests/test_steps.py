@@ -1,0 +1,191 @@
+"""The training step: golden numbers, its loss, weights of 0, and many devices against one."""
+
+import functools
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import base
+from ns_jax import optim, steps
+from ns_jax import state as state_lib
+from ns_jax.models import efficientnet
+
+LABELLED, UNLABELLED = 4, 8
+
+
+def build(**model_options):
+    settings = base.get_config().optim
+    optimiser = optim.make_optimiser(settings, lambda step: 0.01)
+    model = efficientnet.build(
+        "efficientnet-pico", 10, small_images=True, bn_momentum=0.9, **model_options
+    )
+    return model, optimiser
+
+
+def make_batch(seed=0, rows=LABELLED + UNLABELLED):
+    """Labelled rows first: label smoothing in one place of two; then soft targets."""
+    rng = np.random.default_rng(seed)
+    classes = np.stack([rng.permutation(10)[:2] for _ in range(rows)]).astype(np.int32)
+    probs = np.tile(np.float32([0.6, 0.3]), (rows, 1))
+    classes[:LABELLED, 1], probs[:LABELLED] = -1, (0.91, 0)
+    return {
+        "image": rng.integers(0, 256, (rows, 16, 16, 3), dtype=np.uint8),
+        "target_classes": classes,
+        "target_probs": probs,
+        "weight": np.ones(rows, np.float32),
+    }
+
+
+def objective(**changes):
+    numbers = {
+        "seed": 3,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.25, 0.25, 0.25),
+        "ema_decay": 0.99,
+        "loss_divisor": LABELLED,
+    }
+    return steps.Objective(**{**numbers, **changes})
+
+
+@pytest.fixture(scope="module")
+def step():
+    model, optimiser = build()
+    return jax.jit(
+        functools.partial(steps.train_step, model=model, optimiser=optimiser, objective=objective())
+    )
+
+
+@pytest.fixture(scope="module")
+def start():
+    model, optimiser = build()
+    return jax.jit(lambda rng: state_lib.from_variables(model.init(rng, 16), optimiser))(
+        jax.random.key(0)
+    )
+
+
+GOLDEN = {"loss": 0.0, "grad_norm": 0.0, "second_loss": 0.0, "params": 0.0, "ema_params": 0.0}
+
+
+def test_golden_numbers(step, start):
+    first, metrics = step(start, make_batch())
+    second, later = step(first, make_batch(1))
+    norm = functools.partial(jax.tree.reduce, lambda total, leaf: total + float((leaf**2).sum()))
+    found = {
+        "loss": float(metrics["loss"]),
+        "grad_norm": float(metrics["grad_norm"]),
+        "second_loss": float(later["loss"]),
+        "params": norm(second.params, initializer=0.0) ** 0.5,
+        "ema_params": norm(second.ema_params, initializer=0.0) ** 0.5,
+    }
+    assert found == pytest.approx(GOLDEN, rel=2e-4), (
+        "The training step gives other numbers than it used to. That is legitimate only if the "
+        "network, its initialisation, the loss, the optimiser, the EMA or the use of randomness "
+        f"was changed on purpose; then say so in the commit and write {found} here."
+    )
+
+
+def test_the_loss_is_the_official_sum_over_the_labelled_batch(step, start):
+    model, _ = build()
+    batch = make_batch()
+    _, metrics = step(start, batch)
+    images = steps.normalise(batch["image"], *[np.float32([v] * 3) for v in (0.5, 0.25)])
+    rng = jax.random.fold_in(jax.random.key(3), 0)
+    variables = {"params": start.params, "batch_stats": start.batch_stats}
+    logits, _ = jax.jit(functools.partial(model.apply, train=True))(variables, images, rng=rng)
+    log_probs = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    targets = np.zeros((len(images), 10))
+    for row, (classes, probs) in enumerate(
+        zip(batch["target_classes"], batch["target_probs"], strict=True)
+    ):
+        used = classes[classes >= 0]
+        targets[row] = (1 - probs.sum()) / (10 - len(used))
+        targets[row, used] = probs[: len(used)]
+    each = -(targets * log_probs).sum(-1)
+    ratio = UNLABELLED / LABELLED
+    expected = each[:LABELLED].mean() + ratio * each[LABELLED:].mean()  # L_lab + r L_unl
+    assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_row_of_weight_0_counts_only_in_the_batch_statistics(step, start):
+    batch, other = make_batch(), make_batch()
+    for b in (batch, other):
+        b["weight"][5] = 0
+    other["target_classes"][5], other["target_probs"][5] = (7, 3), (0.5, 0.5)
+    for a, b in zip(
+        jax.tree.leaves(step(start, batch)), jax.tree.leaves(step(start, other)), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert float(step(start, make_batch())[1]["loss"]) != float(step(start, batch)[1]["loss"])
+
+
+def test_noise_is_a_function_of_seed_and_step(step, start):
+    again = step(start, make_batch())[1]["loss"]
+    assert float(step(start, make_batch())[1]["loss"]) == float(again)
+    later = state_lib.TrainState(**{**vars(start), "step": start.step + 1})
+    assert float(step(later, make_batch())[1]["loss"]) != float(again)
+
+
+def test_ties_go_to_the_lower_class():
+    model, _ = build()
+    variables = jax.tree.map(np.zeros_like, model.init(jax.random.key(0), 16))
+    classes, probs = steps.predict_step(
+        variables, np.zeros((2, 16, 16, 3), np.uint8), model=model, mean=(0,) * 3, std=(1,) * 3, k=3
+    )
+    np.testing.assert_array_equal(classes, [[0, 1, 2]] * 2)
+    np.testing.assert_allclose(probs, 0.1, rtol=1e-6)
+
+
+MANY_DEVICES = """
+import json, sys
+import jax, numpy as np
+from ns_jax import sharding, steps, trees
+from ns_jax import state as state_lib
+from tests import test_steps as t
+
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+result = {}
+for devices, fsdp in ((1, 1), (8, 4)):
+    mesh = sharding.make_mesh(fsdp, jax.devices()[:devices])
+    assert dict(mesh.shape) == {"data": devices // fsdp, "fsdp": fsdp}
+    model, optimiser = t.build(stat_groups=4)
+    shapes = state_lib.abstract(model, optimiser, 16)
+    shardings = state_lib.shardings(shapes, optimiser, mesh, 64)
+    state = state_lib.init(model, optimiser, 0, 16, shardings)
+    step = steps.compile_train_step(
+        mesh, shardings, model=model, optimiser=optimiser, objective=t.objective()
+    )
+    losses = []
+    for i in range(3):
+        batch = sharding.put_batch(t.make_batch(i, rows=16), mesh)
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    params = trees.by_path(state.params)
+    shards = params["head_conv/kernel"].addressable_shards
+    result[devices] = {
+        "losses": losses,
+        "shards": len({str(shard.index) for shard in shards}),
+        "params": {p: np.asarray(a).ravel()[:64].tolist() for p, a in params.items()},
+    }
+print(json.dumps(result))
+"""
+
+
+def test_a_mesh_of_two_by_four_devices_equals_one_device(environment):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    child = subprocess.run(
+        [sys.executable, "-c", MANY_DEVICES, environment["NS_JAX_COMPILE_CACHE"]],
+        env={**environment, **flags},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr[-3000:]
+    one, many = (json.loads(child.stdout)[n] for n in ("1", "8"))
+    assert (one["shards"], many["shards"]) == (1, 4)  # the weights were in fact split
+    np.testing.assert_allclose(one["losses"], many["losses"], rtol=1e-4)
+    for path, values in one["params"].items():
+        np.testing.assert_allclose(values, many["params"][path], rtol=1e-3, atol=1e-4, err_msg=path)
