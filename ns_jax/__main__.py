@@ -36,7 +36,9 @@ def main(argv: list[str] | None = None) -> int:
         if _CONFIG.value is None or _WORKDIR.value is None:
             raise ValueError("--config=FILE and --workdir=DIR are needed")
         config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value).absolute()
-    except (flags.Error, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+    except (KeyError, AttributeError) as error:
+        return _fail(_unknown_key(error, argv))
+    except (flags.Error, ValueError, TypeError, OSError) as error:
         return _fail(error)
     # Orbax and Grain tell their every step at INFO.
     logging.set_verbosity(logging.INFO if FLAGS["verbosity"].value > 0 else logging.WARNING)
@@ -63,9 +65,19 @@ def _set_up_jax() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
-def _fail(error: Exception) -> int:
+def _unknown_key(error: Exception, argv: list[str]) -> str:
+    words = "".join(c if c.isalnum() or c == "_" else " " for c in str(error)).split()
+    names = [a.split("=")[0] for a in argv if a.startswith("--config.")]
+    wrong = [name for name in names if set(name.split(".")[1:]) & set(words)] or names
+    return f"{' or '.join(wrong)}: there is no such key; configs/base.py declares them all"
+
+
+def _fail(error: Exception | str) -> int:
     """One message that says what to do; `-v=1` shows where it came from."""
-    print(f"error: {error}", file=sys.stderr)
+    first, *more = str(error).splitlines() or [repr(error)]
+    if "Traceback (most recent call last):" in more:  # of a config file: its last line says it
+        more = more[-1:]
+    print("\n".join([f"error: {first}", *more]), file=sys.stderr)
     return 2
 
 

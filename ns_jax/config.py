@@ -74,13 +74,13 @@ def _assign(config, path: str, value) -> None:
 
 
 def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes `config.json`, or compares with the one there.
+    """Writes `config.json`, or compares with the one there if anything stands beside it.
 
     Raises ValueError that lists the differences when the workdir belongs to another config.
     """
     ours = json.loads(config.to_json_best_effort())
     path = workdir / "config.json"
-    if not path.exists():
+    if not path.exists() or [entry.name for entry in workdir.iterdir()] == [path.name]:
         write_json(path, ours)
         return
     theirs, ours = dict(_leaves(json.loads(path.read_text()))), dict(_leaves(ours))

@@ -8,9 +8,14 @@ from ns_jax.models import efficientnet
 MODEL_KEYS = ("name", "num_classes", "small_images")  # what weights fit; all else is of a training
 
 
-def open_source(config, name: str) -> sources.Source:
+def open_source(config, which: str) -> sources.Source:
+    """The source that `data.labelled`, `data.unlabelled` or `data.test` names."""
     data = config.data
-    return sources.open_source(name, labels_per_class=data.labels_per_class, seed=data.split_seed)
+    if not data[which]:
+        raise ValueError(f"data.{which} is empty; set --config.data.{which}=folder:DIR")
+    return sources.open_source(
+        data[which], labels_per_class=data.labels_per_class, seed=data.split_seed
+    )
 
 
 def build_model(config, num_classes: int) -> efficientnet.EfficientNet:

@@ -49,7 +49,7 @@ def train_step(
     metrics = {
         "loss": loss,
         "top1": (batch["weight"] * agrees).sum() / jnp.maximum(batch["weight"].sum(), 1.0),
-        "grad_norm": optax.global_norm(grads),
+        "grad_norm": optax.tree.norm(grads),
     }
     state = TrainState(
         step=state.step + 1,

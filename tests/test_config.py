@@ -59,6 +59,11 @@ def test_configs_declare_nothing_new_and_know_their_roles(module):
 def test_a_workdir_belongs_to_one_config(tmp_path):
     config = base.get_config()
     config_lib.claim_workdir(config, tmp_path)
+    config.train.epochs = 10.0
+    config_lib.claim_workdir(config, tmp_path)  # nothing has been made of the first one yet
+    config.train.epochs = 350.0
+    config_lib.claim_workdir(config, tmp_path)
+    (tmp_path / "metrics.jsonl").touch()
     config_lib.claim_workdir(config, tmp_path)
     config.train.epochs = 10.0
     config.model.drop_rate = 0.3

@@ -13,7 +13,7 @@ from ns_jax.progress import Progress, say
 
 def run(config, workdir: pathlib.Path) -> dict:
     """Writes and returns `eval.json`. Images that cannot be read are counted, not scored."""
-    source = experiment.open_source(config, config.data.test)
+    source = experiment.open_source(config, "test")
     model = predictor.Predictor(
         config.evaluate.checkpoint, batch_size=config.evaluate.batch_size, k=5
     )

@@ -13,7 +13,7 @@ CLASSES_KEPT = 16  # of many classes: 80 bytes an image instead of 4,000
 
 def run(config, workdir: pathlib.Path) -> dict:
     """Writes `labels/` in `workdir`; finished shards are never computed again."""
-    source = experiment.open_source(config, config.data.unlabelled)
+    source = experiment.open_source(config, "unlabelled")
     teacher = predictor.Predictor(
         config.label.checkpoint,
         batch_size=config.label.batch_size,

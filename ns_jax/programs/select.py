@@ -22,7 +22,7 @@ WITH candidates AS (
            row_number() OVER (PARTITION BY label ORDER BY confidence DESC, index) AS rank,
            count(*) OVER (PARTITION BY label) AS candidates
     FROM read_parquet($shards)
-    WHERE status = 'ok' AND confidence > $threshold
+    WHERE status = 'ok' AND confidence > $threshold::FLOAT
 ), kept AS (
     SELECT *, $per_class // least(candidates, $per_class)
               + (rank <= $per_class % least(candidates, $per_class))::BIGINT AS copies
@@ -37,7 +37,7 @@ ORDER BY index, copy
 COUNT = """
 SELECT label, count(*) AS candidates
 FROM read_parquet($shards)
-WHERE status = 'ok' AND confidence > $threshold
+WHERE status = 'ok' AND confidence > $threshold::FLOAT
 GROUP BY label
 """
 
@@ -147,7 +147,7 @@ def _accuracy(config, selection: labels.Selection, class_names: list[str]) -> fl
     """Of the kept labels without their copies, where the source knows the truth; else None."""
     if not config.data.unlabelled:
         return None
-    source = experiment.open_source(config, config.data.unlabelled)
+    source = experiment.open_source(config, "unlabelled")
     truth = source.truth
     if truth is None and source.class_names == tuple(class_names):
         truth = source.labels

@@ -51,26 +51,22 @@ def _iteration_config(config, workdir: pathlib.Path, k: int):
 def _validate(configs: list) -> None:
     """All that can be known before the first step: a mistake in iteration 3 is said now."""
     for k, config in enumerate(configs):
-        source = experiment.open_source(config, config.data.labelled)
+        ratio = config.train.unlabelled_ratio
+        if bool(ratio) != (k > 0):
+            raise ValueError(
+                f"iteration {k} {'is a student' if k else 'has no teacher'} but its "
+                f"train.unlabelled_ratio is {ratio:g}; "
+                f"set selftrain.overrides.iteration_{k}.train.unlabelled_ratio"
+            )
+        source = experiment.open_source(config, "labelled")
         config_lib.validate_training(config, experiment.num_devices(), len(source))
         model = experiment.build_model(config, len(source.class_names))
         experiment.train_view(config, experiment.preprocessing(config, model))
-        if k == 0:
-            if config.train.unlabelled_ratio:
-                raise ValueError(
-                    f"iteration 0 has no teacher but train.unlabelled_ratio is "
-                    f"{config.train.unlabelled_ratio}; set it in selftrain.overrides.iteration_1"
-                )
-            continue
-        if not config.train.unlabelled_ratio:
-            raise ValueError(
-                f"iteration {k} is a student but train.unlabelled_ratio is 0; set "
-                f"selftrain.overrides.iteration_{k}.train.unlabelled_ratio"
-            )
-        experiment.open_source(config, config.data.unlabelled)
+        if k > 0:
+            experiment.open_source(config, "unlabelled")
     if configs[0].data.test:
-        test = experiment.open_source(configs[0], configs[0].data.test)
-        labelled = experiment.open_source(configs[0], configs[0].data.labelled)
+        test = experiment.open_source(configs[0], "test")
+        labelled = experiment.open_source(configs[0], "labelled")
         experiment.check_classes(test.class_names, labelled.class_names, test.name, labelled.name)
 
 

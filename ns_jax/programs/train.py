@@ -27,7 +27,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     Raises ValueError for numbers that do not go together, a workdir of other inputs, too many bad
     images, and FloatingPointError for a loss that is not finite.
     """
-    labelled_source = experiment.open_source(config, config.data.labelled)
+    labelled_source = experiment.open_source(config, "labelled")
     class_names = labelled_source.class_names
     config_lib.validate_training(config, experiment.num_devices(), len(labelled_source))
     model = experiment.build_model(config, len(class_names))
@@ -37,7 +37,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     inputs = {"labelled": labelled_source.fingerprint}
     unlabelled_source, unlabelled, k = None, None, 1
     if per_step[1]:
-        unlabelled_source = experiment.open_source(config, config.data.unlabelled)
+        unlabelled_source = experiment.open_source(config, "unlabelled")
         selection = labels.Selection(config.train.selection)
         experiment.check_classes(
             class_names, selection.metadata["class_names"], labelled_source.name, "the selection"

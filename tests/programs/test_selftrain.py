@@ -1,0 +1,283 @@
+"""The whole loop on a tiny config: its files, its resumption, and what it says of bad input."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from ns_jax import checkpoint, trees
+from ns_jax import config as config_lib
+from ns_jax.data import labels, sources
+from ns_jax.programs import evaluate, label, select, selftrain, train
+
+FLAGS = {  # of the tiny config, for the command line
+    "model.name": "efficientnet-pico",
+    "train.batch_size": 10,
+    "train.epochs": 1.2,
+    "train.log_every_steps": 1,
+    "train.save_every_steps": 2,
+    "optim.warmup_epochs": 0.5,
+    "label.images_per_shard": 256,
+    "select.threshold": 0.0,
+    "select.per_class": 20,
+    "selftrain.iterations": 1,
+    "selftrain.overrides.iteration_1.train.unlabelled_ratio": 2.0,
+}
+
+
+def start(workdir, environment):
+    flags = [f"--config.{name}={value}" for name, value in FLAGS.items()]
+    command = ["-m", "ns_jax", "selftrain", "--config=configs/digits.py", f"--workdir={workdir}"]
+    return subprocess.Popen(
+        [sys.executable, *command, *flags],
+        env=environment,
+        cwd=environment["PYTHONPATH"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, environment):
+    """The workdir of a run that was never killed, and what it printed."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    return workdir, finish(start(workdir, environment))
+
+
+def results(workdir):
+    """All that has to come out the same: weights, selections, labels, scores."""
+    found = {}
+    for k in (0, 1):
+        directory = workdir / f"iteration_{k}"
+        _, variables = checkpoint.load_model(directory)
+        found[f"model {k}"] = trees.digest(variables)
+        score = json.loads((directory / "eval.json").read_text())
+        found[f"scores {k}"] = [score["top1"], score["ece"], score["per_class"]]
+    directory = workdir / "iteration_1"
+    for shard in sorted((directory / "labels").glob("*.parquet")):
+        columns = labels.read_shard(shard, ["index", "label", "confidence", "status"])
+        found[shard.name] = [column.tolist() for column in columns.values()]
+    found["selection"] = (directory / "selection" / labels.SELECTION).read_bytes()
+    return found
+
+
+def test_every_stage_leaves_its_files(undisturbed):
+    workdir, output = undisturbed
+    files = {
+        str(p.relative_to(workdir)) for p in workdir.rglob("*") if "checkpoints" not in p.parts
+    }
+    assert {
+        "config.json",
+        "iteration_0/eval.json",
+        "iteration_0/manifest.json",
+        "iteration_0/metrics.jsonl",
+        "iteration_1/labels/labels-00000-of-00005.parquet",
+        "iteration_1/labels/manifest.json",
+        "iteration_1/selection/selection.arrow",
+        "iteration_1/selection/report.json",
+        "iteration_1/selection/manifest.json",
+        "iteration_1/eval.json",
+        "iteration_1/manifest.json",
+        "iteration_1/metrics.jsonl",
+    } <= files
+    assert not [name for name in files if name.endswith(".tmp")]
+    assert "labels right" in output and "student 1" in output and "images/s" not in output.split()
+    lines = (workdir / "iteration_1" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert np.isfinite(json.loads(lines[-1])["train/loss"])
+    step_dir = checkpoint.find(workdir / "iteration_1")
+    assert step_dir.name == "6"
+    assert {"state", "model", "description"} <= {p.name for p in step_dir.iterdir()}
+    described = json.loads((step_dir / "description" / "model.json").read_text())
+    assert described["model"]["name"] == "efficientnet-pico"
+    assert described["preprocessing"]["size"] == 16 and len(described["class_names"]) == 10
+
+
+def test_scores_and_selection_belong_together(undisturbed):
+    workdir, _ = undisturbed
+    score = json.loads((workdir / "iteration_1" / "eval.json").read_text())
+    assert score["num_images"] == 599 and score["num_corrupt"] == 0
+    assert 0 <= score["top1"] <= score["top5"] <= 1 and len(score["per_class"]) == 10
+    selection = labels.Selection(workdir / "iteration_1" / "selection")
+    report = json.loads((workdir / "iteration_1" / "selection" / "report.json").read_text())
+    seen = [c for c in report["classes"] if c["candidates"]]
+    assert len(selection) == 20 * len(seen) == report["kept"] + report["copies"]
+    assert 0 <= report["accuracy"] <= 1
+
+
+def test_a_finished_run_does_nothing_again(undisturbed, environment):
+    workdir, _ = undisturbed
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()}
+    output = finish(start(workdir, environment))
+    assert output.count("already") == 4 and "student 1" in output
+    assert {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()} == before
+
+
+# What shows that a stage is under way, and what that it is over.
+STAGES = {
+    "teacher": ("iteration_0/checkpoints/2", "iteration_0/manifest.json"),
+    "teacher's evaluation": ("iteration_0/manifest.json", "iteration_0/eval.json"),
+    "labelling": ("iteration_1/labels", "iteration_1/labels/manifest.json"),
+    "selection": ("iteration_1/labels/manifest.json", "iteration_1/selection/manifest.json"),
+    "student": ("iteration_1/selection/manifest.json", "iteration_1/manifest.json"),
+    "student's evaluation": ("iteration_1/manifest.json", "iteration_1/eval.json"),
+}
+
+
+def test_killed_in_every_stage_it_ends_in_the_same_bits(undisturbed, environment, tmp_path):
+    seed = int(os.environ.get("NS_JAX_TEST_SEED", time.time_ns() % 2**32))
+    print(f"NS_JAX_TEST_SEED={seed}")
+    chance = random.Random(seed)
+    killed = []
+    for stage, (begun, over) in STAGES.items():
+        process = start(tmp_path, environment)
+        while process.poll() is None and not (tmp_path / begun).exists():
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.1))  # stages of this size take about that long
+        if not (tmp_path / over).exists():
+            killed.append(stage)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(start(tmp_path, environment))
+    assert len(killed) >= 4, f"only {killed} were under way when the kill came"
+    ours, theirs = results(tmp_path), results(undisturbed[0])
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        assert ours[name] == theirs[name], f"{name} differs after kills in {killed}"
+
+
+def test_another_config_or_other_data_in_a_workdir_is_refused(undisturbed, tiny_config):
+    workdir = undisturbed[0] / "iteration_0"
+    tiny_config.data.split_seed = 1  # other labelled images
+    with pytest.raises(ValueError, match="(?s)made of other inputs.*labelled"):
+        train.run(tiny_config, workdir)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_with_the_difference(
+    undisturbed, tiny_config, tmp_path
+):
+    tiny_config.model.name = "efficientnet-nano"
+    tiny_config.train.init = str(undisturbed[0] / "iteration_0")
+    with pytest.raises(ValueError, match=r"(?s)another network.*- .*\n.*\+ "):
+        train.run(tiny_config, tmp_path)
+
+
+def test_a_student_may_start_from_its_teacher(undisturbed, tiny_config, tmp_path):
+    tiny_config.train.init = str(undisturbed[0] / "iteration_0")
+    tiny_config.optim.learning_rate_per_256 = 0.0
+    train.run(tiny_config, tmp_path)
+    _, teacher = checkpoint.load_model(undisturbed[0] / "iteration_0")
+    _, student = checkpoint.load_model(tmp_path)
+    for path, leaf in trees.by_path(teacher["params"]).items():
+        np.testing.assert_allclose(trees.by_path(student["params"])[path], leaf, rtol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tiny_config, tmp_path):
+    tiny_config.optim.learning_rate_per_256 = 1e12
+    tiny_config.optim.warmup_epochs = 0.0
+    tiny_config.train.save_every_steps = 1
+    with pytest.raises(FloatingPointError, match=r"the loss of step \d is (nan|inf)"):
+        train.run(tiny_config, tmp_path)
+    _, variables = checkpoint.load_model(tmp_path)  # what is there can be read
+    assert trees.count(variables) > 0 and not (tmp_path / "manifest.json").exists()
+
+
+def test_classes_must_be_those_of_the_checkpoint(undisturbed, tiny_config, tmp_path):
+    for name in ("0", "1", "2"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "images" / name / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    tiny_config.data.test = f"folder:{tmp_path / 'images'}"
+    tiny_config.evaluate.checkpoint = str(undisturbed[0] / "iteration_0")
+    with pytest.raises(ValueError, match="has 3 classes, .* has 10; missing: 3, 4, 5"):
+        evaluate.run(tiny_config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"selftrain.overrides.iteration_1.train.unlabelled_ratio": 0.0},
+            "iteration 1 is a student",
+        ),
+        ({"train.unlabelled_ratio": 1.0}, "iteration 0 has no teacher"),
+        ({"data.unlabelled": "folder:/nowhere"}, "is not a directory"),
+        ({"randaugment.overflow": "clip"}, "overflow"),
+    ],
+)
+def test_a_mistake_in_a_later_iteration_is_said_at_once(tiny_config, tmp_path, changes, message):
+    tiny_config.update_from_flattened_dict(changes)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        selftrain.run(tiny_config, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Digits as PNG and JPEG files: labelled, unlabelled and test folders, two of them broken."""
+    for split, most in (("train", 50), ("unlabelled", 120), ("test", 60)):
+        source = sources.open_source(f"digits:{split}", labels_per_class=5, seed=0)
+        for i in range(min(most, len(source))):
+            kind = ".png" if i % 2 else ".jpg"
+            name = "" if split == "unlabelled" else source.class_names[source[i]["label"]]
+            path = tmp_path / split / name / f"{source.keys[i]}{kind}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), source[i]["image"])
+    (tmp_path / "unlabelled" / "digit-0000-broken.png").write_bytes(b"not an image")
+    (tmp_path / "train" / "3" / "notes.txt").write_text("not an image either")
+    return tmp_path
+
+
+def test_folders_of_images_with_broken_files_go_through_the_whole_loop(
+    folders, tiny_config, tmp_path, capfd
+):
+    for name, split in (("labelled", "train"), ("unlabelled", "unlabelled"), ("test", "test")):
+        tiny_config.data[name] = f"folder:{folders / split}"
+    tiny_config.data.max_bad_fraction = 0.05
+    tiny_config.model.name = "efficientnet-pico"
+    workdir = tmp_path / "run"
+    teacher, student = selftrain.run(tiny_config, workdir)
+    assert student["labels"]["num_bad"] == 1 and student["labels"]["accuracy"] is None
+    assert teacher["training"]["num_bad"] == {"labelled": 1}
+    assert student["evaluation"]["num_images"] == 60
+    shard = next((workdir / "iteration_1" / "labels").glob("*.parquet"))
+    rows = labels.read_shard(shard, ["key", "status", "label"])
+    broken = rows["key"] == "digit-0000-broken.png"
+    assert rows["status"][broken].tolist() == ["not an image"]
+    assert rows["label"][broken].tolist() == [-1] and (rows["status"][~broken] == "ok").all()
+    shown = capfd.readouterr().err
+    assert "digit-0000-broken.png: not an image" in shown and "3/notes.txt: not an image" in shown
+
+    tiny_config.data.max_bad_fraction = 0.001
+    with pytest.raises(ValueError, match="1 of 121 images .* max_bad_fraction=0.001"):
+        at_student = config_lib.at_iteration(tiny_config, 1)
+        at_student.label.checkpoint = str(workdir / "iteration_0")
+        label.run(at_student, tmp_path / "again")
+
+
+def test_stages_work_one_by_one_too(undisturbed, tiny_config, tmp_path):
+    """The programs by themselves give what the loop gives."""
+    tiny_config.label.checkpoint = str(undisturbed[0] / "iteration_0")
+    tiny_config.select.labels = str(tmp_path / "labels")
+    label.run(tiny_config, tmp_path)
+    outputs = select.run(tiny_config, tmp_path)
+    theirs = undisturbed[0] / "iteration_1" / "selection"
+    assert (tmp_path / "selection" / labels.SELECTION).read_bytes() == (
+        theirs / labels.SELECTION
+    ).read_bytes()
+    assert (
+        outputs["digest"] == json.loads((theirs / "manifest.json").read_text())["outputs"]["digest"]
+    )

@@ -1,0 +1,70 @@
+"""The command line: what a person sees in the first second."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(environment, *arguments):
+    child = subprocess.run(
+        [sys.executable, "-m", "ns_jax", *arguments],
+        env=environment,
+        cwd=environment["PYTHONPATH"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in child.stderr
+    return child.returncode, child.stderr
+
+
+def test_without_a_program_it_lists_them(environment):
+    status, shown = run(environment)
+    assert status == 2 and "selftrain" in shown and "evaluate" in shown
+    assert run(environment, "trian") == (2, shown)
+    assert run(environment, "--help") == (0, shown)
+
+
+DIGITS = "--config=configs/digits.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config=FILE and --workdir=DIR are needed"),
+        ([DIGITS, "--config.optim.lr=3"], "--config.optim.lr: there is no such key"),
+        ([DIGITS, "--config.optmi.momentum=3"], "--config.optmi.momentum: there is no such key"),
+        ([DIGITS, "--config.train.epochs=many"], "could not convert string to float: 'many'"),
+        (
+            ["--config=configs/digits.py:rloe=student"],
+            "unknown config argument 'rloe'; known: role",
+        ),
+        (["--config=configs/missing.py"], "No such file or directory: 'configs/missing.py'"),
+        ([DIGITS, "--confg=1"], "Unknown command line flag 'confg'"),
+        ([DIGITS, "more"], "unexpected argument 'more'"),
+    ],
+)
+def test_a_wrong_command_line_is_said_in_one_line(environment, tmp_path, arguments, message):
+    workdir = [f"--workdir={tmp_path / 'run'}"] if arguments else []
+    status, shown = run(environment, "train", *arguments, *workdir)
+    assert status == 2 and shown.startswith("error: ") and message in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_numbers_leave_the_workdir_free_for_the_corrected_command(environment, tmp_path):
+    student = "--config=configs/digits.py:role=student"
+    status, shown = run(environment, "train", student, f"--workdir={tmp_path}")
+    assert status == 2 and "train.selection is empty" in shown
+    status, shown = run(environment, "label", DIGITS, f"--workdir={tmp_path}")
+    assert status == 2 and "no checkpoint is named" in shown
+    (tmp_path / "something").touch()
+    status, shown = run(environment, "train", student, f"--workdir={tmp_path}")
+    assert status == 2 and "belongs to a run of another config" in shown
+
+
+def test_the_folder_config_says_what_it_needs(environment, tmp_path):
+    status, shown = run(
+        environment, "selftrain", "--config=configs/folder.py", f"--workdir={tmp_path}"
+    )
+    assert status == 2 and "set --config.data.labelled=folder:DIR" in shown
