@@ -15,7 +15,6 @@ from ns_jax.state import TrainState
 class Objective:
     """The numbers that turn a batch into an update, besides the network and the optimiser."""
 
-    seed: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     ema_decay: float
@@ -28,10 +27,14 @@ def normalise(images: jax.Array, mean, std) -> jax.Array:
 
 
 def train_step(
-    state: TrainState, batch: dict, *, model, optimiser, objective: Objective
+    state: TrainState, batch: dict, rng: jax.Array, *, model, optimiser, objective: Objective
 ) -> tuple[TrainState, dict]:
-    """One update on a batch as in `data.pipeline`; metrics are scalars on the device."""
-    rng = jax.random.fold_in(jax.random.key(objective.seed), state.step)
+    """One update on a batch as in `data.pipeline`; metrics are scalars on the device.
+
+    `rng` is the key of the training, the same at every step. It is an argument, so that trainings
+    which differ in the seed alone share one compiled step.
+    """
+    rng = jax.random.fold_in(rng, state.step)
     images = normalise(batch["image"], objective.mean, objective.std)
 
     def loss_of(params):
@@ -73,10 +76,10 @@ def predict_step(variables: dict, images: jax.Array, *, model, mean, std, k: int
 
 
 def compile_train_step(mesh, state_shardings: TrainState, **static):
-    """`(state, batch) -> (state, metrics)`; the old state's memory becomes the new one's."""
+    """`(state, batch, rng) -> (state, metrics)`; the old state's memory becomes the new one's."""
     return jax.jit(
         functools.partial(train_step, **static),
-        in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
+        in_shardings=(state_shardings, sharding.batch_sharding(mesh), sharding.replicated(mesh)),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )

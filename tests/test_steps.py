@@ -42,7 +42,6 @@ def make_batch(seed=0, rows=LABELLED + UNLABELLED):
 
 def objective(**changes):
     numbers = {
-        "seed": 3,
         "mean": (0.5, 0.5, 0.5),
         "std": (0.25, 0.25, 0.25),
         "ema_decay": 0.99,
@@ -54,9 +53,10 @@ def objective(**changes):
 @pytest.fixture(scope="module")
 def step():
     model, optimiser = build()
-    return jax.jit(
+    compiled = jax.jit(
         functools.partial(steps.train_step, model=model, optimiser=optimiser, objective=objective())
     )
+    return lambda state, batch, seed=3: compiled(state, batch, jax.random.key(seed))
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,7 @@ def test_noise_is_a_function_of_seed_and_step(step, start):
     assert float(step(start, make_batch())[1]["loss"]) == float(again)
     later = state_lib.TrainState(**{**vars(start), "step": start.step + 1})
     assert float(step(later, make_batch())[1]["loss"]) != float(again)
+    assert float(step(start, make_batch(), seed=4)[1]["loss"]) != float(again)
 
 
 def test_ties_go_to_the_lower_class():
@@ -167,7 +168,7 @@ for devices, fsdp in ((1, 1), (8, 4)):
     losses = []
     for i in range(3):
         batch = sharding.put_batch(t.make_batch(i, rows=16), mesh)
-        state, metrics = step(state, batch)
+        state, metrics = step(state, batch, jax.random.key(3))
         losses.append(float(metrics["loss"]))
     params = trees.by_path(state.params)
     shards = params["head_conv/kernel"].addressable_shards
@@ -176,6 +177,10 @@ for devices, fsdp in ((1, 1), (8, 4)):
         "shards": len({str(shard.index) for shard in shards}),
         "params": {p: np.asarray(a).ravel()[:64].tolist() for p, a in params.items()},
     }
+try:
+    state_lib.shardings(shapes, optimiser, mesh, 10**9)
+except ValueError as error:
+    result["coverage"] = str(error)
 print(json.dumps(result))
 """
 
@@ -190,7 +195,10 @@ def test_a_mesh_of_two_by_four_devices_equals_one_device(environment):
         check=False,
     )
     assert child.returncode == 0, child.stderr[-3000:]
-    one, many = (json.loads(child.stdout)[n] for n in ("1", "8"))
+    result = json.loads(child.stdout)
+    one, many = result["1"], result["8"]
+    assert "splits only 0% of the parameters" in result["coverage"]
+    assert "head_conv/kernel" in result["coverage"]
     assert (one["shards"], many["shards"]) == (1, 4)  # the weights were in fact split
     np.testing.assert_allclose(one["losses"], many["losses"], rtol=1e-4)
     for path, values in one["params"].items():

@@ -7,6 +7,7 @@ class BadImages:
     """The unreadable images met so far in one source."""
 
     def __init__(self, source, max_fraction: float):
+        self.name = source.name
         self._source, self._max_fraction = source, max_fraction
         self._indices: set[int] = set()
 

@@ -64,10 +64,23 @@ def _validate(configs: list) -> None:
         experiment.train_view(config, experiment.preprocessing(config, model))
         if k > 0:
             experiment.open_source(config, "unlabelled")
+            _check_init(config, configs[k - 1], k)
     if configs[0].data.test:
         test = experiment.open_source(configs[0], "test")
         labelled = experiment.open_source(configs[0], "labelled")
         experiment.check_classes(test.class_names, labelled.class_names, test.name, labelled.name)
+
+
+def _check_init(config, teacher_config, k: int) -> None:
+    student, teacher = config.model, teacher_config.model
+    if config.train.init and (student.name, student.small_images) != (
+        teacher.name,
+        teacher.small_images,
+    ):
+        raise ValueError(
+            f'selftrain.student_init="teacher" needs one network, but iteration {k} is '
+            f"{student.name} and its teacher {teacher.name}; use scratch"
+        )
 
 
 def _rows(summaries: list[dict]) -> tuple[list[str], list[list[str]]]:

@@ -6,15 +6,7 @@ import time
 
 import jax
 
-from ns_jax import (
-    checkpoint,
-    experiment,
-    manifest,
-    optim,
-    sharding,
-    steps,
-    trees,
-)
+from ns_jax import checkpoint, experiment, manifest, optim, sharding, steps, trees
 from ns_jax import config as config_lib
 from ns_jax import state as state_lib
 from ns_jax.data import bad_images, labels, pipeline
@@ -27,40 +19,24 @@ def run(config, workdir: pathlib.Path) -> dict:
     Raises ValueError for numbers that do not go together, a workdir of other inputs, too many bad
     images, and FloatingPointError for a loss that is not finite.
     """
-    labelled_source = experiment.open_source(config, "labelled")
-    class_names = labelled_source.class_names
-    config_lib.validate_training(config, experiment.num_devices(), len(labelled_source))
-    model = experiment.build_model(config, len(class_names))
+    source = experiment.open_source(config, "labelled")
+    config_lib.validate_training(config, experiment.num_devices(), len(source))
     per_step = config_lib.images_per_step(config)
-    steps_per_epoch, total_steps = config_lib.steps(config, len(labelled_source))
-
-    inputs = {"labelled": labelled_source.fingerprint}
-    unlabelled_source, unlabelled, k = None, None, 1
-    if per_step[1]:
-        unlabelled_source = experiment.open_source(config, "unlabelled")
-        selection = labels.Selection(config.train.selection)
-        experiment.check_classes(
-            class_names, selection.metadata["class_names"], labelled_source.name, "the selection"
-        )
-        unlabelled = pipeline.pseudo_labelled_examples(
-            unlabelled_source, selection, config.loss, len(class_names)
-        )
-        inputs["selection"] = manifest.read(config.train.selection)["outputs"]["digest"]
-        k = 1 if config.loss.pseudo_labels == "hard" else selection.classes.shape[1]
-    if config.train.init:
-        inputs["init"] = str(checkpoint.find(config.train.init))
+    steps_per_epoch, total_steps = config_lib.steps(config, len(source))
+    labelled, unlabelled = _examples(config, source)
+    initial = checkpoint.load_model(config.train.init)[1] if config.train.init else None
+    inputs = _inputs(config, source, initial)
     if manifest.is_done(workdir, inputs):
         say(f"{workdir}: trained already")
         return manifest.read(workdir)["outputs"]
 
+    model = experiment.build_model(config, len(source.class_names))
     preprocessing = experiment.preprocessing(config, model)
-    labelled = pipeline.labelled_examples(labelled_source, config.loss.label_smoothing, k)
     schedule = optim.learning_rate_schedule(config.optim, per_step[0], steps_per_epoch)
     optimiser = optim.make_optimiser(config.optim, schedule)
     mesh = sharding.make_mesh(config.mesh.fsdp)
     shapes = state_lib.abstract(model, optimiser, preprocessing.size)
     shardings = state_lib.shardings(shapes, optimiser, mesh, config.mesh.shard_above)
-    placed = state_lib.placed(shapes, shardings)
     say(
         f"{model.name}, {trees.count(shapes.params):,} parameters at {preprocessing.size} pixels "
         f"on {mesh.size} device(s): {total_steps:,} steps of {per_step[0]} labelled + "
@@ -68,19 +44,17 @@ def run(config, workdir: pathlib.Path) -> dict:
         f"{config.train.epochs:g} epochs"
     )
 
-    description = {**experiment.describe(model, preprocessing, class_names), "inputs": inputs}
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
     # What a training starts from, in this order: its own newest checkpoint, train.init, the seed.
     start_step = checkpoints.latest_step() or 0
     if start_step:
         manifest.check_inputs(checkpoints.description()["inputs"], inputs, workdir)
-        state = checkpoints.restore_state(placed)
+        state = checkpoints.restore_state(state_lib.placed(shapes, shardings))
         say(f"goes on from step {start_step:,}")
-    elif config.train.init:
-        _, variables = checkpoint.load_model(config.train.init)
+    elif initial:
         expected = {"params": shapes.params, "batch_stats": shapes.batch_stats}
-        trees.check_same(expected, variables, f"train.init={config.train.init} is another network")
-        state = state_lib.init_from(variables, optimiser, shardings)
+        trees.check_same(expected, initial, f"train.init={config.train.init} is another network")
+        state = state_lib.init_from(initial, optimiser, shardings)
     else:
         state = state_lib.init(model, optimiser, config.seed, preprocessing.size, shardings)
 
@@ -90,7 +64,6 @@ def run(config, workdir: pathlib.Path) -> dict:
         model=model,
         optimiser=optimiser,
         objective=steps.Objective(
-            seed=config.seed,
             mean=preprocessing.mean,
             std=preprocessing.std,
             ema_decay=config.optim.ema_decay,
@@ -109,27 +82,28 @@ def run(config, workdir: pathlib.Path) -> dict:
         read_threads=config.data.read_threads,
         prefetch=config.data.prefetch,
     )
-    max_bad = config.data.max_bad_fraction
-    bad = {"labelled": bad_images.BadImages(labelled_source, max_bad)}
-    if unlabelled_source:
-        bad["unlabelled"] = bad_images.BadImages(unlabelled_source, max_bad)
+    description = experiment.describe(model, preprocessing, source.class_names)
+    description["inputs"] = inputs
 
-    workdir.mkdir(parents=True, exist_ok=True)
+    bad = [
+        bad_images.BadImages(examples.source, config.data.max_bad_fraction)
+        for examples in (labelled, unlabelled)
+        if examples
+    ]
     log = MetricsLog(workdir / "metrics.jsonl", start_step)
-    images_a_step = sum(per_step)
-    progress = Progress("training", total_steps * images_a_step, start_step * images_a_step)
+    rng = jax.random.key(config.seed)
     previous, waited = None, 0.0
-    with progress:
+    with Progress("training", total_steps * sum(per_step), start_step * sum(per_step)) as progress:
         for step in range(start_step + 1, total_steps + 1):
             began = time.monotonic()
             batch = next(batches)
             waited += time.monotonic() - began
             _note_bad(bad, batch, per_step, config.model.stat_groups)
-            state, metrics = step_fn(state, sharding.put_batch(batch, mesh))
+            state, metrics = step_fn(state, sharding.put_batch(batch, mesh), rng)
             # One step late: this step runs on the device while the host looks at the last one.
             numbers = _checked(step - 1, previous, workdir) if previous else {}
             previous = metrics
-            progress.advance(images_a_step, **numbers)
+            progress.advance(sum(per_step), **numbers)
             last = step == total_steps
             if last or step % config.train.log_every_steps == 0:
                 log.write(
@@ -145,25 +119,52 @@ def run(config, workdir: pathlib.Path) -> dict:
     log.close()
     checkpoints.close()
 
-    for name, images in bad.items():
+    for images in bad:
         if len(images):
-            say(f"{len(images)} {name} images could not be read and had weight 0:")
+            say(f"{len(images)} images of {images.name} could not be read and had weight 0:")
             say("\n".join(images.lines()))
     outputs = {
         "step": total_steps,
         "model": trees.digest(jax.device_get(state.ema_variables)),
-        "num_bad": {name: len(images) for name, images in bad.items()},
+        "num_bad": [len(images) for images in bad],
     }
     manifest.write(workdir, inputs, outputs)
     return outputs
 
 
-def _note_bad(bad: dict, batch: dict, per_step: tuple[int, int], groups: int) -> None:
+def _examples(config, source) -> tuple[pipeline.Examples, pipeline.Examples | None]:
+    """Labelled and, for a student, pseudo-labelled examples; all targets in equally many places."""
+    smoothing, num_classes = config.loss.label_smoothing, len(source.class_names)
+    if not config.train.unlabelled_ratio:
+        return pipeline.labelled_examples(source, smoothing, k=1), None
+    selection = labels.Selection(config.train.selection)
+    experiment.check_classes(
+        source.class_names, selection.metadata["class_names"], source.name, "the selection"
+    )
+    unlabelled_source = experiment.open_source(config, "unlabelled")
+    unlabelled = pipeline.pseudo_labelled_examples(
+        unlabelled_source, selection, config.loss, num_classes
+    )
+    k = 1 if config.loss.pseudo_labels == "hard" else selection.classes.shape[1]
+    return pipeline.labelled_examples(source, smoothing, k), unlabelled
+
+
+def _inputs(config, source, initial: dict | None) -> dict:
+    """What the training is made of besides its config."""
+    inputs = {"labelled": source.fingerprint}
+    if config.train.unlabelled_ratio:
+        inputs["selection"] = manifest.read(config.train.selection)["outputs"]["digest"]
+    if initial:
+        inputs["init"] = trees.digest(initial)
+    return inputs
+
+
+def _note_bad(bad: list, batch: dict, per_step: tuple[int, int], groups: int) -> None:
     """Takes the host's column off the batch and records the rows of weight 0."""
     index, part = batch.pop("index"), sum(per_step) // groups
     for row in (batch["weight"] == 0).nonzero()[0]:
-        kind = "labelled" if row % part < per_step[0] // groups else "unlabelled"
-        bad[kind].add([index[row]])
+        is_labelled = row % part < per_step[0] // groups
+        bad[0 if is_labelled else 1].add([index[row]])
 
 
 def _checked(step: int, metrics: dict, workdir: pathlib.Path) -> dict[str, float]:
