@@ -26,7 +26,7 @@ class Progress:
             columns = ("{task.description}", rich.progress.BarColumn(), "{task.percentage:>3.0f} %")
             self._bar = rich.progress.Progress(*columns, "{task.fields[numbers]}", console=console)
             self._task = self._bar.add_task(
-                what, total=total_images, completed=done_images, numbers=""
+                what, total=total_images, completed=done_images, numbers="compiling"
             )
 
     def __enter__(self):
