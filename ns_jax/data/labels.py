@@ -62,7 +62,10 @@ def read_shard(path: pathlib.Path, columns: list[str]) -> dict[str, np.ndarray]:
 
 
 class Selection:
-    """A memory-mapped selection: a row for each training example, copies repeated."""
+    """A selection: a row for each training example, copies repeated.
+
+    Memory-mapped while it is one record batch; several are joined in memory.
+    """
 
     def __init__(self, directory: str | pathlib.Path):
         path = pathlib.Path(directory) / SELECTION

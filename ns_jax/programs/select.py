@@ -13,6 +13,8 @@ from ns_jax import experiment, manifest
 from ns_jax.data import labels
 from ns_jax.progress import say
 
+ROWS_AT_ONCE = 1_000_000  # rows of a record batch
+
 # Among the images of a label, ranked by (confidence descending, index ascending), the best
 # `per_class` stay. A scarce class is filled up in rounds through its ranking, so the best of it get
 # the extra copy. `index` orders the result and makes every step of it exact.
@@ -75,7 +77,9 @@ def run(config, workdir: pathlib.Path) -> dict:
         per_class = max(candidates.values())
 
     directory.mkdir(parents=True, exist_ok=True)
-    rows = database.execute(SELECT, {**values, "per_class": per_class}).to_arrow_reader(65536)
+    rows = database.execute(SELECT, {**values, "per_class": per_class}).to_arrow_reader(
+        ROWS_AT_ONCE
+    )
     metadata = {
         "source": made["inputs"]["source"],
         "teacher": made["inputs"]["teacher"],
