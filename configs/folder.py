@@ -29,14 +29,19 @@ def get_config(arg: str = ""):
     config.optim.decay_epochs = 1.5
     config.randaugment.magnitude = 10.0
     config.select.per_class = 0  # every class gets as many rows as the largest one
-    if arg.small:
+    if arg.small:  # few images too, most likely: the digits' settings
         config.data.image_size = 32
         config.data.crop = "none"
         config.data.train_view = "pad"
         config.randaugment.magnitude = 5.0
         config.randaugment.translate_pixels = 4.0
         config.randaugment.cutout_pixels = 4.0
-        config.model.bn_momentum = 0.9
+        config.model.bn_momentum = 0.9  # 0.99 does not settle in a few hundred steps
+        config.train.epochs = 300.0
+        config.optim.decay_epochs = 4.5
+        config.optim.warmup_epochs = 20.0
+        config.optim.learning_rate_per_256 = 0.05
+        config.loss.temperature = 0.5
     config.selftrain.iterations = 2
     config.selftrain.overrides = {
         "iteration_0": {},

@@ -29,6 +29,8 @@ def main(argv: list[str] | None = None) -> int:
         known = "\n".join(f"  {name:10} {does}" for name, does in PROGRAMS.items())
         print(f"{__doc__}\n\nprograms:\n{known}", file=sys.stderr)
         return 0 if argv[1:] in (["--help"], ["-h"]) else 2
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # `ns-jax` finds `configs` where `python -m ns_jax` would
     try:
         rest = FLAGS([argv[0], *argv[2:]])[1:]
         if rest:

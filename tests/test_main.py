@@ -1,5 +1,6 @@
 """The command line: what a person sees in the first second."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -61,6 +62,19 @@ def test_bad_numbers_leave_the_workdir_free_for_the_corrected_command(environmen
     (tmp_path / "something").touch()
     status, shown = run(environment, "train", student, f"--workdir={tmp_path}")
     assert status == 2 and "belongs to a run of another config" in shown
+
+
+def test_the_console_script_finds_the_configs(environment, tmp_path):
+    script = pathlib.Path(sys.executable).with_name("ns-jax")
+    child = subprocess.run(
+        [script, "label", DIGITS, f"--workdir={tmp_path}"],
+        env={name: value for name, value in environment.items() if name != "PYTHONPATH"},
+        cwd=environment["PYTHONPATH"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 2 and "no checkpoint is named" in child.stderr
 
 
 def test_the_folder_config_says_what_it_needs(environment, tmp_path):
