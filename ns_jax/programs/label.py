@@ -63,6 +63,7 @@ def run(config, workdir: pathlib.Path) -> dict:
         "accuracy": right / known if known else None,  # where the source knows better
     }
     manifest.write(directory, inputs, outputs)
+    say(f"labelled {len(source):,} images of {source.name} in {len(ranges)} shards: {directory}")
     return outputs
 
 

@@ -95,6 +95,10 @@ def run(config, workdir: pathlib.Path) -> dict:
         say(f"{len(missing)} classes have no candidate: {', '.join(missing[:20])}")
     outputs = {"digest": digest, **{name: report[name] for name in report if name != "classes"}}
     manifest.write(directory, inputs, outputs)
+    say(
+        f"selected {outputs['kept']:,} of {outputs['candidates']:,} candidates and "
+        f"{outputs['copies']:,} copies: {directory}"
+    )
     return outputs
 
 
