@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def test_every_stage_leaves_its_files(undisturbed):
         "iteration_1/metrics.jsonl",
     } <= files
     assert not [name for name in files if name.endswith(".tmp")]
-    assert "labels right" in output and "student 1" in output and "images/s" not in output.split()
+    assert "labels right" in output and "student 1" in output
     lines = (workdir / "iteration_1" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert np.isfinite(json.loads(lines[-1])["train/loss"])
@@ -128,37 +129,68 @@ def test_a_finished_run_does_nothing_again(undisturbed, environment):
     assert {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()} == before
 
 
-# What shows that a stage is under way, and what that it is over.
+# What shows that a stage is under way, what that it is over, and what a new try removes first.
 STAGES = {
-    "teacher": ("iteration_0/checkpoints/2", "iteration_0/manifest.json"),
-    "teacher's evaluation": ("iteration_0/manifest.json", "iteration_0/eval.json"),
-    "labelling": ("iteration_1/labels", "iteration_1/labels/manifest.json"),
-    "selection": ("iteration_1/labels/manifest.json", "iteration_1/selection/manifest.json"),
-    "student": ("iteration_1/selection/manifest.json", "iteration_1/manifest.json"),
-    "student's evaluation": ("iteration_1/manifest.json", "iteration_1/eval.json"),
+    "teacher": ("iteration_0/checkpoints/2", "iteration_0/manifest.json", "iteration_0"),
+    "teacher's evaluation": (
+        "iteration_0/manifest.json",
+        "iteration_0/eval.json",
+        "iteration_0/manifest.json",
+    ),
+    "labelling": ("iteration_1/labels", "iteration_1/labels/manifest.json", "iteration_1"),
+    "selection": (
+        "iteration_1/selection",
+        "iteration_1/selection/manifest.json",
+        "iteration_1/selection",
+    ),
+    "student": (
+        "iteration_1/checkpoints/2",
+        "iteration_1/manifest.json",
+        "iteration_1/checkpoints",
+    ),
+    "student's evaluation": (
+        "iteration_1/manifest.json",
+        "iteration_1/eval.json",
+        "iteration_1/manifest.json",
+    ),
 }
+
+
+def remove(path):
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def kill_within(stage, workdir, environment, chance) -> bool:
+    """Starts the run, kills it soon after the stage began; whether the stage was still going on."""
+    begun, over, removed = (workdir / name for name in STAGES[stage])
+    for path in (removed, over):
+        remove(path)
+    assert not begun.exists()
+    process = start(workdir, environment)
+    while process.poll() is None and not begun.exists():
+        time.sleep(0.001)
+    time.sleep(chance.uniform(0, 0.02 if stage == "selection" else 0.1))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return begun.exists() and not over.exists()
 
 
 def test_killed_in_every_stage_it_ends_in_the_same_bits(undisturbed, environment, tmp_path):
     seed = int(os.environ.get("NS_JAX_TEST_SEED", time.time_ns() % 2**32))
     print(f"NS_JAX_TEST_SEED={seed}")
     chance = random.Random(seed)
-    killed = []
-    for stage, (begun, over) in STAGES.items():
-        process = start(tmp_path, environment)
-        while process.poll() is None and not (tmp_path / begun).exists():
-            time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.02 if stage == "selection" else 0.5))
-        if not (tmp_path / over).exists():
-            killed.append(stage)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    for stage in STAGES:
+        # A stage may be over before the kill comes; then it is undone and tried again.
+        tries = (kill_within(stage, tmp_path, environment, chance) for _ in range(5))
+        assert any(tries), f"{stage} was over before each of five kills"
     finish(start(tmp_path, environment))
-    assert len(killed) >= 4, f"only {killed} were under way when the kill came"
     ours, theirs = results(tmp_path), results(undisturbed[0])
     assert ours.keys() == theirs.keys()
     for name in theirs:
-        assert ours[name] == theirs[name], f"{name} differs after kills in {killed}"
+        assert ours[name] == theirs[name], f"{name} differs after a kill in every stage"
 
 
 def test_another_config_or_other_data_in_a_workdir_is_refused(undisturbed, tiny_config):
