@@ -27,6 +27,9 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     model.remat = "none"  # "full" computes each block again in the backward pass: less memory
 
     config.mesh = mesh = config_dict.ConfigDict()
+    mesh.devices = optional(
+        int
+    )  # that train; None: all of them, of a CPU one, which uses all cores
     mesh.fsdp = 1  # devices that share one copy of the weights; the rest of them are data-parallel
     mesh.shard_above = 65536  # parameters of fewer elements than this are kept whole
 

@@ -65,6 +65,10 @@ def _set_up_jax() -> None:
     if directory:
         jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    # A CPU's devices are its cores: labelling on two of them is 1.5 times as fast as on one device.
+    chosen = (jax.config.jax_num_cpu_devices, os.environ.get("XLA_FLAGS", ""))
+    if chosen[0] < 0 and "xla_force_host_platform_device_count" not in chosen[1]:
+        jax.config.update("jax_num_cpu_devices", getattr(os, "process_cpu_count", os.cpu_count)())
 
 
 def _unknown_key(error: Exception, argv: list[str]) -> str:

@@ -77,5 +77,15 @@ def check_classes(names: tuple[str, ...], expected: list[str], source: str, teac
     )
 
 
-def num_devices() -> int:
-    return len(jax.devices())
+def training_devices(config) -> list:
+    """The devices that train: `mesh.devices` of them, or all.
+
+    A CPU's devices are its cores, one for each part of a labelling batch. Training takes one of
+    them by default: its operations use every core, and any batch size divides by one.
+    """
+    devices, wanted = jax.devices(), config.mesh.devices
+    if wanted is None:
+        return devices[:1] if devices[0].platform == "cpu" else devices
+    if not 1 <= wanted <= len(devices):
+        raise ValueError(f"mesh.devices is {wanted}; there are {len(devices)}")
+    return devices[:wanted]

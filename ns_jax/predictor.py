@@ -22,13 +22,10 @@ class Predictor:
         self.k = min(k, len(self.class_names))
         self._mesh = sharding.make_mesh(fsdp=1)
         self._variables = sharding.put_whole(variables, self._mesh)
-        self._batch_size = batch_size
-        if batch_size % self._mesh.size:
-            raise ValueError(
-                f"a batch of {batch_size} images is not divisible by {self._mesh.size} devices"
-            )
-        self._step = steps.compile_predict_step(
+        self._batch_size = sharding.round_up(batch_size, self._mesh)
+        self._step = steps.compile_inference(
             self._mesh,
+            steps.predict_step,
             model=experiment.described_model(description),
             mean=self.preprocessing.mean,
             std=self.preprocessing.std,

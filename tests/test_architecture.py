@@ -10,19 +10,27 @@ PACKAGE = ROOT / "ns_jax"
 
 # Lowest first. A module imports from lower floors only; none imports a neighbour on its own floor.
 FLOORS = [
-    {"config", "trees", "losses", "metrics", "progress", "models.layers", "data.images"},
     {
+        "config",
+        "trees",
+        "losses",
+        "metrics",
+        "progress",
+        "models.convolutions",
+        "data.images",
+    },
+    {
+        "models.layers",
         "manifest",
         "sharding",
         "optim",
         "checkpoint",
-        "models.efficientnet",
         "data.sources",
         "data.labels",
         "data.randaugment",
         "data.bad_images",
     },
-    {"state", "data.pipeline"},
+    {"state", "models.efficientnet", "data.pipeline"},
     {"steps", "experiment"},
     {"predictor"},
     {"programs.train", "programs.label", "programs.select", "programs.evaluate"},

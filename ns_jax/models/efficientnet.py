@@ -76,8 +76,10 @@ class SqueezeExcite(nn.Module):
     @nn.compact
     def __call__(self, x):
         pooled = x.mean((1, 2), keepdims=True)
-        pooled = nn.swish(layers.Conv(self.se_features, use_bias=True, name="se_reduce")(pooled))
-        return x * nn.sigmoid(layers.Conv(x.shape[-1], use_bias=True, name="se_expand")(pooled))
+        pooled = layers.swish(
+            layers.Conv(self.se_features, use_bias=True, name="se_reduce")(pooled)
+        )
+        return x * layers.sigmoid(layers.Conv(x.shape[-1], use_bias=True, name="se_expand")(pooled))
 
 
 class MBConv(nn.Module):
@@ -93,9 +95,9 @@ class MBConv(nn.Module):
         spec, inputs, expanded = self.spec, x, x.shape[-1] * self.spec.expand_ratio
         if spec.expand_ratio != 1:
             x = layers.Conv(expanded, name="expand_conv")(x)
-            x = nn.swish(self.norm(name="expand_bn")(x, self.train))
+            x = self.norm(activate=True, name="expand_bn")(x, self.train)
         x = layers.DepthwiseConv(spec.kernel_size, self.stride, name="depthwise_conv")(x)
-        x = nn.swish(self.norm(name="depthwise_bn")(x, self.train))
+        x = self.norm(activate=True, name="depthwise_bn")(x, self.train)
         x = SqueezeExcite(max(1, int(inputs.shape[-1] * SE_RATIO)), name="se")(x)
         x = layers.Conv(spec.features, name="project_conv")(x)
         x = self.norm(name="project_bn")(x, self.train)
@@ -144,14 +146,14 @@ class _Network(nn.Module):
         arch = self.arch
         norm = functools.partial(layers.BatchNorm, arch.stat_groups, arch.bn_momentum)
         x = layers.Conv(arch.features(STEM_FEATURES), 3, 2, name="stem_conv")(x)
-        x = nn.swish(norm(name="stem_bn")(x, train))
+        x = norm(activate=True, name="stem_bn")(x, train)
         keep_probs, block = arch.keep_probs(), 0
         for i, spec in enumerate(arch.stages(), start=1):
             stage = Stage(spec, norm, train, arch.scan_unroll, arch.remat, name=f"stage{i}")
             x = stage(x, keep_probs[block : block + spec.repeats])
             block += spec.repeats
         x = layers.Conv(arch.features(HEAD_FEATURES), name="head_conv")(x)
-        x = nn.swish(norm(name="head_bn")(x, train))
+        x = norm(activate=True, name="head_bn")(x, train)
         x = x.mean((1, 2))
         x = nn.Dropout(arch.drop_rate, deterministic=not train)(x)
         dense = functools.partial(nn.Dense, kernel_init=layers.dense_init, dtype=x.dtype)

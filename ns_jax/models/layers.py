@@ -1,4 +1,4 @@
-"""The parts EfficientNet is made of: initialisers, convolutions, BatchNorm, stochastic depth.
+"""The parts EfficientNet is made of: initialisers, layers, BatchNorm, stochastic depth.
 
 Images are `[B, H, W, C]`, kernels `[kh, kw, in, out]` as in TensorFlow (depthwise: `[k, k, 1, C]`).
 """
@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+
+from ns_jax.models import convolutions
 
 
 def conv_init(rng, shape, dtype=jnp.float32):
@@ -28,160 +30,6 @@ def dense_init(rng, shape, dtype=jnp.float32):
     return jax.random.uniform(rng, shape, dtype, -limit, limit)
 
 
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME padding; an odd pixel goes to the bottom and the right."""
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
-def conv(x, kernel, stride: int = 1, groups: int = 1):
-    """Convolution with SAME padding: `[B, H, W, in]` -> `[B, ceil(H/s), ceil(W/s), out]`."""
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
-
-
-def pointwise_conv(x, kernel):
-    """1x1 convolution. XLA:CPU runs the matrix product 2 to 4 times faster than the convolution."""
-    return jax.lax.platform_dependent(
-        x, kernel, cpu=lambda x, kernel: x @ kernel[0, 0], default=conv
-    )
-
-
-def _unfused(function, x, pieces: int = 4):
-    """`function` over a batch, piece by piece, in a loop that XLA:CPU cannot fuse across.
-
-    Left alone, XLA:CPU fuses a sum of k*k products into each of its consumers and computes it again
-    in every one of them (it drops `optimization_barrier`): a step took 1.6 times as long.
-    """
-    return jax.lax.map(function, x, batch_size=-(-x.shape[0] // pieces))
-
-
-def _windows(x, kernel_size: int, stride: int):
-    """The k*k shifted, strided views of one padded image that a depthwise kernel multiplies."""
-    pads = [same_padding(n, kernel_size, stride) for n in x.shape[:2]]
-    out_h, out_w = (-(-n // stride) for n in x.shape[:2])
-    padded = jnp.pad(x, (*pads, (0, 0)))
-    for i in range(kernel_size):
-        for j in range(kernel_size):
-            last = (i + (out_h - 1) * stride + 1, j + (out_w - 1) * stride + 1)
-            yield (i, j), padded[i : last[0] : stride, j : last[1] : stride]
-
-
-def _depthwise_shifts(x, kernel, stride: int):
-    """Depthwise convolution as k*k multiply-adds: 10 to 40 times XLA:CPU's grouped convolution."""
-
-    def one(image):
-        return sum(w * kernel[i, j, 0] for (i, j), w in _windows(image, kernel.shape[0], stride))
-
-    return _unfused(one, x)
-
-
-def _depthwise_native(x, kernel, stride: int):
-    return conv(x, kernel, stride, groups=x.shape[-1])
-
-
-def _depthwise_native_vjp(x, kernel, g, stride: int):
-    return jax.vjp(functools.partial(_depthwise_native, stride=stride), x, kernel)[1](g)
-
-
-def _depthwise_shifts_input_gradient(shape, kernel, g, stride: int):
-    """Each residue of the padded input's rows and columns modulo the stride is a sum of its own."""
-    k, (_, out_h, out_w, channels) = kernel.shape[0], g.shape
-    reach = (k - 1) // stride
-    (top, _), (left, _) = (same_padding(n, k, stride) for n in shape[1:3])
-    # Rows and columns that no window reached have gradient 0.
-    bottom = max(top + shape[1] - (out_h + reach) * stride, 0)
-    right = max(left + shape[2] - (out_w + reach) * stride, 0)
-
-    def one(g):
-        padded = jnp.pad(g, ((reach, reach), (reach, reach), (0, 0)))
-
-        def residue(a, b):
-            return sum(
-                padded[reach - i : 2 * reach + out_h - i, reach - j : 2 * reach + out_w - j]
-                * kernel[a + i * stride, b + j * stride, 0]
-                for i in range(-(-(k - a) // stride))
-                for j in range(-(-(k - b) // stride))
-            )
-
-        rows = [jnp.stack([residue(a, b) for b in range(stride)], 2) for a in range(stride)]
-        dx = jnp.stack(rows, 1)  # [rows, stride, columns, stride, C]
-        dx = dx.reshape((out_h + reach) * stride, (out_w + reach) * stride, channels)
-        dx = jnp.pad(dx, ((0, bottom), (0, right), (0, 0)))
-        return dx[top : top + shape[1], left : left + shape[2]]
-
-    return _unfused(one, g)
-
-
-def _depthwise_shifts_vjp(x, kernel, g, stride: int):
-    """Gradients of the shifted form, written out.
-
-    Autodiff's kernel gradient is k*k reductions of `[B, H, W, C]` to `[C]`, which XLA:CPU does not
-    vectorise. Here a scan takes one image's block of rows a step and adds to `[k*k, W, C]`, which
-    stays in cache: 6 to 12 times faster on maps of 16 x 16.
-    """
-    k, (batch, height, width, channels) = kernel.shape[0], g.shape
-    dx = _depthwise_shifts_input_gradient(x.shape, kernel, g, stride)
-
-    blocks = -(-height // 16)
-    rows = -(-height // blocks)
-    (top, bottom), sides = (same_padding(n, k, stride) for n in x.shape[1:3])
-    spare = blocks * rows - height  # zero rows of g: they add nothing
-    x = jnp.pad(x, ((0, 0), (top, bottom + spare * stride), sides, (0, 0)))
-    g = jnp.pad(g, ((0, 0), (0, spare), (0, 0), (0, 0)))
-    x_rows, x_last = (rows - 1) * stride + k, (width - 1) * stride + 1
-
-    def add_block(total, position):
-        image, row = position // blocks, position % blocks * rows
-        x_block = jax.lax.dynamic_slice(
-            x, (image, row * stride, 0, 0), (1, x_rows, x.shape[2], channels)
-        )[0]
-        g_block = jax.lax.dynamic_slice(g, (image, row, 0, 0), (1, rows, width, channels))[0]
-        products = [
-            sum(x_block[i + r * stride, j : j + x_last : stride] * g_block[r] for r in range(rows))
-            for i in range(k)
-            for j in range(k)
-        ]
-        return total + jnp.stack(products).astype(jnp.float32), None
-
-    total = jnp.zeros((k * k, width, channels), jnp.float32)
-    total, _ = jax.lax.scan(add_block, total, jnp.arange(batch * blocks))
-    return dx, total.sum(1).reshape(kernel.shape).astype(kernel.dtype)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def depthwise_conv(x, kernel, stride: int):
-    """Depthwise convolution, SAME padding: x `[B, H, W, C]`, kernel `[k, k, 1, C]`."""
-    return jax.lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(_depthwise_shifts, stride=stride),
-        default=functools.partial(_depthwise_native, stride=stride),
-    )
-
-
-def _depthwise_forward(x, kernel, stride):
-    return depthwise_conv(x, kernel, stride), (x, kernel)
-
-
-def _depthwise_backward(stride, saved, g):
-    return jax.lax.platform_dependent(
-        *saved,
-        g,
-        cpu=functools.partial(_depthwise_shifts_vjp, stride=stride),
-        default=functools.partial(_depthwise_native_vjp, stride=stride),
-    )
-
-
-depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
-
-
 class Conv(nn.Module):
     """Convolution with SAME padding, float32 kernel used in the input's dtype."""
 
@@ -194,10 +42,7 @@ class Conv(nn.Module):
     def __call__(self, x):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", conv_init, shape).astype(x.dtype)
-        if self.kernel_size == 1 and self.stride == 1:
-            y = pointwise_conv(x, kernel)
-        else:
-            y = conv(x, kernel, self.stride)
+        y = convolutions.conv(x, kernel, self.stride)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
         return y
@@ -213,11 +58,72 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x):
         shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
         kernel = self.param("kernel", depthwise_init, shape).astype(x.dtype)
-        return depthwise_conv(x, kernel, self.stride)
+        return convolutions.depthwise_conv(x, kernel, self.stride)
+
+
+def sigmoid(x):
+    """By tanh: XLA:CPU's own form costs an exponential more, 4 % of an inference."""
+    return 0.5 + 0.5 * jnp.tanh(0.5 * x)
+
+
+def swish(x):
+    return x * sigmoid(x)
+
+
+def _per_channel(values, x):
+    """`[G, C]` of each group, in the shape and dtype of grouped activations."""
+    return values[:, None, None, None].astype(x.dtype)
+
+
+def _affine(x, mean, var, scale, bias, epsilon):
+    """`scale * (x - mean) / sqrt(var + epsilon) + bias` as one multiply-add."""
+    factor = scale * jax.lax.rsqrt(var + epsilon)
+    return x * _per_channel(factor, x) + _per_channel(bias - mean * factor, x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _normalise(x, scale, bias, epsilon: float, activate: bool):
+    """Grouped `[G, n, H, W, C]` by its own statistics -> (y, mean, var), float32 `[G, C]`."""
+    x32 = x.astype(jnp.float32)
+    mean = x32.mean((1, 2, 3))
+    var = (x32 * x32).mean((1, 2, 3)) - mean * mean
+    y = _affine(x, mean, var, scale, bias, epsilon)
+    return swish(y) if activate else y, mean, var
+
+
+def _normalise_forward(x, scale, bias, epsilon, activate):
+    y, mean, var = _normalise(x, scale, bias, epsilon, activate)
+    return (y, mean, var), (x, scale, bias, mean, var)
+
+
+def _normalise_backward(epsilon, activate, saved, gradients):
+    """Keeps the convolution's output alone and computes the activation again from it: the step is
+    bound by memory, and autodiff stores two more arrays of that size and reads each twice.
+
+    The gradient of the statistics is not wanted: the moving averages are not differentiated.
+    """
+    x, scale, bias, mean, var = saved
+    x32, g = x.astype(jnp.float32), gradients[0].astype(jnp.float32)
+    if activate:
+        y = _affine(x32, mean, var, scale, bias, epsilon)
+        gate = sigmoid(y)
+        g = g * (gate * (1 + y * (1 - gate)))
+    count, rstd = x[0, ..., 0].size, jax.lax.rsqrt(var + epsilon)
+    d_bias = g.sum((1, 2, 3))
+    d_scale = ((g * x32).sum((1, 2, 3)) - mean * d_bias) * rstd
+    # dx = scale * rstd * (g - mean of g - normalised x * mean of (g * normalised x))
+    factor = scale * rstd
+    of_x = factor * rstd * d_scale / count
+    constant = factor * d_bias / count - of_x * mean
+    dx = g * _per_channel(factor, g) - x32 * _per_channel(of_x, g) - _per_channel(constant, g)
+    return dx.astype(x.dtype), d_scale.sum(0), d_bias.sum(0)
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation with TensorFlow's semantics and grouped statistics.
+    """Batch normalisation with TensorFlow's semantics and grouped statistics, then swish if asked.
 
     The batch is cut into `stat_groups` contiguous parts, each normalised by its own float32
     statistics (the official code groups TPU cores); the moving averages take the groups' mean.
@@ -227,6 +133,7 @@ class BatchNorm(nn.Module):
     stat_groups: int = 1
     momentum: float = 0.99
     epsilon: float = 1e-3
+    activate: bool = False
 
     @nn.compact
     def __call__(self, x, train: bool):
@@ -235,22 +142,16 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         moving_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         moving_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        groups = self.stat_groups if train else 1
-        grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
-        if train:
-            x32 = grouped.astype(jnp.float32)
-            mean = x32.mean((1, 2, 3))
-            var = (x32 * x32).mean((1, 2, 3)) - mean * mean
-            if not self.is_initializing():
-                for moving, batch in ((moving_mean, mean), (moving_var, var)):
-                    new = batch.mean(0)
-                    moving.value = self.momentum * moving.value + (1 - self.momentum) * new
-        else:
+        if not train:
             mean, var = moving_mean.value[None], moving_var.value[None]
-        factor = scale[None] * jax.lax.rsqrt(var + self.epsilon)
-        offset = bias[None] - mean * factor
-        shape = (groups, 1, 1, 1, channels)
-        y = grouped * factor.reshape(shape).astype(x.dtype) + offset.reshape(shape).astype(x.dtype)
+            y = _affine(x[None], mean, var, scale, bias, self.epsilon)[0]
+            return swish(y) if self.activate else y
+        grouped = x.reshape(self.stat_groups, -1, *x.shape[1:])
+        y, mean, var = _normalise(grouped, scale, bias, self.epsilon, self.activate)
+        if not self.is_initializing():
+            for moving, batch in ((moving_mean, mean), (moving_var, var)):
+                new = batch.mean(0)
+                moving.value = self.momentum * moving.value + (1 - self.momentum) * new
         return y.reshape(x.shape)
 
 

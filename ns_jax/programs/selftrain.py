@@ -59,7 +59,7 @@ def _validate(configs: list) -> None:
                 f"set selftrain.overrides.iteration_{k}.train.unlabelled_ratio"
             )
         source = experiment.open_source(config, "labelled")
-        config_lib.validate_training(config, experiment.num_devices(), len(source))
+        config_lib.validate_training(config, len(experiment.training_devices(config)), len(source))
         model = experiment.build_model(config, len(source.class_names))
         experiment.train_view(config, experiment.preprocessing(config, model))
         if k > 0:

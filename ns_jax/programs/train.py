@@ -20,7 +20,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     images, and FloatingPointError for a loss that is not finite.
     """
     source = experiment.open_source(config, "labelled")
-    config_lib.validate_training(config, experiment.num_devices(), len(source))
+    config_lib.validate_training(config, len(experiment.training_devices(config)), len(source))
     per_step = config_lib.images_per_step(config)
     steps_per_epoch, total_steps = config_lib.steps(config, len(source))
     labelled, unlabelled = _examples(config, source)
@@ -34,7 +34,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     preprocessing = experiment.preprocessing(config, model)
     schedule = optim.learning_rate_schedule(config.optim, per_step[0], steps_per_epoch)
     optimiser = optim.make_optimiser(config.optim, schedule)
-    mesh = sharding.make_mesh(config.mesh.fsdp)
+    mesh = sharding.make_mesh(config.mesh.fsdp, experiment.training_devices(config))
     shapes = state_lib.abstract(model, optimiser, preprocessing.size)
     shardings = state_lib.shardings(shapes, optimiser, mesh, config.mesh.shard_above)
     say(

@@ -1,0 +1,229 @@
+"""Convolutions, SAME padding, images `[B, H, W, C]`, kernels `[kh, kw, in, out]`.
+
+TPU and GPU run XLA's native convolutions. XLA:CPU is slow at them, so on a CPU the same sums are
+written as matrix products and shifted multiply-adds; `docs/performance.md` has the figures.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's SAME padding; an odd pixel goes to the bottom and the right."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def conv(x, kernel, stride: int = 1):
+    """Convolution: x `[B, H, W, in]` -> `[B, ceil(H/s), ceil(W/s), out]`."""
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(_conv_matmul, stride=stride),
+        default=functools.partial(_conv_native, stride=stride),
+    )
+
+
+def depthwise_conv(x, kernel, stride: int = 1):
+    """Depthwise convolution: x `[B, H, W, C]`, kernel `[k, k, 1, C]`."""
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(_depthwise_shifts, stride=stride),
+        default=functools.partial(_conv_native, stride=stride, groups=x.shape[-1]),
+    )
+
+
+def _conv_native(x, kernel, stride: int, groups: int = 1):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _conv_matmul(x, kernel, stride: int):
+    """Every output pixel's patch times the kernel as one matrix."""
+    every = range(kernel.shape[0])
+    patches = [view for _, view in _windows(x, len(every), stride, every, every)]
+    patches = jnp.concatenate(patches, -1) if len(patches) > 1 else patches[0]
+    return _matmul(patches, kernel.reshape(-1, kernel.shape[-1]))
+
+
+@jax.custom_vjp
+def _matmul(x, matrix):
+    return x @ matrix
+
+
+def _matmul_forward(x, matrix):
+    return x @ matrix, (x, matrix)
+
+
+def _matmul_backward(saved, g):
+    """Autodiff's weight gradient transposes `g` by strided stores: a third of a training step."""
+    x, matrix = saved
+    rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    return g @ matrix.T, jax.lax.dot_general(rows, g_rows, (((0,), (0,)), ((), ())))
+
+
+_matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def _taps(shape, kernel_size: int, stride: int) -> tuple[range, range]:
+    """The kernel's rows and columns that ever meet a pixel; on tiny maps most meet padding alone."""
+
+    def meeting(size):
+        before, last = same_padding(size, kernel_size, stride)[0], -(-size // stride) - 1
+        found = [i for i in range(kernel_size) if -last * stride <= i - before < size]
+        return range(found[0], found[-1] + 1)
+
+    return meeting(shape[0]), meeting(shape[1])
+
+
+def _windows(x, kernel_size: int, stride: int, rows: range, columns: range):
+    """The shifted, strided views of padded images that these places of the kernel multiply."""
+    pads = [same_padding(n, kernel_size, stride) for n in x.shape[1:3]]
+    last_h, last_w = ((-(-n // stride) - 1) * stride + 1 for n in x.shape[1:3])
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    for i in rows:
+        for j in columns:
+            yield (i, j), padded[:, i : i + last_h : stride, j : j + last_w : stride]
+
+
+def _unfused(function, x):
+    """`function` over a batch, in a loop of at least 4 turns that XLA:CPU cannot fuse across.
+
+    Left alone, XLA:CPU fuses a sum of k*k products into each of its consumers and computes it again
+    in every one of them (it drops `optimization_barrier`): a step took 1.6 times as long.
+    """
+    batch = x.shape[0]
+    turns = next(n for n in range(min(4, batch), batch + 1) if batch % n == 0)
+    size = batch // turns
+
+    def turn(out, first):
+        piece = function(jax.lax.dynamic_slice_in_dim(x, first, size))
+        return jax.lax.dynamic_update_slice_in_dim(out, piece, first, 0), None
+
+    shape = jax.eval_shape(function, x)
+    return jax.lax.scan(turn, jnp.zeros(shape.shape, shape.dtype), jnp.arange(0, batch, size))[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise_shifts(x, kernel, stride: int):
+    """Shifted multiply-adds: 10 to 40 times as fast as XLA:CPU's grouped convolution."""
+    size = kernel.shape[0]
+    taps = _taps(x.shape[1:3], size, stride)
+
+    def products(images):
+        views = _windows(images, size, stride, *taps)
+        return sum(view * kernel[i, j, 0] for (i, j), view in views)
+
+    return _unfused(products, x)
+
+
+def _depthwise_forward(x, kernel, stride):
+    return _depthwise_shifts(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_backward(stride, saved, g):
+    x, kernel = saved
+    return _input_gradient(x.shape, kernel, g, stride), _kernel_gradient(x, kernel, g, stride)
+
+
+_depthwise_shifts.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _input_gradient(shape, kernel, g, stride: int):
+    """Each residue of the padded input's rows and columns modulo the stride is a sum of its own."""
+    k, (_, out_h, out_w, channels) = kernel.shape[0], g.shape
+    reach = (k - 1) // stride
+    (top, _), (left, _) = (same_padding(n, k, stride) for n in shape[1:3])
+    tap_rows, tap_columns = _taps(shape[1:3], k, stride)
+    # Rows and columns that no window reached have gradient 0.
+    bottom = max(top + shape[1] - (out_h + reach) * stride, 0)
+    right = max(left + shape[2] - (out_w + reach) * stride, 0)
+
+    def products(g):
+        padded = jnp.pad(g, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+
+        def residue(a, b):
+            terms = [
+                padded[:, reach - i : 2 * reach + out_h - i, reach - j : 2 * reach + out_w - j]
+                * kernel[a + i * stride, b + j * stride, 0]
+                for i in range(-(-(k - a) // stride))
+                for j in range(-(-(k - b) // stride))
+                if a + i * stride in tap_rows and b + j * stride in tap_columns
+            ]
+            zeros = jnp.zeros((len(g), out_h + reach, out_w + reach, channels), g.dtype)
+            return sum(terms) if terms else zeros
+
+        rows = [jnp.stack([residue(a, b) for b in range(stride)], 3) for a in range(stride)]
+        dx = jnp.stack(rows, 2)  # [n, rows, stride, columns, stride, C]
+        dx = dx.reshape(len(g), (out_h + reach) * stride, (out_w + reach) * stride, channels)
+        dx = jnp.pad(dx, ((0, 0), (0, bottom), (0, right), (0, 0)))
+        return dx[:, top : top + shape[1], left : left + shape[2]]
+
+    return _unfused(products, g)
+
+
+ROWS = 8  # of output that a step of the kernel gradient's loop takes: they stay in cache
+
+
+def _kernel_gradient(x, kernel, g, stride: int):
+    """A loop over blocks of rows that adds to one `[W, C]` for each place of the kernel.
+
+    Autodiff's k*k reductions of `[B, H, W, C]` to `[C]` are not vectorised; sums over a few rows of
+    static slices are. The block goes through the loop's carry because a dynamic slice that is fused
+    into the sums keeps them from being vectorised: 4 times as slow.
+    """
+    k, (batch, height, width, channels) = kernel.shape[0], g.shape
+    (top, bottom), (left, right) = (same_padding(n, k, stride) for n in x.shape[1:3])
+    tap_rows, tap_columns = _taps(x.shape[1:3], k, stride)
+    taps = [(i, j) for i in tap_rows for j in tap_columns]
+    blocks = -(-height // ROWS)
+    rows = -(-height // blocks)
+    images = max(n for n in range(1, max(1, ROWS // height) + 1) if batch % n == 0)
+
+    def load(position):
+        image, row = position // blocks * images, position % blocks * rows
+        pads = (top, bottom + rows * stride)
+        x_block = _rows_of(x, image, images, row * stride - top, (rows - 1) * stride + k, pads)
+        g_block = _rows_of(g, image, images, row, rows, (0, rows))
+        return jnp.pad(x_block, ((0, 0), (0, 0), (left, right), (0, 0))), g_block
+
+    def add(carry, position):
+        totals, x_block, g_block = carry
+        last = (width - 1) * stride + 1
+        totals = tuple(
+            total
+            + sum(
+                (x_block[n, i + r * stride, j : j + last : stride] * g_block[n, r])
+                for n in range(images)
+                for r in range(rows)
+            ).astype(jnp.float32)
+            for total, (i, j) in zip(totals, taps, strict=True)
+        )
+        return (totals, *load(position + 1)), None
+
+    totals = tuple(jnp.zeros((width, channels), jnp.float32) for _ in taps)
+    (totals, _, _), _ = jax.lax.scan(add, (totals, *load(0)), jnp.arange(batch // images * blocks))
+    found = jnp.stack(totals).sum(1).reshape(len(tap_rows), len(tap_columns), 1, channels)
+    around = [(taps.start, k - taps.stop) for taps in (tap_rows, tap_columns)]
+    return jnp.pad(found, (*around, (0, 0), (0, 0))).astype(kernel.dtype)
+
+
+def _rows_of(x, image, images: int, start, count: int, pads: tuple[int, int]):
+    """Rows `start` to `start + count` of some images; those outside are zero, up to `pads`.
+
+    Only the block is padded: a padded copy of `x` would be another pass over memory.
+    """
+    there = min(count, x.shape[1])
+    first = jnp.clip(start, 0, x.shape[1] - there)
+    block = jax.lax.dynamic_slice(x, (image, first, 0, 0), (images, there, *x.shape[2:]))
+    block = jnp.pad(block, ((0, 0), (pads[0], pads[1] + count - there), (0, 0), (0, 0)))
+    return jax.lax.dynamic_slice_in_dim(block, start - first + pads[0], count, 1)
