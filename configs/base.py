@@ -63,6 +63,7 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     train.epochs = 350.0  # passes over the labelled images
     train.selection = ""  # directory of the selection to draw the unlabelled images from
     train.init = ""  # checkpoint whose weights to start from; "": from scratch
+    train.new_head = False  # True: start the classifier afresh, for other classes than train.init's
     train.log_every_steps = 100
     train.save_every_steps = 1000
     train.keep_checkpoints = 2  # newest ones kept
@@ -99,8 +100,15 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     evaluate.checkpoint = ""
     evaluate.batch_size = 256
 
+    config.convert = convert = config_dict.ConfigDict()
+    convert.source = ""  # workdir, checkpoint, FILE.safetensors, TF1 checkpoint, or hf:OWNER/NAME
+    convert.target = ""  # FILE.safetensors (timm), FILE.stablehlo, or a directory; "": the workdir
+    convert.model = ""  # of a file that does not say: tf_efficientnet_b3.ns_jft_in1k, ...-b3
+    convert.class_names = ""  # file with a class name a line; "": the source's, or ImageNet's
+
     config.selftrain = selftrain = config_dict.ConfigDict()
     selftrain.iterations = 3  # students, one after the other; 0: the teacher alone
+    selftrain.teacher = ""  # checkpoint to use as iteration 0 instead of training one
     selftrain.student_init = "scratch"  # or "teacher": from its weights (same network only)
     # What iteration k changes: a tree like this one, holding only the keys that differ. An
     # iteration without an entry takes the nearest entry before it.

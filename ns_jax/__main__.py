@@ -14,6 +14,7 @@ PROGRAMS = {
     "label": "a teacher's predictions over an unlabelled source, as label shards",
     "select": "threshold, best per class, balance by copies: label shards -> selection",
     "evaluate": "top-1, top-5, per class, calibration of a checkpoint",
+    "convert": "weights in and out: timm safetensors, TF1 checkpoints, StableHLO",
 }
 CACHE = "NS_JAX_COMPILE_CACHE"  # a directory; "" switches the cache of compiled steps off
 
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         _set_up_jax()
         config_lib.claim_workdir(config, workdir)
         importlib.import_module(f"ns_jax.programs.{argv[1]}").run(config, workdir)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if FLAGS["verbosity"].value > 0:
             raise
         return _fail(error)

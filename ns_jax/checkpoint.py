@@ -50,7 +50,7 @@ class Checkpoints:
 
     def description(self) -> dict:
         """`model.json` of the newest checkpoint."""
-        return _read_description(find(self.directory))
+        return description(self.directory)
 
     def restore_state(self, placed):
         """The newest state, into the shapes and shardings of `placed`.
@@ -71,6 +71,30 @@ class Checkpoints:
         self._manager.close()
 
 
+def save_model(directory: pathlib.Path, description: dict, variables: dict) -> None:
+    """A checkpoint of weights alone, as step 0: to label, evaluate and start from.
+
+    Raises ValueError if a checkpoint of anything else stands there.
+    """
+    directory = pathlib.Path(directory).absolute() / "checkpoints"
+    handlers = {
+        "model": ocp.StandardCheckpointHandler(),
+        "description": ocp.JsonCheckpointHandler("model.json"),
+    }
+    options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
+    manager = ocp.CheckpointManager(directory, item_handlers=handlers, options=options)
+    with contextlib.closing(manager):
+        if manager.latest_step() is not None:
+            there, found = load_model(directory)
+            if there != description or trees.digest(found) != trees.digest(variables):
+                raise ValueError(f"{directory} holds another checkpoint; take another directory")
+            return
+        arguments = ocp.args.Composite(
+            model=ocp.args.StandardSave(variables), description=ocp.args.JsonSave(description)
+        )
+        manager.save(0, args=arguments)
+
+
 def load_model(path: str | pathlib.Path) -> tuple[dict, dict]:
     """(description, variables as NumPy arrays) of the newest checkpoint below `path`.
 
@@ -86,11 +110,12 @@ def load_model(path: str | pathlib.Path) -> tuple[dict, dict]:
             dict(shapes),
         )
         variables = reader.restore(step_dir / "model", args=ocp.args.StandardRestore(target))
-    return _read_description(step_dir), jax.tree.map(np.asarray, variables)
+    return description(step_dir), jax.tree.map(np.asarray, variables)
 
 
-def _read_description(step_dir: pathlib.Path) -> dict:
-    return json.loads((step_dir / "description" / "model.json").read_text())
+def description(path: str | pathlib.Path) -> dict:
+    """`model.json` of the newest checkpoint below `path`."""
+    return json.loads((find(path) / "description" / "model.json").read_text())
 
 
 def find(path: str | pathlib.Path) -> pathlib.Path:

@@ -17,12 +17,12 @@ console = rich.console.Console(stderr=True, highlight=False, soft_wrap=not sys.s
 class Progress:
     """A bar with images/s and the time left on a terminal; plain lines now and then elsewhere."""
 
-    def __init__(self, what: str, total_images: int, done_images: int = 0):
+    def __init__(self, what: str, total_images: int, done_images: int = 0, shown: bool = True):
         self._what, self._total, self._done = what, total_images, done_images
         self._started, self._done_at_start = None, done_images
         self._last_line = time.monotonic()
-        self._bar = None
-        if console.is_terminal:
+        self._bar, self._shown = None, shown
+        if shown and console.is_terminal:
             columns = ("{task.description}", rich.progress.BarColumn(), "{task.percentage:>3.0f} %")
             self._bar = rich.progress.Progress(*columns, "{task.fields[numbers]}", console=console)
             self._task = self._bar.add_task(
@@ -56,7 +56,7 @@ class Progress:
         text = "  ".join(parts)
         if self._bar:
             self._bar.update(self._task, completed=self._done, numbers=text)
-        elif time.monotonic() - self._last_line > PLAIN_EVERY_SECONDS:
+        elif self._shown and time.monotonic() - self._last_line > PLAIN_EVERY_SECONDS:
             self._last_line = time.monotonic()
             console.print(f"{self._what}: {self._done:,} of {self._total:,} images  {text}")
 

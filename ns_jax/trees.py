@@ -13,6 +13,18 @@ def by_path(tree) -> dict:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+def from_paths(leaves: dict) -> dict:
+    """The nested dict that `by_path` took apart."""
+    tree = {}
+    for path, leaf in leaves.items():
+        *scopes, name = path.split("/")
+        scope = tree
+        for part in scopes:
+            scope = scope.setdefault(part, {})
+        scope[name] = leaf
+    return tree
+
+
 def count(tree) -> int:
     """Elements of all leaves; abstract leaves will do."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

@@ -75,7 +75,7 @@ _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def _taps(shape, kernel_size: int, stride: int) -> tuple[range, range]:
-    """The kernel's rows and columns that ever meet a pixel; on tiny maps most meet padding alone."""
+    """The kernel's rows and columns that ever meet a pixel: on tiny maps, few of them."""
 
     def meeting(size):
         before, last = same_padding(size, kernel_size, stride)[0], -(-size // stride) - 1
@@ -101,16 +101,16 @@ def _unfused(function, x):
     Left alone, XLA:CPU fuses a sum of k*k products into each of its consumers and computes it again
     in every one of them (it drops `optimization_barrier`): a step took 1.6 times as long.
     """
-    batch = x.shape[0]
-    turns = next(n for n in range(min(4, batch), batch + 1) if batch % n == 0)
-    size = batch // turns
+    batch, size = x.shape[0], 1
+    if isinstance(batch, int):  # not the symbol of an export
+        size = batch // next(n for n in range(min(4, batch), batch + 1) if batch % n == 0)
 
-    def turn(out, first):
-        piece = function(jax.lax.dynamic_slice_in_dim(x, first, size))
-        return jax.lax.dynamic_update_slice_in_dim(out, piece, first, 0), None
+    def turn(number, out):
+        piece = function(jax.lax.dynamic_slice_in_dim(x, number * size, size))
+        return jax.lax.dynamic_update_slice_in_dim(out, piece, number * size, 0)
 
     shape = jax.eval_shape(function, x)
-    return jax.lax.scan(turn, jnp.zeros(shape.shape, shape.dtype), jnp.arange(0, batch, size))[0]
+    return jax.lax.fori_loop(0, batch // size, turn, jnp.zeros(shape.shape, shape.dtype))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

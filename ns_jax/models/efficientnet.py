@@ -204,6 +204,13 @@ class EfficientNet:
         variables = _Network(self).init({"params": rng}, images, train=False)
         return {"params": variables["params"], "batch_stats": variables["batch_stats"]}
 
+    def with_new_head(self, variables: dict, rng: jax.Array) -> dict:
+        """These weights with a fresh classifier for this network's number of classes."""
+        features = variables["params"]["head_fc"]["kernel"].shape[0]
+        kernel = layers.dense_init(rng, (features, self.num_classes))
+        head = {"kernel": kernel, "bias": jnp.zeros((self.num_classes,))}
+        return {**variables, "params": {**variables["params"], "head_fc": head}}
+
     def apply(self, variables: dict, images: jax.Array, train: bool, rng: jax.Array | None = None):
         """Normalised `images` `[B, H, W, 3]` -> (float32 logits `[B, classes]`, batch_stats).
 

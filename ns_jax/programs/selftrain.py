@@ -4,8 +4,8 @@ import pathlib
 
 import numpy as np
 
+from ns_jax import checkpoint, experiment
 from ns_jax import config as config_lib
-from ns_jax import experiment
 from ns_jax.programs import evaluate, label, select, train
 from ns_jax.progress import say, table
 
@@ -24,7 +24,8 @@ def run(config, workdir: pathlib.Path) -> list[dict]:
         if k > 0:
             summary["labels"] = label.run(iteration_config, directory)
             summary["selection"] = select.run(iteration_config, directory)
-        summary["training"] = train.run(iteration_config, directory)
+        if k > 0 or not config.selftrain.teacher:
+            summary["training"] = train.run(iteration_config, directory)
         if config.data.test:
             summary["evaluation"] = evaluate.run(iteration_config, directory)
         summaries.append(summary)
@@ -34,12 +35,20 @@ def run(config, workdir: pathlib.Path) -> list[dict]:
 
 def _iteration_config(config, workdir: pathlib.Path, k: int):
     """The config of iteration k with its paths and its own seed filled in."""
-    directory, teacher = workdir / f"iteration_{k}", workdir / f"iteration_{k - 1}"
+    directory, given = workdir / f"iteration_{k}", config.selftrain.teacher
     iteration = config_lib.at_iteration(config, k)
     iteration.seed = int(np.random.SeedSequence([config.seed, k]).generate_state(1)[0] >> 1)
     iteration.evaluate.checkpoint = str(directory)
+    if k == 0 and given:
+        network = checkpoint.description(given)["model"]
+        iteration.model.name, iteration.model.small_images = (
+            network["name"],
+            network["small_images"],
+        )
+        iteration.evaluate.checkpoint = given
     if k == 0:
         return iteration
+    teacher = given if given and k == 1 else workdir / f"iteration_{k - 1}"
     iteration.label.checkpoint = str(teacher)
     iteration.select.labels = str(directory / "labels")
     iteration.train.selection = str(directory / "selection")
@@ -65,6 +74,11 @@ def _validate(configs: list) -> None:
         if k > 0:
             experiment.open_source(config, "unlabelled")
             _check_init(config, configs[k - 1], k)
+    if configs[0].selftrain.teacher:
+        labelled = experiment.open_source(configs[0], "labelled")
+        given = configs[0].selftrain.teacher
+        names = checkpoint.description(given)["class_names"]
+        experiment.check_classes(labelled.class_names, names, labelled.name, given)
     if configs[0].data.test:
         test = experiment.open_source(configs[0], "test")
         labelled = experiment.open_source(configs[0], "labelled")

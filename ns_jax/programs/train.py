@@ -53,6 +53,9 @@ def run(config, workdir: pathlib.Path) -> dict:
         say(f"goes on from step {start_step:,}")
     elif initial:
         expected = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+        if config.train.new_head:
+            say(f"the classifier starts afresh, for {model.num_classes:,} classes")
+            initial = model.with_new_head(initial, jax.random.key(config.seed))
         trees.check_same(expected, initial, f"train.init={config.train.init} is another network")
         state = state_lib.init_from(initial, optimiser, shardings)
     else:

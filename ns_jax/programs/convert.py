@@ -1,0 +1,44 @@
+"""Weights from anywhere to anywhere: our checkpoint, timm safetensors, StableHLO."""
+
+import pathlib
+
+from ns_jax import checkpoint, experiment
+from ns_jax.progress import say
+from ns_jax.weights import export, imported, timm
+
+
+def run(config, workdir: pathlib.Path) -> pathlib.Path:
+    """Reads `convert.source`, writes `convert.target` and returns its path.
+
+    The target's ending decides: `.safetensors` for timm, `.stablehlo` for jax.export, otherwise a
+    directory that becomes a checkpoint; empty means the workdir.
+    """
+    settings = config.convert
+    if not settings.source:
+        raise ValueError(
+            "convert.source is empty; name a workdir, a checkpoint, a .safetensors file, a "
+            "TensorFlow checkpoint or hf:OWNER/NAME"
+        )
+    description, variables = imported.load(settings.source, settings.model)
+    if settings.class_names:
+        description["class_names"] = _class_names(settings.class_names, description)
+    target = pathlib.Path(settings.target or workdir)
+    if target.suffix == ".safetensors":
+        timm.save(target, experiment.described_model(description), variables, description)
+    elif target.suffix == ".stablehlo":
+        export.save_stablehlo(target, description, variables)
+    else:
+        checkpoint.save_model(target, description, variables)
+    model, view = description["model"], description["preprocessing"]
+    say(
+        f"{settings.source} -> {target}: {model['name']}, {model['num_classes']:,} classes, "
+        f"{view['size']} pixels, crop {view['crop']}, mean {view['mean']}, std {view['std']}"
+    )
+    return target
+
+
+def _class_names(path: str, description: dict) -> list[str]:
+    names, count = pathlib.Path(path).read_text().splitlines(), description["model"]["num_classes"]
+    if len(names) != count:
+        raise ValueError(f"{path} has {len(names)} lines, the weights have {count} classes")
+    return names

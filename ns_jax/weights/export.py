@@ -1,0 +1,38 @@
+"""A network as StableHLO: one file, for any batch size, with the weights inside."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from ns_jax import experiment, steps
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def stablehlo(description: dict, variables: dict) -> bytes:
+    """uint8 `[b, S, S, 3]` -> logits float32 `[b, classes]`, for CPU, GPU and TPU.
+
+    Read it with `jax.export.deserialize(bytes).call(images)`.
+    """
+    preprocessing = experiment.described_preprocessing(description)
+    step = functools.partial(
+        steps.logits_step,
+        variables,
+        model=experiment.described_model(description),
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+    )
+    (batch,) = export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((batch, preprocessing.size, preprocessing.size, 3), jnp.uint8)
+    return bytes(export.export(jax.jit(step), platforms=PLATFORMS)(images).serialize())
+
+
+def save_stablehlo(path: pathlib.Path, description: dict, variables: dict) -> None:
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(stablehlo(description, variables))
+    temporary.replace(path)

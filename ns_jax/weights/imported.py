@@ -1,0 +1,119 @@
+"""Weights from anywhere, with what must travel with them: (description, variables).
+
+A description is the content of `model.json`: architecture, class names, preprocessing.
+"""
+
+import json
+import pathlib
+
+from ns_jax import checkpoint, experiment
+from ns_jax.data import images
+from ns_jax.models import efficientnet
+from ns_jax.progress import say
+from ns_jax.weights import published, tf_checkpoint, timm
+
+HUB = "hf:"
+
+
+def load(source: str | pathlib.Path, model: str = "") -> tuple[dict, dict]:
+    """The description and the variables (NumPy, float32) of `source`.
+
+    `source` is a workdir or checkpoint of ours, a timm safetensors file or a directory with one, a
+    TensorFlow 1 checkpoint, or `hf:OWNER/NAME`. `model` names the architecture of a file that does
+    not say (`efficientnet-b3`), or better the published weights (`tf_efficientnet_b3.ns_jft_in1k`),
+    whose preprocessing is known. Raises FileNotFoundError, ValueError or ImportError that say why.
+    """
+    if str(source).startswith(HUB):
+        return _timm(_download(str(source).removeprefix(HUB)), model)
+    path = pathlib.Path(source)
+    if path.suffix == ".safetensors" or any(path.glob("*.safetensors")):
+        return _timm(path, model)
+    if any(path.glob("*.index")) or path.with_name(f"{path.name}.index").exists():
+        network, variables = tf_checkpoint.load(path)
+        return _described(network, variables, _preprocessing(network.name, model), source)
+    if model:
+        raise ValueError(f"{path} is no file of weights that needs model={model!r}")
+    return checkpoint.load_model(path)
+
+
+def _download(repository: str) -> pathlib.Path:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ImportError("hf: needs huggingface_hub: pip install 'ns-jax[hub]'") from None
+    wanted = ["config.json", "*.safetensors"]
+    return pathlib.Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted))
+
+
+def _timm(path: pathlib.Path, model: str) -> tuple[dict, dict]:
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors"))
+        if len(files) != 1:
+            raise ValueError(f"{path} holds {len(files)} safetensors files; name one of them")
+        path = files[0]
+    description = timm.description(path)
+    hub = {} if description else _hub_config(path)
+    architecture = model or (description or {}).get("model", {}).get("name") or hub.get("model")
+    if not architecture:
+        raise ValueError(
+            f"{path} does not say what it holds; name the published weights "
+            "(tf_efficientnet_b3.ns_jft_in1k) or the architecture (efficientnet-b3)"
+        )
+    known = architecture.startswith("tf_")
+    name = published.find(architecture)[0] if known else architecture
+    network, variables = timm.load(path, name)
+    if description and not model:
+        return description, variables
+    preprocessing = hub.get("preprocessing") if not model else None
+    preprocessing = preprocessing or _preprocessing(name, architecture)
+    return _described(network, variables, preprocessing, path, hub.get("class_names"))
+
+
+def _hub_config(path: pathlib.Path) -> dict:
+    """What a `config.json` as timm writes it says beside the file, if there is one."""
+    config = path.with_name("config.json")
+    content = json.loads(config.read_text()) if config.exists() else {}
+    if "architecture" not in content:
+        return {}
+    details = content.get("pretrained_cfg", {})
+    name = f"{content['architecture']}.{details.get('tag', '')}"
+    if name in published.names():
+        found = {"model": name}
+    else:
+        found = {"model": content["architecture"].replace("tf_efficientnet_", "efficientnet-")}
+    if "mean" in details:
+        size, fraction = details["input_size"][-1], details.get("crop_pct", 1.0)
+        crop = "none" if fraction == 1.0 else "padded"
+        if crop == "padded" and abs(fraction - size / (size + 32)) > 0.005:
+            raise ValueError(
+                f"{config}: a crop of {fraction} at {size} pixels is not supported; known: 1.0 and "
+                f"{size / (size + 32):.3f}"
+            )
+        found["preprocessing"] = images.Preprocessing(
+            size, crop, tuple(details["mean"]), tuple(details["std"]), details["interpolation"]
+        )
+    if content.get("label_names"):
+        found["class_names"] = content["label_names"]
+    return found
+
+
+def _preprocessing(architecture: str, model: str) -> images.Preprocessing:
+    if model.startswith("tf_"):
+        name, preprocessing = published.find(model)
+        if name != architecture:
+            raise ValueError(f"{model} is {name}, but the weights are of {architecture}")
+        return preprocessing
+    size = efficientnet.build(architecture, num_classes=1).resolution
+    say(
+        f"{architecture}: taken to see ImageNet's mean and std at {size} pixels; if not so, name "
+        "the published weights (AdvProp's and L2's differ)"
+    )
+    return images.Preprocessing(size, "padded", *published.IMAGENET)
+
+
+def _described(network, variables, preprocessing, source, class_names=None):
+    names = class_names or published.class_names(network.num_classes)
+    if len(names) != network.num_classes:
+        raise ValueError(f"{source}: {len(names)} class names for {network.num_classes} classes")
+    description = experiment.describe(network, preprocessing, names)
+    return {**description, "inputs": {"imported": str(source)}}, variables

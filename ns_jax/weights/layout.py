@@ -1,0 +1,109 @@
+"""Other people's tensors <-> our tree: a list of entries, one for each of their tensors.
+
+A format (`timm`, `tf_checkpoint`) is a function from a network to such a list. Blocks after a
+stage's first are separate tensors there and slices of one stacked array here.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+
+from ns_jax import trees
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Their tensor `name` and the place of ours that it fills."""
+
+    name: str
+    path: str  # "params/stage3/rest/expand_conv/kernel"
+    layer: int | None  # the slice of a stacked array, or None: all of it
+    axes: tuple[int, ...] | None = None  # ours = theirs.transpose(axes); None: as it is
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One MBConv block: the `index`-th of all, the `place`-th of its stage (both from 0)."""
+
+    index: int
+    stage: int
+    place: int
+    expands: bool
+
+    @property
+    def scope(self) -> str:
+        return f"stage{self.stage}/{'rest' if self.place else 'first'}"
+
+    @property
+    def layer(self) -> int | None:
+        return self.place - 1 if self.place else None
+
+
+def blocks(model) -> Iterator[Block]:
+    index = 0
+    for stage, spec in enumerate(model.stages(), start=1):
+        for place in range(spec.repeats):
+            yield Block(index, stage, place, spec.expand_ratio != 1)
+            index += 1
+
+
+def shapes(model) -> dict[str, jax.ShapeDtypeStruct]:
+    """Our abstract leaves by path; nothing is allocated."""
+    return trees.by_path(jax.eval_shape(lambda rng: model.init(rng, 32), jax.random.key(0)))
+
+
+def to_tree(model, entries: list[Entry], tensors: Mapping[str, np.ndarray], source: str) -> dict:
+    """`{"params", "batch_stats"}` as float32 NumPy arrays.
+
+    Raises ValueError that lists every missing, surplus and misshapen tensor, and the tensors that
+    hold a number that is not finite.
+    """
+    ours, expected = shapes(model), {}
+    for entry in entries:
+        shape = ours[entry.path].shape[0 if entry.layer is None else 1 :]
+        inverse = np.argsort(entry.axes) if entry.axes else range(len(shape))
+        expected[entry.name] = tuple(shape[axis] for axis in inverse)
+    _check_names_and_shapes(expected, tensors, f"{source} does not hold {model.name}")
+    broken = [entry.name for entry in entries if not np.isfinite(tensors[entry.name]).all()]
+    if broken:
+        raise ValueError(
+            f"{source}: {len(broken)} tensors hold NaN or infinity: {', '.join(broken[:10])}"
+        )
+    leaves = {path: np.empty(leaf.shape, np.float32) for path, leaf in ours.items()}
+    for entry in entries:
+        theirs = tensors[entry.name].astype(np.float32)
+        theirs = theirs.transpose(entry.axes) if entry.axes else theirs
+        leaves[entry.path][... if entry.layer is None else entry.layer] = theirs
+    return trees.from_paths(leaves)
+
+
+def from_tree(entries: list[Entry], variables: dict) -> dict[str, np.ndarray]:
+    """Their tensors, float32, contiguous."""
+    leaves, tensors = trees.by_path(variables), {}
+    for entry in entries:
+        leaf = np.asarray(leaves[entry.path])
+        leaf = leaf if entry.layer is None else leaf[entry.layer]
+        theirs = leaf.transpose(np.argsort(entry.axes)) if entry.axes else leaf
+        tensors[entry.name] = np.ascontiguousarray(theirs)
+    return tensors
+
+
+def _check_names_and_shapes(expected: dict, tensors: Mapping, what: str) -> None:
+    lines = [
+        f"  missing: {name} {list(shape)}"
+        for name, shape in expected.items()
+        if name not in tensors
+    ]
+    lines += [
+        f"  surplus: {name} {list(tensors[name].shape)}" for name in tensors if name not in expected
+    ]
+    lines += [
+        f"  misshapen: {name} {list(tensors[name].shape)}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    if lines:
+        more = [f"  ... and {len(lines) - 40} more"] if len(lines) > 40 else []
+        raise ValueError("\n".join([f"{what}; {len(lines)} tensors differ:", *lines[:40], *more]))
