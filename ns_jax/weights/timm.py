@@ -104,5 +104,6 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     tensors = layout.from_tree(entries(model), variables)
-    safetensors.numpy.save_file(tensors, temporary, {DESCRIPTION: json.dumps(description)})
+    content = safetensors.numpy.save(tensors, {DESCRIPTION: json.dumps(description)})
+    temporary.write_bytes(content)
     temporary.replace(path)

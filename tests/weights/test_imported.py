@@ -1,0 +1,88 @@
+"""Where weights come from and what comes with them."""
+
+import json
+
+import huggingface_hub
+import pytest
+import safetensors.numpy
+
+from ns_jax.weights import imported, timm
+
+HUB_CONFIG = {
+    "architecture": "tf_efficientnet_b0",
+    "num_classes": 7,
+    "label_names": ["a", "b", "c", "d", "e", "f", "g"],
+    "pretrained_cfg": {
+        "tag": "mine",
+        "input_size": [3, 192, 192],
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
+    },
+}
+
+
+@pytest.fixture
+def directory(tmp_path, tensors):
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def test_a_bare_file_needs_a_name_and_a_published_name_brings_the_preprocessing(directory, capsys):
+    path = directory / "model.safetensors"
+    with pytest.raises(ValueError, match="does not say what it holds; name the published weights"):
+        imported.load(path)
+    description, _ = imported.load(path, "tf_efficientnet_b0.ap_in1k")
+    assert description["preprocessing"]["mean"] == (0.5, 0.5, 0.5)
+    assert description["class_names"] == ["0", "1", "2", "3", "4", "5", "6"]
+    description, _ = imported.load(path, "efficientnet-b0")
+    assert description["preprocessing"]["mean"] == (0.485, 0.456, 0.406)
+    assert "taken to see ImageNet's mean and std at 224 pixels" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="does not hold efficientnet-b1"):
+        imported.load(path, "efficientnet-b1")
+
+
+def test_a_hub_directory_says_all_itself(directory, monkeypatch):
+    (directory / "config.json").write_text(json.dumps(HUB_CONFIG))
+    expected = {"size": 192, "crop": "none", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    asked = []
+
+    def snapshot(repository, allow_patterns):
+        asked.append((repository, allow_patterns))
+        return str(directory)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    for source in (directory, "hf:someone/cats"):
+        description, _ = imported.load(source)
+        assert description["model"]["name"] == "efficientnet-b0"
+        assert description["class_names"] == HUB_CONFIG["label_names"]
+        assert expected.items() <= description["preprocessing"].items()
+    assert asked == [("someone/cats", ["config.json", "*.safetensors"])]
+
+
+def test_a_crop_that_we_do_not_have_is_refused(directory):
+    config = {**HUB_CONFIG, "pretrained_cfg": {**HUB_CONFIG["pretrained_cfg"], "crop_pct": 0.7}}
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="crop of 0.7 at 192 pixels is not supported"):
+        imported.load(directory)
+
+
+def test_our_own_export_needs_no_name(directory, tmp_path):
+    description, variables = imported.load(
+        directory / "model.safetensors", "tf_efficientnet_b0.ap_in1k"
+    )
+    network = timm.load(directory / "model.safetensors", "efficientnet-b0")[0]
+    description["class_names"] = list("abcdefg")
+    timm.save(tmp_path / "out" / "mine.safetensors", network, variables, description)
+    again, _ = imported.load(tmp_path / "out" / "mine.safetensors")
+    assert again == json.loads(json.dumps(description))
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+        imported.load(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match="no file"):
+        imported.load(tmp_path / "gone.safetensors", "efficientnet-b0")
+    with pytest.raises(ValueError, match="no file of weights that needs model="):
+        imported.load(tmp_path, "efficientnet-b0")
