@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Huge pages for large blocks: a training step of the demo is 1.3 to 1.7 times faster on CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: install demo test lint bench
+.PHONY: install demo test lint parity bench bench-cpu
 
 install: .venv/.installed
 
@@ -24,6 +24,22 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest
+
+# PyTorch and timm, to compare with: an environment of their own. timm needs torchvision's Python
+# half alone, so its dependencies are not asked for.
+.venv-timm/.installed:
+	$(PYTHON) -m venv .venv-timm
+	.venv-timm/bin/python -m pip install --quiet torch==2.13.0 numpy safetensors pyyaml huggingface_hub pillow
+	.venv-timm/bin/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
+	touch $@
+
+# Against timm and TensorFlow themselves.
+parity: install .venv-timm/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev,tf]'
+	NS_JAX_TIMM_PYTHON=.venv-timm/bin/python $(BIN)/python -m pytest -m parity
+
+bench-cpu: install .venv-timm/.installed
+	$(BIN)/python -m benchmarks.cpu_speed
 
 # All seeds with the baseline: about an hour on 2 cores.
 bench: install

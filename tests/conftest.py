@@ -46,3 +46,15 @@ def tiny_config():
     config.selftrain.iterations = 1
     config.selftrain.overrides.iteration_1.train.unlabelled_ratio = 2.0
     return config
+
+
+@pytest.fixture(scope="session")
+def tensors():
+    """Random weights of B0 with 7 classes, as timm names and lays them out."""
+    from ns_jax.models import efficientnet
+    from ns_jax.weights import layout, timm
+    from tests.weights import random_weights
+
+    model = efficientnet.build("efficientnet-b0", num_classes=7)
+    names = layout.their_shapes(model, timm.entries(model))
+    return {name: random_weights.tensor(name, shape) for name, shape in names.items()}

@@ -56,7 +56,12 @@ def run(config, workdir: pathlib.Path) -> dict:
         if config.train.new_head:
             say(f"the classifier starts afresh, for {model.num_classes:,} classes")
             initial = model.with_new_head(initial, jax.random.key(config.seed))
-        trees.check_same(expected, initial, f"train.init={config.train.init} is another network")
+        trees.check_same(
+            expected,
+            initial,
+            f"train.init={config.train.init} is another network or "
+            "has other classes (train.new_head=True starts a classifier for these afresh)",
+        )
         state = state_lib.init_from(initial, optimiser, shardings)
     else:
         state = state_lib.init(model, optimiser, config.seed, preprocessing.size, shardings)

@@ -54,17 +54,24 @@ def shapes(model) -> dict[str, jax.ShapeDtypeStruct]:
     return trees.by_path(jax.eval_shape(lambda rng: model.init(rng, 32), jax.random.key(0)))
 
 
+def their_shapes(model, entries: list[Entry]) -> dict[str, tuple[int, ...]]:
+    """The shape that each of their tensors must have."""
+    ours, expected = shapes(model), {}
+    for entry in entries:
+        shape = ours[entry.path].shape[0 if entry.layer is None else 1 :]
+        inverse = np.argsort(entry.axes) if entry.axes else range(len(shape))
+        expected[entry.name] = tuple(shape[axis] for axis in inverse)
+    return expected
+
+
 def to_tree(model, entries: list[Entry], tensors: Mapping[str, np.ndarray], source: str) -> dict:
     """`{"params", "batch_stats"}` as float32 NumPy arrays.
 
     Raises ValueError that lists every missing, surplus and misshapen tensor, and the tensors that
     hold a number that is not finite.
     """
-    ours, expected = shapes(model), {}
-    for entry in entries:
-        shape = ours[entry.path].shape[0 if entry.layer is None else 1 :]
-        inverse = np.argsort(entry.axes) if entry.axes else range(len(shape))
-        expected[entry.name] = tuple(shape[axis] for axis in inverse)
+    ours = shapes(model)
+    expected = their_shapes(model, entries)
     _check_names_and_shapes(expected, tensors, f"{source} does not hold {model.name}")
     broken = [entry.name for entry in entries if not np.isfinite(tensors[entry.name]).all()]
     if broken:

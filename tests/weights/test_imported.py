@@ -1,10 +1,11 @@
 """Where weights come from and what comes with them."""
 
 import json
+import shutil
 
-import huggingface_hub
 import pytest
 import safetensors.numpy
+from huggingface_hub import constants
 
 from ns_jax.weights import imported, timm
 
@@ -46,19 +47,20 @@ def test_a_bare_file_needs_a_name_and_a_published_name_brings_the_preprocessing(
 def test_a_hub_directory_says_all_itself(directory, monkeypatch):
     (directory / "config.json").write_text(json.dumps(HUB_CONFIG))
     expected = {"size": 192, "crop": "none", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
-    asked = []
-
-    def snapshot(repository, allow_patterns):
-        asked.append((repository, allow_patterns))
-        return str(directory)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    # A hub's cache as a download leaves it: what the library finds without a network.
+    cached = directory / "hub" / "models--someone--cats"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(
+        directory, cached / "snapshots" / ("0" * 40), ignore=shutil.ignore_patterns("hub")
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(directory / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for source in (directory, "hf:someone/cats"):
         description, _ = imported.load(source)
         assert description["model"]["name"] == "efficientnet-b0"
         assert description["class_names"] == HUB_CONFIG["label_names"]
         assert expected.items() <= description["preprocessing"].items()
-    assert asked == [("someone/cats", ["config.json", "*.safetensors"])]
 
 
 def test_a_crop_that_we_do_not_have_is_refused(directory):

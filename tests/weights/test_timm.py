@@ -13,7 +13,6 @@ from ns_jax import steps, trees
 from ns_jax.models import efficientnet
 from ns_jax.weights import layout, published, timm
 from tests.weights import random_weights
-from tests.weights.conftest import timm_tensors
 
 HERE = pathlib.Path(__file__).parent
 SIZE = (131, 97)
@@ -25,6 +24,12 @@ def file(tmp_path, tensors):
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(tensors, path)
     return path
+
+
+def timm_tensors(model) -> dict[str, np.ndarray]:
+    """Every tensor of timm's network of this architecture, random but reproducible."""
+    names = layout.their_shapes(model, timm.entries(model))
+    return {name: random_weights.tensor(name, shape) for name, shape in names.items()}
 
 
 def our_logits(model, variables):

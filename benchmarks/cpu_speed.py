@@ -1,0 +1,92 @@
+"""Labelling and training on a CPU: ours, timm (channels-last PyTorch), stock Flax, in one run.
+
+    make bench-cpu        (needs .venv-timm, which the target builds; about ten minutes)
+
+Each side is a process of its own that waits while the others work; a round asks each of them for
+one batch, so a slow minute of the machine slows all. A row gives the medians over the rounds.
+Every side gets uint8 images in memory and ends in probabilities (inference) or updated weights
+(training: RMSProp with momentum, cross-entropy with smoothed labels).
+"""
+
+import argparse
+import json
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+
+CASES = [  # network, pixels, mode, images a batch, goal over timm
+    ("b0", 224, "inference", 32, 1.3),
+    ("b0", 32, "inference", 512, 1.8),
+    ("b4", 380, "inference", 8, 1.2),
+    ("b0", 224, "training", 16, 0.9),
+    ("b0", 32, "training", 128, 1.0),
+]
+HERE = pathlib.Path(__file__).parent
+
+
+class Side:
+    """A worker process: `seconds()` is the time of one batch."""
+
+    def __init__(self, python: str, script: str, case: tuple):
+        network, size, mode, batch, _ = case
+        arguments = [python, str(HERE / script), network, str(size), mode, str(batch)]
+        self._process = subprocess.Popen(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE.parent
+        )
+        self.ready = json.loads(self._process.stdout.readline())
+
+    def seconds(self) -> float:
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--timm-python", default=".venv-timm/bin/python")
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    workers = {
+        "ours": (sys.executable, "cpu_speed_ours.py"),
+        "timm": (options.timm_python, "cpu_speed_timm.py"),
+        "flax": (sys.executable, "cpu_speed_flax.py"),
+    }
+    print(f"{platform.processor() or platform.machine()}, {_cpu()}, {options.rounds} rounds\n")
+    print(
+        "| network | pixels | mode | batch | ours | timm | stock Flax | ours / timm | goal | "
+        "our compile time |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for case in CASES:
+        network, size, mode, batch, goal = case
+        sides = {name: Side(*worker, case) for name, worker in workers.items()}
+        times = {name: [] for name in sides}
+        for number in range(options.rounds):
+            for name, side in sides.items():
+                if name != "flax" or number < 3:  # 10 times as slow: three rounds will do
+                    times[name].append(side.seconds())
+        speed = {name: batch / statistics.median(found) for name, found in times.items()}
+        print(
+            f"| {network} | {size} | {mode} | {batch} | {speed['ours']:,.1f} | {speed['timm']:,.1f}"
+            f" | {speed['flax']:,.1f} | {speed['ours'] / speed['timm']:.2f} | {goal} | "
+            f"{sides['ours'].ready['compile_seconds']:.1f} s |",
+            flush=True,
+        )
+        for side in sides.values():
+            side.close()
+
+
+def _cpu() -> str:
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}"
+
+
+if __name__ == "__main__":
+    main()

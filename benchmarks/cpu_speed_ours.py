@@ -1,0 +1,66 @@
+"""Our side of `cpu_speed.py`: the compiled steps of the programs, on the devices they choose."""
+
+import os
+import pathlib
+import sys
+import time
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+from benchmarks import cpu_speed_worker as worker  # noqa: E402
+from configs import base  # noqa: E402
+from ns_jax import experiment, optim, sharding, steps  # noqa: E402
+from ns_jax import state as state_lib  # noqa: E402
+from ns_jax.models import efficientnet  # noqa: E402
+from ns_jax.weights import published  # noqa: E402
+
+network, size, mode, batch = worker.arguments()
+jax.config.update("jax_num_cpu_devices", os.cpu_count())  # as __main__ does
+config = base.get_config()
+model = efficientnet.build(f"efficientnet-{network}", num_classes=1000)
+mean, std = published.IMAGENET
+images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3)).astype(np.uint8)
+
+if mode == "inference":
+    mesh = sharding.make_mesh(fsdp=1)
+    variables = jax.jit(lambda rng: model.init(rng, size))(jax.random.key(0))
+    variables = sharding.put_whole(jax.device_get(variables), mesh)
+    arrays = {"image": images}
+    step = steps.compile_inference(mesh, steps.predict_step, model=model, mean=mean, std=std, k=16)
+    began = time.perf_counter()
+    compiled = step.lower(variables, sharding.put_batch(arrays, mesh)["image"]).compile()
+
+    def run():
+        on_device = sharding.put_batch(arrays, mesh)["image"]
+        jax.block_until_ready(compiled(variables, on_device))
+
+else:
+    mesh = sharding.make_mesh(1, experiment.training_devices(config))
+    schedule = optim.learning_rate_schedule(config.optim, batch, 1000.0)
+    optimiser = optim.make_optimiser(config.optim, schedule)
+    shapes = state_lib.abstract(model, optimiser, size)
+    shardings = state_lib.shardings(shapes, optimiser, mesh, config.mesh.shard_above)
+    state = state_lib.init(model, optimiser, 0, size, shardings)
+    objective = steps.Objective(mean=mean, std=std, ema_decay=0.9999, loss_divisor=batch)
+    step = steps.compile_train_step(
+        mesh, shardings, model=model, optimiser=optimiser, objective=objective
+    )
+    arrays = {
+        "image": images,
+        "target_classes": np.zeros((batch, 1), np.int32),
+        "target_probs": np.full((batch, 1), 0.9, np.float32),
+        "weight": np.ones(batch, np.float32),
+    }
+    rng = jax.random.key(0)
+    began = time.perf_counter()
+    compiled = step.lower(state, sharding.put_batch(arrays, mesh), rng).compile()
+
+    def run():
+        global state
+        state, metrics = compiled(state, sharding.put_batch(arrays, mesh), rng)
+        jax.block_until_ready(metrics)
+
+
+worker.serve(run, time.perf_counter() - began)

@@ -1,0 +1,120 @@
+"""`ns_jax.load`: what a user does with a classifier, and what it says when that cannot be done."""
+
+import json
+
+import cv2
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import ns_jax
+from ns_jax import api
+from ns_jax.data import images as images_lib
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory, tensors):
+    """A directory as timm's users publish it: 64 pixels, so that it is fast."""
+    directory = tmp_path_factory.mktemp("weights")
+    safetensors.numpy.save_file(tensors, directory / "model.safetensors")
+    details = {
+        "input_size": [3, 64, 64],
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+    }
+    config = {
+        "architecture": "tf_efficientnet_b0",
+        "label_names": ["ant", "bee", "cat", "dog", "elk", "fox", "gnu"],
+        "pretrained_cfg": details,
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def classifier(weights):
+    return ns_jax.load(weights)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    directory, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for number in range(3):
+        coarse = rng.integers(0, 256, (4, 5, 3)).astype(np.uint8)
+        picture = cv2.resize(coarse, (90, 70), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(directory / f"{number}.png"), picture)
+    return sorted(directory.iterdir())
+
+
+def test_predictions_are_the_softmax_of_the_logits_of_the_preprocessed_image(classifier, pictures):
+    seen = [classifier.preprocessing(images_lib.decode(p.read_bytes())) for p in pictures]
+    logits = classifier.logits(np.stack(seen))
+    assert logits.shape == (3, 7)
+    expected = np.asarray(jax.nn.softmax(logits))
+    for found, probs in zip(classifier.predict(pictures, top=3), expected, strict=True):
+        best = np.argsort(-probs)[:3]
+        assert [p.name for p in found] == [classifier.class_names[c] for c in best]
+        np.testing.assert_allclose([p.probability for p in found], probs[best], rtol=1e-5)
+
+
+def test_paths_strings_and_arrays_mix_and_one_path_will_do(classifier, pictures):
+    array = images_lib.decode(pictures[1].read_bytes())
+    mixed = classifier.predict([pictures[0], array, str(pictures[2])])
+    alone = [classifier.predict(str(path))[0] for path in pictures]
+    for one, other in zip(mixed, alone, strict=True):
+        assert [p.name for p in one] == [p.name for p in other]
+        np.testing.assert_allclose(
+            [p.probability for p in one], [p.probability for p in other], rtol=1e-4
+        )
+
+
+def test_long_lists_are_batched_and_show_progress(classifier, monkeypatch):
+    rng, shown = np.random.default_rng(1), []
+    many = rng.integers(0, 256, (2 * api.BATCH_SIZE + 5, 64, 64, 3)).astype(np.uint8)
+    monkeypatch.setattr(api, "LONG", len(many))
+    progress = api.Progress
+
+    def spy(*arguments, **options):
+        shown.append(options["shown"])
+        return progress(*arguments, **options)
+
+    monkeypatch.setattr(api, "Progress", spy)
+    logits = classifier.logits(many)
+    np.testing.assert_allclose(logits[-3:], classifier.logits(many[-3:]), rtol=1e-3, atol=1e-5)
+    assert shown == [True, False]
+
+
+def test_logits_take_any_size_as_it_is(classifier):
+    images = np.random.default_rng(0).integers(0, 256, (1, 45, 51, 3)).astype(np.uint8)
+    assert classifier.logits(images).shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((1, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)],
+)
+def test_logits_of_another_array_are_refused(classifier, array):
+    with pytest.raises(ValueError, match=r"needs uint8 \[N, H, W, 3\], got"):
+        classifier.logits(array)
+
+
+def test_bad_images_are_all_named(classifier, pictures, tmp_path):
+    with pytest.raises(ValueError, match="list of images is empty"):
+        classifier.predict([])
+    with pytest.raises(FileNotFoundError, match=r"2 files do not exist: gone.png, away.png"):
+        classifier.predict(["gone.png", pictures[0], "away.png"])
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    wrong = [pictures[0], tmp_path / "broken.jpg", np.zeros((8, 8), np.uint8)]
+    with pytest.raises(ValueError, match=r"2 images .*broken.jpg: not an image; images\[2\]: not"):
+        classifier.predict(wrong)
+    with pytest.raises(ValueError, match="top is 8; there are 7 classes"):
+        classifier.predict(pictures, top=8)
+
+
+def test_only_load_and_classifier_are_public():
+    assert ns_jax.Classifier is api.Classifier
+    with pytest.raises(AttributeError, match="no attribute 'train'"):
+        ns_jax.train  # noqa: B018
