@@ -1,6 +1,9 @@
+import io
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from ns_jax.data import images
 
@@ -21,6 +24,46 @@ def test_decoding_gives_rgb_in_this_order():
     assert np.abs(jpeg - image).mean() < 4
     grey = cv2.imencode(".png", image[..., 0])[1].tobytes()
     np.testing.assert_array_equal(images.decode(grey), np.repeat(image[..., :1], 3, -1))
+
+
+def pillow_bytes(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
+def test_other_kinds_of_png_become_rgb_and_lose_their_transparency(mode):
+    picture = Image.fromarray(gradient(20, 30))
+    if "A" in mode:
+        picture.putalpha(7)
+    picture = picture.convert(mode)
+    expected = np.asarray(picture.convert("RGB"))
+    np.testing.assert_array_equal(images.decode(pillow_bytes(picture, "PNG")), expected)
+
+
+@pytest.mark.parametrize("kind", [".png", ".tiff"])
+def test_sixteen_bits_keep_their_upper_eight(kind):
+    image = gradient(20, 30)
+    wide = image[..., ::-1].astype(np.uint16) * 256 + 200
+    data = cv2.imencode(kind, wide)[1].tobytes()
+    np.testing.assert_array_equal(images.decode(data), image)
+
+
+def test_cmyk_jpegs_become_the_colours_they_show():
+    data = pillow_bytes(Image.fromarray(gradient(20, 30)).convert("CMYK"), "JPEG", quality=95)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    assert np.abs(images.decode(data) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_photographs_are_turned_as_their_exif_mark_says(orientation):
+    picture = Image.fromarray(gradient(20, 30))
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    data = pillow_bytes(picture, "JPEG", quality=95, exif=exif.tobytes())
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    np.testing.assert_array_equal(images.decode(data), expected)
 
 
 @pytest.mark.parametrize(
