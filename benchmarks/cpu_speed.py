@@ -24,6 +24,10 @@ CASES = [  # network, pixels, mode, images a batch, goal over timm
     ("b0", 224, "training", 16, 0.9),
     ("b0", 32, "training", 128, 1.0),
 ]
+COLUMNS = [
+    *("network", "pixels", "mode", "batch", "ours", "timm", "timm's best batch", "stock Flax"),
+    *("ours / timm", "goal", "our compile time, s"),
+]
 HERE = pathlib.Path(__file__).parent
 
 
@@ -60,8 +64,8 @@ def main() -> None:
         "flax": (sys.executable, "cpu_speed_flax.py"),
     }
     print(f"{platform.processor() or platform.machine()}, {_cpu()}, {options.rounds} rounds\n")
-    _row("network pixels mode batch ours timm its-best-batch flax ours/timm goal compile-s".split())
-    _row(["---"] * 11)
+    _row(COLUMNS)
+    _row(["---"] * len(COLUMNS))
     for case in CASES:
         network, size, mode, batch, goal = case
         if options.mode not in ("", mode):

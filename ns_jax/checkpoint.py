@@ -86,6 +86,7 @@ def save_model(directory: pathlib.Path, description: dict, variables: dict) -> N
     with contextlib.closing(manager):
         if manager.latest_step() is not None:
             there, found = load_model(directory)
+            description = json.loads(json.dumps(description))  # as it reads back: no tuples
             if there != description or trees.digest(found) != trees.digest(variables):
                 raise ValueError(f"{directory} holds another checkpoint; take another directory")
             return
