@@ -10,7 +10,7 @@ import optax
 from flax import linen as nn
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-from benchmarks import cpu_speed_worker as worker  # noqa: E402
+from benchmarks import worker  # noqa: E402
 from ns_jax.models import efficientnet  # noqa: E402
 
 network, size, mode, batch = worker.arguments()

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-from benchmarks import cpu_speed_worker as worker  # noqa: E402
+from benchmarks import worker  # noqa: E402
 from configs import base  # noqa: E402
 from ns_jax import experiment, optim, sharding, steps  # noqa: E402
 from ns_jax import state as state_lib  # noqa: E402

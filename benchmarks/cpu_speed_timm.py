@@ -2,9 +2,9 @@
 
 import os
 
-import cpu_speed_worker as worker
 import numpy as np
 import torch
+import worker
 
 # timm imports torchvision, whose compiled half does not fit a CPU build of torch: it only needs
 # these two operators to exist.

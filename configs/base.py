@@ -34,19 +34,29 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     mesh.shard_above = 65536  # parameters of fewer elements than this are kept whole
 
     config.data = data = config_dict.ConfigDict()
-    data.labelled = ""  # source to train on: digits:train, folder:DIR
-    data.unlabelled = ""  # source to pseudo-label: digits:unlabelled, folder:DIR
-    data.test = ""  # source to evaluate on; "": no evaluation
+    # Sources: digits:train|unlabelled|test, folder:DIR, tfds:NAME:SPLIT, array_record:GLOB,
+    # parquet:GLOB, wds:GLOB; several joined with +. docs/data.md has all of it.
+    data.labelled = ""  # to train on
+    data.unlabelled = ""  # to pseudo-label
+    data.test = ""  # to evaluate on; "": no evaluation
     data.labels_per_class = 5  # digits only: the images that keep their label ...
     data.split_seed = 0  # ... and the seed that draws them
     data.image_size = optional(int)  # pixels; None: the network's resolution
-    data.crop = "padded"  # evaluation's centre crop: "padded" S/(S+32) of the short side, or "none"
+    # Evaluation's centre crop: "padded" S/(S+32) of the short side, "none", or a share as "0.875".
+    data.crop = "padded"
+    # "bicubic" and "bilinear": OpenCV's; "bicubic_antialias": Pillow's, for photographs much larger
+    # than the network's resolution; "bicubic_tf": TensorFlow 1's, the official code's to the pixel.
+    data.interpolation = "bicubic"  # in training and in evaluation
     data.train_view = "crop"  # "crop" at random with a new aspect; "pad" by an eighth and crop back
+    data.crop_sampler = "official"  # height uniform; "area": area uniform, as most other code
     data.flip = True  # mirror half of the images; wrong for digits and text
     data.mean = (0.485, 0.456, 0.406)  # of each channel, on the scale 0..1
     data.std = (0.229, 0.224, 0.225)
+    data.max_pixels = 100_000_000  # of an image; a larger one counts as unreadable
     data.max_bad_fraction = 0.01  # of a source that may be unreadable before it is an error
-    data.read_threads = 2  # that decode and augment; OpenCV releases the interpreter's lock
+    # Processes that decode and augment; None: all cores but one, or 0 where there are four or less.
+    data.workers = optional(int)
+    data.read_threads = 2  # that do it without workers
     data.prefetch = 8  # batches made ahead of the device
 
     config.randaugment = randaugment = config_dict.ConfigDict()

@@ -1,5 +1,6 @@
 """What a user imports: `ns_jax.load(...)` gives a `Classifier`."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +9,8 @@ import jax
 import numpy as np
 
 from ns_jax import experiment, sharding, steps
-from ns_jax.data import pipeline, sources
+from ns_jax.data import pipeline
+from ns_jax.data.source import Source
 from ns_jax.progress import Progress
 from ns_jax.weights import imported
 
@@ -66,11 +68,10 @@ class Classifier:
         with Progress("classifying", len(images), shown=len(images) >= LONG) as progress:
             for batch in pipeline.evaluation_batches(
                 source,
-                range(len(images)),
+                [range(len(images))],
                 self.preprocessing,
                 batch_size=self._batch_size(len(images)),
-                read_threads=2,
-                prefetch=4,
+                reading=pipeline.Reading(workers=0, prefetch=4),
             ):
                 bad += [
                     f"{key}: {status}"
@@ -120,27 +121,27 @@ class Classifier:
         return [Prediction(self.class_names[c], float(probs[c])) for c in best]
 
 
-def _source(images: list) -> sources.Source:
-    """A list of paths and arrays as a source."""
+@dataclasses.dataclass(frozen=True)
+class _Images:
+    """Paths and arrays as the records of a source."""
+
+    images: list
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int):
+        image = self.images[index]
+        if isinstance(image, np.ndarray):
+            return image, -1, f"images[{index}]"
+        return pathlib.Path(image).read_bytes(), -1, str(image)
+
+
+def _source(images: list) -> Source:
     if not images:
         raise ValueError("the list of images is empty")
     paths = [image for image in images if isinstance(image, str | pathlib.Path)]
     missing = [str(path) for path in paths if not pathlib.Path(path).is_file()]
     if missing:
         raise FileNotFoundError(f"{len(missing)} files do not exist: {', '.join(missing[:10])}")
-
-    def read(index):
-        image = images[index]
-        return image if isinstance(image, np.ndarray) else pathlib.Path(image).read_bytes()
-
-    return sources.Source(
-        name="images",
-        class_names=(),
-        fingerprint="",
-        keys=tuple(
-            f"images[{i}]" if isinstance(image, np.ndarray) else str(image)
-            for i, image in enumerate(images)
-        ),
-        labels=np.full(len(images), -1, np.int32),
-        read=read,
-    )
+    return Source(name="images", class_names=(), fingerprint="", records=_Images(images))

@@ -2,20 +2,30 @@
 
 import jax
 
-from ns_jax.data import images, pipeline, randaugment, sources
+from ns_jax.data import images, pipeline, randaugment, sources, views
+from ns_jax.data.source import Source
 from ns_jax.models import efficientnet
 
 MODEL_KEYS = ("name", "num_classes", "small_images")  # what weights fit; all else is of a training
 
 
-def open_source(config, which: str) -> sources.Source:
+def open_source(config, which: str) -> Source:
     """The source that `data.labelled`, `data.unlabelled` or `data.test` names."""
     data = config.data
     if not data[which]:
-        raise ValueError(f"data.{which} is empty; set --config.data.{which}=folder:DIR")
+        known = ", ".join(sources.KNOWN.values())
+        raise ValueError(f"data.{which} is empty; set --config.data.{which}=SOURCE: {known}")
     return sources.open_source(
-        data[which], labels_per_class=data.labels_per_class, seed=data.split_seed
+        data[which],
+        labels_per_class=data.labels_per_class,
+        seed=data.split_seed,
+        max_pixels=data.max_pixels,
     )
+
+
+def reading(config) -> pipeline.Reading:
+    data = config.data
+    return pipeline.Reading(data.workers, data.read_threads, data.prefetch)
 
 
 def build_model(config, num_classes: int) -> efficientnet.EfficientNet:
@@ -49,16 +59,18 @@ def preprocessing(config, model) -> images.Preprocessing:
         crop=data.crop,
         mean=tuple(data.mean),
         std=tuple(data.std),
+        interpolation=data.interpolation,
     )
 
 
-def train_view(config, evaluation: images.Preprocessing) -> pipeline.TrainView:
+def train_view(config, evaluation: images.Preprocessing) -> views.TrainView:
     settings = config.randaugment.to_dict()
     final_cutout = settings.pop("final_cutout")
-    return pipeline.TrainView(
+    return views.TrainView(
         evaluation=evaluation,
-        view=config.data.train_view,
+        kind=config.data.train_view,
         flip=config.data.flip,
+        crop_sampler=config.data.crop_sampler,
         randaugment=randaugment.RandAugment(**settings),
         final_cutout=final_cutout,
     )

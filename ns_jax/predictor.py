@@ -1,12 +1,13 @@
 """A checkpoint at work: un-noised predictions over a source. Labelling and evaluation are this."""
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from ns_jax import checkpoint, experiment, sharding, steps, trees
-from ns_jax.data import pipeline, sources
+from ns_jax.data import pipeline
+from ns_jax.data.source import Source
 
 
 class Predictor:
@@ -33,20 +34,19 @@ class Predictor:
         )
 
     def predict(
-        self, source: sources.Source, indices: range, *, read_threads: int, prefetch: int
+        self, source: Source, ranges: Sequence[range], reading: pipeline.Reading
     ) -> Iterator[dict]:
-        """For each batch of `indices`: `index`, `label`, `key`, `status` as in
+        """For each batch of `ranges`: `index`, `label`, `key`, `status` as in
         `pipeline.evaluation_batches`, `classes` int32 and `probs` float32 `[n, k]` best first.
 
         The device works on a batch while the host reads back the one before.
         """
         batches = pipeline.evaluation_batches(
             source,
-            indices,
+            ranges,
             self.preprocessing,
             batch_size=self._batch_size,
-            read_threads=read_threads,
-            prefetch=prefetch,
+            reading=reading,
         )
         pending = None
         for batch in batches:
@@ -57,6 +57,7 @@ class Predictor:
             pending = batch
         if pending:
             yield _read_back(pending)
+        batches.close()
 
 
 def _read_back(batch: dict) -> dict:

@@ -1,6 +1,6 @@
 """Unreadable images: counted, limited, and listed in the end. They keep their index throughout."""
 
-from ns_jax.data import images
+from ns_jax.data import decoding
 
 
 class BadImages:
@@ -30,9 +30,9 @@ class BadImages:
         for index in sorted(self._indices)[:most]:
             example = self._source[index]
             try:
-                images.decode(example["image"])
+                decoding.decode(example["image"], self._source.max_pixels)
                 reason = "readable now"
-            except images.BadImageError as error:
+            except decoding.BadImageError as error:
                 reason = str(error)
             lines.append(f"  {example['key']}: {reason}")
         if len(self) > most:

@@ -1,4 +1,4 @@
-"""Decoding and the geometry of views, in OpenCV. Images are uint8 RGB arrays `[H, W, 3]`."""
+"""The geometry of views: evaluation's crop, random crops, padding. Images are uint8 `[H, W, 3]`."""
 
 import dataclasses
 import math
@@ -6,11 +6,10 @@ import math
 import cv2
 import numpy as np
 
-cv2.setNumThreads(1)  # the readers' threads are the parallelism
+from ns_jax.data import resizing
 
-
-class BadImageError(Exception):
-    """An image that cannot be read; the message is the reason, as it stands in label shards."""
+SAMPLERS = ("official", "area")
+Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,57 +17,54 @@ class Preprocessing:
     """From a decoded image to a network's input; it travels with the weights."""
 
     size: int  # pixels, square
-    crop: str  # "padded": centre square of S / (S + 32) of the short side; "none": of all of it
+    # The centre square's share of the short side: "padded" S / (S + 32), "none" all of it, or a
+    # number such as "0.875".
+    crop: str
     mean: tuple[float, float, float]  # on the scale 0..1
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
 
     def __post_init__(self):
-        for name, known in (("crop", ("padded", "none")), ("interpolation", ("bicubic",))):
-            if getattr(self, name) not in known:
-                value = getattr(self, name)
-                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+        self._fraction()
+        if self.size < 1:
+            raise ValueError(f"the image size is {self.size}; set it to at least 1 pixel")
+        if self.interpolation not in resizing.INTERPOLATIONS:
+            known = ", ".join(resizing.INTERPOLATIONS)
+            raise ValueError(f"unknown interpolation {self.interpolation!r}; known: {known}")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Evaluation's and the teacher's view: centre crop, resize, nothing random."""
         height, width = image.shape[:2]
-        fraction = self.size / (self.size + 32) if self.crop == "padded" else 1.0
-        side = max(1, int(fraction * min(height, width)))
-        top, left = (height - side + 1) // 2, (width - side + 1) // 2
-        return resize(image[top : top + side, left : left + side], self.size)
+        side = max(1, int(self._fraction() * min(height, width)))
+        box = ((height - side + 1) // 2, (width - side + 1) // 2, side, side)
+        return resizing.resize(cut(image, box), self.size, self.interpolation)
+
+    def _fraction(self) -> float:
+        named = {"padded": self.size / (self.size + 32), "none": 1.0}
+        try:
+            fraction = named.get(self.crop) or float(self.crop)
+        except ValueError:
+            fraction = math.nan
+        if not 0 < fraction <= 1:
+            raise ValueError(
+                f"unknown crop {self.crop!r}; known: padded, none, or a share like 0.875"
+            )
+        return fraction
 
 
-def decode(data: bytes | np.ndarray) -> np.ndarray:
-    """Bytes of an image file, or an array that is one already -> uint8 `[H, W, 3]`.
-
-    Orientation marks of cameras are followed; transparency is dropped. Raises BadImageError.
-    """
-    if isinstance(data, np.ndarray):
-        if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3 or not data.size:
-            raise BadImageError(f"not an RGB image: {data.dtype}{list(data.shape)}")
-        return data
-    if not data:
-        raise BadImageError("empty file")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise BadImageError("not an image")
-    return image
+def cut(image: np.ndarray, box: Box) -> np.ndarray:
+    top, left, height, width = box
+    return image[top : top + height, left : left + width]
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Bicubic without antialiasing, as the official code's; the same array if it fits already."""
-    if image.shape[:2] == (size, size):
-        return image
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
+def official_crop(height: int, width: int, rng: np.random.Generator) -> Box | None:
+    """A crop as TensorFlow's `sample_distorted_bounding_box` takes it.
 
-
-def random_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-    """A crop as TensorFlow's `sample_distorted_bounding_box` takes it, or None after ten tries.
+    None, for evaluation's crop, after ten tries or if it is the whole image, as official.
 
     Aspect uniform in 3/4..4/3 and height uniform (so area is not), area 0.08 to 1 of the image but
     at least a tenth must show. The last possible offset is never drawn; nor is it there.
     """
-    height, width = image.shape[:2]
     area = height * width
     for _ in range(10):
         aspect = rng.uniform(3 / 4, 4 / 3)
@@ -84,8 +80,27 @@ def random_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray | Non
             continue
         top = int(rng.integers(max(1, height - crop_height)))
         left = int(rng.integers(max(1, width - crop_width)))
-        return image[top : top + crop_height, left : left + crop_width]
+        whole = (crop_height, crop_width) == (height, width)
+        return None if whole else (top, left, crop_height, crop_width)
     return None
+
+
+def area_crop(height: int, width: int, rng: np.random.Generator) -> Box:
+    """A crop as most other code takes it: area uniform in 0.08..1, log of the aspect uniform.
+
+    After ten tries that do not fit, the largest centred crop with an aspect in 3/4..4/3.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(0.08, 1)
+        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        crop_height, crop_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < crop_height <= height and 0 < crop_width <= width:
+            top = int(rng.integers(height - crop_height + 1))
+            left = int(rng.integers(width - crop_width + 1))
+            return top, left, crop_height, crop_width
+    crop_height = min(height, max(1, round(width / (3 / 4))))
+    crop_width = min(width, max(1, round(height * (4 / 3))))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
 def pad_and_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -94,4 +109,4 @@ def pad_and_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     pad = height // 8
     padded = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REFLECT_101)
     top, left = rng.integers(0, 2 * pad + 1, 2)
-    return padded[top : top + height, left : left + width]
+    return cut(padded, (top, left, height, width))

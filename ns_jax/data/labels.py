@@ -68,6 +68,7 @@ class Selection:
     """
 
     def __init__(self, directory: str | pathlib.Path):
+        self._directory = directory
         path = pathlib.Path(directory) / SELECTION
         if not path.is_file():
             raise FileNotFoundError(f"there is no {path}; run the select program first")
@@ -82,6 +83,9 @@ class Selection:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __reduce__(self):
+        return Selection, (self._directory,)  # a data worker maps the file itself
 
 
 def _column(table: pa.Table, name: str) -> np.ndarray:

@@ -6,83 +6,131 @@ in its source. Nothing here touches a device; every row is a function of (seed, 
 """
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
 
-import cv2
 import grain
 import numpy as np
 
-from ns_jax.data import images, labels, randaugment, sources
+from ns_jax.data import decoding, images, labels, views, workers
+from ns_jax.data.source import Source
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainView:
-    """The noise on the input: (image, rng) -> uint8 `[S, S, 3]`."""
+class Reading:
+    """Who decodes and augments: processes of their own, or threads of this one."""
 
-    evaluation: images.Preprocessing
-    view: str  # "crop": random crop and aspect; "pad": pad and crop back, for small images
-    flip: bool
-    randaugment: randaugment.RandAugment
-    final_cutout: int = 0
+    workers: int | None = None  # processes; 0: none, None: as many as pay
+    threads: int = 2  # of this process, without workers
+    prefetch: int = 8  # batches made ahead, over all workers
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if self.view == "crop":
-            crop = images.random_crop(image, rng)
-            # The official code falls back to evaluation's crop if the sampler gives up.
-            image = (
-                self.evaluation(image)
-                if crop is None or crop.shape == image.shape
-                else images.resize(crop, self.evaluation.size)
-            )
-            return self._cut(self.randaugment(self._mirror(image, rng), rng), rng)
-        image = self._cut(self.randaugment(self.evaluation(image), rng), rng)
-        return self._mirror(images.pad_and_crop(image, rng), rng)
+    def __post_init__(self):
+        for name, least in (("workers", 0), ("threads", 1), ("prefetch", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"data.{name} is {value}; set it to {least} or more")
 
-    def _mirror(self, image, rng):
-        return cv2.flip(image, 1) if self.flip and rng.random() < 0.5 else image
+    def iterate(self, batches: "Batches") -> Iterator[dict]:
+        """The batches in order, made ahead. Close the iterator to end the workers."""
+        count = default_workers() if self.workers is None else self.workers
+        if not count:
+            return iter(batches.to_iter_dataset(grain.ReadOptions(self.threads, self.prefetch)))
+        ahead = -(-self.prefetch // count)
+        return workers.Workers(batches, count, ahead, batches.num_bytes)
 
-    def _cut(self, image, rng):
-        if not self.final_cutout:
-            return image
-        return randaugment.cutout(image, self.final_cutout, rng.integers(image.shape[:2]))
+
+def default_workers() -> int:
+    """All cores but one, if there are more than four: few cores are better shared by threads."""
+    cores = getattr(os, "process_cpu_count", os.cpu_count)()
+    return min(cores - 1, 64) if cores > 4 else 0
+
+
+class Batches(grain.MapDataset):
+    """Rows, several at a time."""
+
+    def __init__(self, rows: grain.MapDataset, parts: Sequence[range], collate, num_bytes: int):
+        """Batch i is of the rows `parts[i]`.
+
+        `collate(rows, count, empty)` makes it of an iterator over these `count` rows, with arrays,
+        of `num_bytes` at most, that come from `empty` (see `workers.Batches`).
+        """
+        super().__init__(rows)
+        self._rows, self._parts, self._collate, self.num_bytes = rows, parts, collate, num_bytes
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, position):
+        return self.slice(position) if isinstance(position, slice) else self.make(position)
+
+    def make(self, position: int, empty=np.empty) -> dict:
+        part = self._parts[position]
+        return self._collate((self._rows[place] for place in part), len(part), empty)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+    """The rows of each step from `start` on, of all the same number."""
+
+    start: int
+    stop: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, position: int) -> range:
+        first = (self.start + position) * self.size
+        return range(first, first + self.size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
     """Images with their targets, by position: `(index, image, classes, probs)` as a dict."""
 
-    source: sources.Source
+    source: Source
     index: np.ndarray  # int64 [N], into the source
-    target: object  # position -> (classes int32 [k], probs float32 [k])
+    target: Callable  # (position, the source's label) -> (classes int32 [k], probs float32 [k])
+    k: int
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, position: int) -> dict:
         index = int(self.index[position])
-        classes, probs = self.target(position)
+        example = self.source[index]
+        classes, probs = self.target(position, example["label"])
         return {
-            "image": self.source[index]["image"],
+            "image": example["image"],
             "target_classes": classes,
             "target_probs": probs,
             "index": np.int64(index),
         }
 
 
-def labelled_examples(source: sources.Source, smoothing: float, k: int) -> Examples:
-    """Every image of a labelled source with its smoothed label in k places."""
-    if (source.labels < 0).any():
-        raise ValueError(f"{source.name} has images without a label; it cannot be trained on")
+def labelled_examples(source: Source, smoothing: float, k: int) -> Examples:
+    """Every image of a labelled source with its smoothed label in k places.
+
+    Raises ValueError for images without a label: here if the source knows, else when one comes.
+    """
     num_classes = len(source.class_names)
+    if not num_classes or (source.labels is not None and (source.labels < 0).any()):
+        raise ValueError(f"{source.name} has images without a label; it cannot be trained on")
 
-    def target(position):
-        return labels.hard_target(int(source.labels[position]), num_classes, smoothing, k)
+    def target(position: int, label: int):
+        if not 0 <= label < num_classes:
+            raise ValueError(
+                f"{source.name}[{position}] has the label {label}; it cannot be trained on"
+            )
+        return labels.hard_target(label, num_classes, smoothing, k)
 
-    return Examples(source, np.arange(len(source)), target)
+    return Examples(source, np.arange(len(source)), target, k)
 
 
 def pseudo_labelled_examples(
-    source: sources.Source, selection: labels.Selection, loss, num_classes: int
+    source: Source, selection: labels.Selection, loss, num_classes: int
 ) -> Examples:
     """Every row of a selection with the teacher's distribution, or its best class as a label."""
     if selection.metadata["source"] != source.fingerprint:
@@ -90,20 +138,23 @@ def pseudo_labelled_examples(
             f"the selection was made of another source than {source.name}: fingerprint "
             f"{selection.metadata['source']}, now {source.fingerprint}; label it again"
         )
+    hard, smoothing, temperature = (
+        loss.pseudo_labels == "hard",
+        loss.label_smoothing,
+        loss.temperature,
+    )
 
-    def target(row):
-        if loss.pseudo_labels == "hard":
-            label = int(selection.label[row])
-            return labels.hard_target(label, num_classes, loss.label_smoothing, 1)
+    def target(row: int, _: int):
+        if hard:
+            return labels.hard_target(int(selection.label[row]), num_classes, smoothing, 1)
         return labels.soft_target(
-            selection.classes[row], selection.probs[row], num_classes, loss.temperature
+            selection.classes[row], selection.probs[row], num_classes, temperature
         )
 
-    return Examples(source, selection.index, target)
+    return Examples(source, selection.index, target, 1 if hard else selection.classes.shape[1])
 
 
-@dataclasses.dataclass(frozen=True)
-class Rows:
+class Rows(grain.MapDataset):
     """Row r of step t, counted through all steps, out of two endless streams.
 
     A step's rows are `groups` equal parts, one for each BatchNorm group, and each part has its
@@ -111,22 +162,20 @@ class Rows:
     host reads its contiguous share of each step.
     """
 
-    labelled: grain.MapDataset
-    unlabelled: grain.MapDataset | None
-    per_step: tuple[int, int]  # labelled and unlabelled images
-    groups: int
-    steps: int
-    host: int = 0
-    hosts: int = 1
-
-    @property
-    def host_batch_size(self) -> int:
-        return sum(self.per_step) // self.hosts
+    def __init__(self, labelled, unlabelled, per_step, groups, steps, host=0, hosts=1):
+        """`labelled`, `unlabelled` (may be None): endless streams, `per_step` images of each."""
+        super().__init__([stream for stream in (labelled, unlabelled) if stream is not None])
+        self.labelled, self.unlabelled, self.per_step = labelled, unlabelled, per_step
+        self.groups, self.host = groups, host
+        self.host_batch_size = sum(per_step) // hosts
+        self._length = steps * self.host_batch_size
 
     def __len__(self) -> int:
-        return self.steps * self.host_batch_size
+        return self._length
 
-    def __getitem__(self, position: int) -> dict:
+    def __getitem__(self, position):
+        if isinstance(position, slice):
+            return self.slice(position)
         step, row = divmod(position, self.host_batch_size)
         of_labelled, of_unlabelled = (count // self.groups for count in self.per_step)
         group, place = divmod(row + self.host * self.host_batch_size, of_labelled + of_unlabelled)
@@ -139,15 +188,14 @@ class Rows:
 def train_batches(
     labelled: Examples,
     unlabelled: Examples | None,
-    view: TrainView,
+    view: views.TrainView,
     *,
     per_step: tuple[int, int],
     groups: int,
     steps: int,
     start_step: int,
     seed: int,
-    read_threads: int,
-    prefetch: int,
+    reading: Reading,
     host: int = 0,
     hosts: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -155,74 +203,102 @@ def train_batches(
 
     def stream(examples: Examples, number: int) -> grain.MapDataset:
         return (
-            grain.MapDataset.source(examples)
+            grain.MapDataset.range(len(examples))
             .shuffle(seed=_stream_seed(seed, number))
             .repeat()
-            .random_map(lambda e, rng: _augment(e, view, rng), seed=_stream_seed(seed, number + 1))
+            .random_map(
+                functools.partial(_augmented, examples, view), seed=_stream_seed(seed, number + 1)
+            )
         )
 
     rows = Rows(
-        labelled=stream(labelled, 0),
-        unlabelled=None if unlabelled is None else stream(unlabelled, 2),
-        per_step=per_step,
-        groups=groups,
-        steps=steps,
-        host=host,
-        hosts=hosts,
+        stream(labelled, 0),
+        None if unlabelled is None else stream(unlabelled, 2),
+        per_step,
+        groups,
+        steps,
+        host,
+        hosts,
     )
     size = rows.host_batch_size
-    dataset = grain.MapDataset.source(rows)[start_step * size :].batch(size)
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(read_threads, prefetch)))
+    # target_classes, target_probs, weight, index beside the images; each array starts aligned
+    num_bytes = size * (view.num_bytes + 8 * labelled.k + 12) + 8 * workers.ALIGNMENT
+    return reading.iterate(Batches(rows, _Steps(start_step, steps, size), _stack, num_bytes))
 
 
 def _stream_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def _augment(example: dict, view: TrainView, rng: np.random.Generator) -> dict:
-    size = view.evaluation.size
+def _augmented(
+    examples: Examples, view: views.TrainView, position: int, rng: np.random.Generator
+) -> dict:
+    example = examples[position]
     try:
-        image, weight = view(images.decode(example["image"]), rng), 1.0
-    except images.BadImageError:
-        image, weight = np.zeros((size, size, 3), np.uint8), 0.0
-    return {**example, "image": np.ascontiguousarray(image), "weight": np.float32(weight)}
+        seen = view(example.pop("image"), rng, examples.source.max_pixels)
+        weight = 1.0
+    except decoding.BadImageError:
+        seen = {name: np.zeros(shape, np.uint8) for name, shape in view.shapes().items()}
+        weight = 0.0
+    return {**example, **seen, "weight": np.float32(weight)}
+
+
+def _stack(rows: Iterator[dict], count: int, empty) -> dict[str, np.ndarray]:
+    batch = {}
+    for place, row in enumerate(rows):
+        for name, value in row.items():
+            if not place:
+                batch[name] = empty((count, *np.shape(value)), np.asarray(value).dtype)
+            batch[name][place] = value
+    return batch
 
 
 def evaluation_batches(
-    source: sources.Source,
-    indices: range,
+    source: Source,
+    ranges: Sequence[range],
     preprocessing: images.Preprocessing,
     *,
     batch_size: int,
-    read_threads: int,
-    prefetch: int,
+    reading: Reading,
 ) -> Iterator[dict]:
-    """Every image of `indices` once, un-noised, in order, in full batches.
+    """Every image of `ranges` once, un-noised, in order; no batch has images of two ranges.
 
-    `image` uint8 `[B, S, S, 3]`, the last one padded with zeros; and, for the n images there are,
+    `image` uint8 `[B, S, S, 3]`, a range's last one padded with zeros; for the n images there are,
     `index`, `label` int `[n]`, `key` and `status` lists: `ok` or why the image cannot be read.
     """
+
+    shape = (preprocessing.size, preprocessing.size, 3)
 
     def read(index: int) -> dict:
         example = source[index]
         try:
-            image, status = preprocessing(images.decode(example["image"])), "ok"
-        except images.BadImageError as error:
-            image, status = np.zeros((preprocessing.size,) * 2 + (3,), np.uint8), str(error)
+            image = preprocessing(decoding.decode(example["image"], source.max_pixels))
+            status = "ok"
+        except decoding.BadImageError as error:
+            image, status = np.zeros(shape, np.uint8), str(error)
         return {**example, "image": image, "index": index, "status": status}
 
-    def collate(examples: list[dict]) -> dict:
-        batch = {name: [e[name] for e in examples] for name in examples[0]}
-        padded = np.zeros((batch_size, *batch["image"][0].shape), np.uint8)
-        padded[: len(examples)] = batch["image"]
+    def collate(rows: Iterator[dict], count: int, empty) -> dict:
+        padded = empty((batch_size, *shape), np.uint8)
+        padded[count:] = 0
+        lists = {name: [] for name in ("index", "label", "key", "status")}
+        for place, row in enumerate(rows):
+            padded[place] = row["image"]
+            for name, values in lists.items():
+                values.append(row[name])
         return {
             "image": padded,
-            "index": np.asarray(batch["index"], np.int64),
-            "label": np.asarray(batch["label"], np.int32),
-            "key": batch["key"],
-            "status": batch["status"],
+            "index": np.asarray(lists["index"], np.int64),
+            "label": np.asarray(lists["label"], np.int32),
+            "key": lists["key"],
+            "status": lists["status"],
         }
 
-    dataset = grain.MapDataset.range(indices.start, indices.stop).map(read)
-    dataset = dataset.batch(batch_size, batch_fn=collate)
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(read_threads, prefetch)))
+    parts = [
+        range(start, min(start + batch_size, indices.stop))
+        for indices in ranges
+        for start in range(indices.start, indices.stop, batch_size)
+    ]
+    rows = grain.MapDataset.range(len(source)).map(read)
+    num_bytes = batch_size * math.prod(shape) + workers.ALIGNMENT
+    return reading.iterate(Batches(rows, parts, collate, num_bytes))

@@ -5,6 +5,7 @@ arguments. Floats are float32 in the order of the official TensorFlow code, trun
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -19,16 +20,23 @@ _HALF = np.nextafter(np.float32(0.5), np.float32(0))  # 0.5 itself would round 0
 
 def auto_contrast(image: np.ndarray) -> np.ndarray:
     """Stretches each channel to [0, 255]; a channel of a single value stays as it is."""
-    low, high = np.float32([cv2.minMaxLoc(channel)[:2] for channel in cv2.split(image)]).T
-    levels = np.float32(_LEVELS)[:, None]
+    planes = cv2.split(image)
+    low, high = np.float32([cv2.minMaxLoc(plane)[:2] for plane in planes]).T[:, :, None]
+    levels = np.float32(_LEVELS)
     scale = 255 / np.maximum(high - low, 1)
-    return _look_up(image, np.where(high > low, levels * scale - low * scale, levels))
+    return _look_up_each(planes, np.where(high > low, levels * scale - low * scale, levels))
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
     """Flattens the histogram of each channel."""
-    tables = [_equalize_table(channel) for channel in cv2.split(image)]
-    return _look_up(image, np.stack(tables, axis=1))
+    planes = cv2.split(image)
+    counts = [cv2.calcHist([plane], [0], None, [256], [0, 256]).ravel() for plane in planes]
+    histogram = np.asarray(counts, np.int64)  # [3, 256]
+    highest = 255 - np.argmax(histogram[:, ::-1] > 0, axis=1)
+    step = (planes[0].size - histogram[(0, 1, 2), highest])[:, None] // 255
+    below = np.cumsum(histogram, axis=1) - histogram
+    tables = (below + step // 2) // np.maximum(step, 1)
+    return _look_up_each(planes, np.where(step > 0, tables, _LEVELS))
 
 
 def invert(image: np.ndarray) -> np.ndarray:
@@ -42,17 +50,18 @@ def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
     bottom, right = np.float32(image.shape[0] - 1), np.float32(image.shape[1] - 1)
     x_offset = (right - (cos * right - sin * bottom)) / 2
     y_offset = (bottom - (sin * right + cos * bottom)) / 2
-    return _warp(image, ((cos, -sin, x_offset), (sin, cos, y_offset)))
+    x = _nearest(image, cos, -sin, x_offset)
+    return _gather(image, x, _nearest(image, sin, cos, y_offset))
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
     """Keeps the `bits` most significant bits of every value."""
-    return _look_up(image, _LEVELS >> (8 - bits) << (8 - bits))
+    return image & np.uint8(256 - (1 << (8 - bits)))
 
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
     """Inverts the values at or above `threshold`; 256 inverts none."""
-    return _look_up(image, np.concatenate([_LEVELS[:threshold], 255 - _LEVELS[threshold:]]))
+    return image ^ _mask(image >= threshold)
 
 
 def color(image: np.ndarray, factor: float) -> np.ndarray:
@@ -76,33 +85,35 @@ def brightness(image: np.ndarray, factor: float) -> np.ndarray:
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
     """Sharpness: 0 is a smoothed image, 1 the image itself, whose 1-pixel border always stays."""
     output = image.copy()
-    output[1:-1, 1:-1] = _blend(_smooth(image), image[1:-1, 1:-1], factor)
+    if min(image.shape[:2]) > 2:
+        output[1:-1, 1:-1] = _blend(_smooth(image), image[1:-1, 1:-1], factor)
     return output
 
 
 def shear_x(image: np.ndarray, slope: float) -> np.ndarray:
     """Moves the content of row y left by `slope` * y; the top row stays."""
-    return _warp(image, ((1, slope, 0), (0, 1, 0)))
+    return _gather(image, _nearest(image, 1, slope, 0), _nearest(image, 0, 1, 0))
 
 
 def shear_y(image: np.ndarray, slope: float) -> np.ndarray:
     """Moves the content of column x up by `slope` * x; the left column stays."""
-    return _warp(image, ((1, 0, 0), (slope, 1, 0)))
+    return _gather(image, _nearest(image, 1, 0, 0), _nearest(image, slope, 1, 0))
 
 
 def translate_x(image: np.ndarray, pixels: float) -> np.ndarray:
     """Moves the content left by `pixels`."""
-    return _warp(image, ((1, 0, pixels), (0, 1, 0)))
+    return _translate(image, pixels, axis=1)
 
 
 def translate_y(image: np.ndarray, pixels: float) -> np.ndarray:
     """Moves the content up by `pixels`."""
-    return _warp(image, ((1, 0, 0), (0, 1, pixels)))
+    return _translate(image, pixels, axis=0)
 
 
 def solarize_add(image: np.ndarray, addition: int) -> np.ndarray:
     """Brightens the values below 128 by `addition`."""
-    return _look_up(image, _LEVELS + addition * (_LEVELS < 128))
+    brighter = cv2.add(image, np.full_like(image, min(addition, 255)))
+    return image ^ ((image ^ brighter) & _mask(image < 128))
 
 
 def cutout(image: np.ndarray, half_size: int, centre: tuple[int, int]) -> np.ndarray:
@@ -161,13 +172,17 @@ class RandAugment:
         output = image.copy()
         for _ in range(self.num_layers):
             name = list(OPERATORS)[rng.integers(len(OPERATORS))]
-            argument = self.arguments()[name]
+            argument = self._arguments[name]
             if name in SIGNED and rng.random() < 0.5:
                 argument = tuple(-value for value in argument)
             if name == "Cutout":
                 argument += (rng.integers(output.shape[:2]),)
             output = OPERATORS[name](output, *argument)
         return output
+
+    @functools.cached_property
+    def _arguments(self) -> dict[str, tuple[float, ...]]:
+        return self.arguments()
 
     def arguments(self) -> dict[str, tuple[float, ...]]:
         """What each operator is given at this magnitude, before the sign and the centre."""
@@ -196,53 +211,85 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
 
 
 def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Maps the values through `table`: [256], or [256, 3] for one table per channel."""
-    return cv2.LUT(image, _to_uint8(table).reshape(1, 256, -1))
+    return cv2.LUT(image, _to_uint8(table))
 
 
-def _equalize_table(channel: np.ndarray) -> np.ndarray:
-    histogram = cv2.calcHist([channel], [0], None, [256], [0, 256]).ravel().astype(np.int64)
-    step = (histogram.sum() - histogram[histogram > 0][-1]) // 255
-    if step == 0:
-        return _LEVELS
-    table = (np.cumsum(histogram) + step // 2) // step
-    return np.concatenate([[0], table[:-1]])
+def _look_up_each(planes: list[np.ndarray], tables: np.ndarray) -> np.ndarray:
+    """Each channel [H, W] through its own table of [3, 256]; twice as fast as interleaved."""
+    pairs = zip(planes, tables, strict=True)
+    return cv2.merge([_look_up(plane, table) for plane, table in pairs])
 
 
-def _blend(degenerate: np.ndarray | int, image: np.ndarray, factor: float) -> np.ndarray:
+def _mask(chosen: np.ndarray) -> np.ndarray:
+    """All bits where `chosen`, none elsewhere: uint8."""
+    return -chosen.view(np.uint8)
+
+
+def _blend(degenerate: np.ndarray | float, image: np.ndarray, factor: float) -> np.ndarray:
     """degenerate + factor * (image - degenerate); a factor above 1 extrapolates and clips."""
-    degenerate, image = np.float32(degenerate), np.float32(image)
-    return _to_uint8(degenerate + np.float32(factor) * (image - degenerate))
+    degenerate = np.float32(degenerate)
+    values = np.float32(image) - degenerate
+    values *= np.float32(factor)
+    values += degenerate
+    return _to_uint8(values)
 
 
 def _greyscale(image: np.ndarray) -> np.ndarray:
     """Luma as TensorFlow computes it, in all three channels."""
-    red, green, blue = (np.float32(channel) * np.float32(1 / 255) for channel in cv2.split(image))
-    luma = red * np.float32(0.2989) + green * np.float32(0.5870) + blue * np.float32(0.1140)
-    return cv2.cvtColor(_to_uint8(luma * np.float32(255.5)), cv2.COLOR_GRAY2RGB)
+    red, green, blue = (
+        np.float32(channel) * np.float32(1 / 255) * np.float32(share)
+        for channel, share in zip(cv2.split(image), (0.2989, 0.5870, 0.1140), strict=True)
+    )
+    luma = (red + green + blue) * np.float32(255.5)
+    return cv2.cvtColor(luma.astype(np.uint8), cv2.COLOR_GRAY2RGB)
 
 
 def _smooth(image: np.ndarray) -> np.ndarray:
-    """The mean of each 3x3 window with its centre counted five times: [H-2, W-2, 3] uint8."""
-    # Summed in the order of TensorFlow's kernel. Where the true mean is an integer, float32
-    # rounding decides whether truncation takes one off; cv2.filter2D differs on 0.4% of values.
+    """The mean of each 3x3 window with its centre counted five times: whole floats [H-2, W-2, 3].
+
+    Summed in the order of TensorFlow's kernel. Where the true mean is an integer, float32 rounding
+    decides whether truncation takes one off; cv2.filter2D differs on 0.4% of values.
+    """
+    height, width = image.shape[0] - 2, image.shape[1] - 2
     outer, centre = (np.float32(image) * (np.float32(tap) / np.float32(13)) for tap in (1, 5))
-    total = np.zeros_like(outer[2:, 2:])
-    height, width = total.shape[:2]
+    total = np.zeros((height, width, 3), np.float32)
     for row, column in np.ndindex(3, 3):
         window = centre if (row, column) == (1, 1) else outer
-        total += window[row : row + height, column : column + width]
-    return _to_uint8(total)
+        cv2.add(total, window[row : row + height, column : column + width], dst=total)
+    return np.floor(total, out=total)
 
 
-def _warp(image: np.ndarray, matrix: tuple) -> np.ndarray:
-    """Nearest neighbour; output (x, y) shows input `matrix` @ (x, y, 1), grey where outside."""
-    # Halves round away from zero, as in TensorFlow. OpenCV rounds them to even, and a shear of
-    # 0.15 meets many: cv2.warpAffine differs on 2-3% of pixels, so OpenCV is given integers.
+def _nearest(image: np.ndarray, x_step: float, y_step: float, offset: float) -> np.ndarray:
+    """x_step * x + y_step * y + offset of every pixel (x, y), rounded: float32 [H, W].
+
+    Halves round away from zero, as in TensorFlow: upwards, that is, as what is below zero lies
+    outside of the image either way. OpenCV rounds them to even, and a shear of 0.15 meets many:
+    cv2.warpAffine differs on 2-3% of pixels, so OpenCV is given whole numbers.
+    """
     height, width = image.shape[:2]
-    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
-    sources = np.empty((height, width, 2), np.int16)
-    for axis, (x_step, y_step, offset) in enumerate(np.float32(matrix)):
-        position = x_step * x + y_step * y + offset
-        sources[..., axis] = position + np.copysign(_HALF, position)  # the cast truncates
-    return cv2.remap(image, sources, None, cv2.INTER_NEAREST, None, cv2.BORDER_CONSTANT, 3 * [GREY])
+    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    position = np.float32(x_step) * x + (np.float32(y_step) * y)[:, None]
+    position += np.float32(offset)
+    position += _HALF
+    return np.floor(position, out=position)
+
+
+def _gather(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Output pixels show the input pixels (x, y), grey where these lie outside."""
+    return cv2.remap(image, x, y, cv2.INTER_NEAREST, None, cv2.BORDER_CONSTANT, 3 * [GREY])
+
+
+def _translate(image: np.ndarray, pixels: float, axis: int) -> np.ndarray:
+    """`_gather` for a shift along one axis, whose pixels move together: ten times as fast."""
+    size = image.shape[axis]
+    places = np.arange(size, dtype=np.float32) + np.float32(pixels) + _HALF
+    places = np.floor(places).astype(int)
+    (shown,) = np.nonzero((places >= 0) & (places < size))
+    output = np.full_like(image, GREY)
+    if len(shown):
+        places = places[shown]
+        if (np.diff(places) == 1).all():  # unless float32 rounds a near-half up far out
+            places = slice(places[0], places[-1] + 1)  # which copies whole blocks
+        index = (slice(None),) * axis
+        output[(*index, slice(shown[0], shown[-1] + 1))] = image[(*index, places)]
+    return output

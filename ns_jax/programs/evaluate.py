@@ -30,9 +30,8 @@ def run(config, workdir: pathlib.Path) -> dict:
     with Progress("evaluating", len(source)) as progress:
         for batch in model.predict(
             source,
-            range(len(source)),
-            read_threads=config.data.read_threads,
-            prefetch=config.data.prefetch,
+            [range(len(source))],
+            experiment.reading(config),
         ):
             ok = np.asarray([status == "ok" for status in batch["status"]])
             bad.add(batch["index"][~ok])

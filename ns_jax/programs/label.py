@@ -36,23 +36,26 @@ def run(config, workdir: pathlib.Path) -> dict:
     ranges = labels.shard_ranges(len(source), config.label.images_per_shard)
     bad = bad_images.BadImages(source, config.data.max_bad_fraction)
     right = known = 0
-    truth = source.truth
-    if truth is None and source.class_names == tuple(teacher.class_names):
-        truth = source.labels
+    truth = source.known_labels(teacher.class_names)
+    # Batches of all shards that are missing, shard after shard.
+    shards = [directory / labels.shard_name(shard, len(ranges)) for shard in range(len(ranges))]
+    done = [path.exists() for path in shards]
+    missing = [indices for indices, there in zip(ranges, done, strict=True) if not there]
+    predictions = teacher.predict(source, missing, experiment.reading(config))
     with Progress("labelling", len(source)) as progress:
-        for shard, indices in enumerate(ranges):
-            path = directory / labels.shard_name(shard, len(ranges))
-            if path.exists():
+        for path, indices, there in zip(shards, ranges, done, strict=True):
+            if there:
                 manifest.check_inputs(labels.shard_metadata(path), made_of, path)
             else:
-                columns = _predict(config, teacher, source, indices, progress)
+                columns = _columns(predictions, len(indices), progress)
                 labels.write_shard(path, columns, made_of)
             found = labels.read_shard(path, ["index", "status", "label"])
             ok = found["status"] == "ok"
             bad.add(found["index"][~ok])
             if truth is not None:
-                right += int((found["label"][ok] == truth[found["index"][ok]]).sum())
-                known += int(ok.sum())
+                expected = truth[found["index"][ok]]
+                right += int((found["label"][ok] == expected).sum())
+                known += int((expected >= 0).sum())
     if len(bad):
         say(f"{len(bad)} images could not be read; their status says why:")
         say("\n".join(bad.lines()))
@@ -67,15 +70,13 @@ def run(config, workdir: pathlib.Path) -> dict:
     return outputs
 
 
-def _predict(config, teacher, source, indices: range, progress) -> dict:
+def _columns(predictions, count: int, progress) -> dict:
+    """The next `count` predictions as the columns of a shard."""
     batches = []
-    for batch in teacher.predict(
-        source,
-        indices,
-        read_threads=config.data.read_threads,
-        prefetch=config.data.prefetch,
-    ):
+    while count:
+        batch = next(predictions)
         batches.append(batch)
+        count -= len(batch["index"])
         progress.advance(len(batch["index"]))
     columns = {name: [batch[name] for batch in batches] for name in batches[0]}
     return {

@@ -156,10 +156,10 @@ def _accuracy(config, selection: labels.Selection, class_names: list[str]) -> fl
     if not config.data.unlabelled:
         return None
     source = experiment.open_source(config, "unlabelled")
-    truth = source.truth
-    if truth is None and source.class_names == tuple(class_names):
-        truth = source.labels
+    truth = source.known_labels(class_names)
     if truth is None:
         return None
     index, rows = np.unique(selection.index, return_index=True)
-    return float((selection.label[rows] == truth[index]).mean())
+    expected = truth[index]
+    right, known = (selection.label[rows] == expected).sum(), (expected >= 0).sum()
+    return float(right / known) if known else None

@@ -87,8 +87,7 @@ def run(config, workdir: pathlib.Path) -> dict:
         steps=total_steps,
         start_step=start_step,
         seed=config.seed,
-        read_threads=config.data.read_threads,
-        prefetch=config.data.prefetch,
+        reading=experiment.reading(config),
     )
     description = experiment.describe(model, preprocessing, source.class_names)
     description["inputs"] = inputs
@@ -124,6 +123,7 @@ def run(config, workdir: pathlib.Path) -> dict:
             if last or step % config.train.save_every_steps == 0:
                 _checked(step, metrics, workdir)
                 checkpoints.save(step, state, description)
+    batches.close()
     log.close()
     checkpoints.close()
 

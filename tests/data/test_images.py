@@ -1,85 +1,13 @@
-import io
-
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
 
-from ns_jax.data import images
+from ns_jax.data import images, resizing
 
 
 def gradient(height, width):
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows * 255 // height, columns * 255 // width, rows * 0], -1).astype(np.uint8)
-
-
-def encode(image, kind):
-    return cv2.imencode(kind, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-
-
-def test_decoding_gives_rgb_in_this_order():
-    image = gradient(20, 30)
-    np.testing.assert_array_equal(images.decode(encode(image, ".png")), image)
-    jpeg = images.decode(encode(image, ".jpg")).astype(int)
-    assert np.abs(jpeg - image).mean() < 4
-    grey = cv2.imencode(".png", image[..., 0])[1].tobytes()
-    np.testing.assert_array_equal(images.decode(grey), np.repeat(image[..., :1], 3, -1))
-
-
-def pillow_bytes(image, kind, **options):
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
-def test_other_kinds_of_png_become_rgb_and_lose_their_transparency(mode):
-    picture = Image.fromarray(gradient(20, 30))
-    if "A" in mode:
-        picture.putalpha(7)
-    picture = picture.convert(mode)
-    expected = np.asarray(picture.convert("RGB"))
-    np.testing.assert_array_equal(images.decode(pillow_bytes(picture, "PNG")), expected)
-
-
-@pytest.mark.parametrize("kind", [".png", ".tiff"])
-def test_sixteen_bits_become_eight(kind):
-    image = gradient(20, 30)
-    wide = image[..., ::-1].astype(np.uint16) * 256 + 200
-    data = cv2.imencode(kind, wide)[1].tobytes()
-    # PNG's low byte is cut off, TIFF's rounds.
-    assert np.abs(images.decode(data).astype(int) - image).max() <= 1
-
-
-def test_cmyk_jpegs_become_the_colours_they_show():
-    data = pillow_bytes(Image.fromarray(gradient(20, 30)).convert("CMYK"), "JPEG", quality=95)
-    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
-    assert np.abs(images.decode(data) - expected).max() <= 1
-
-
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_photographs_are_turned_as_their_exif_mark_says(orientation):
-    picture = Image.fromarray(gradient(20, 30))
-    exif = picture.getexif()
-    exif[0x0112] = orientation
-    data = pillow_bytes(picture, "JPEG", quality=95, exif=exif.tobytes())
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    np.testing.assert_array_equal(images.decode(data), expected)
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"", "empty file"),
-        (b"no image at all", "not an image"),
-        (b"\x89PNG\r\n\x1a\n", "not an image"),
-        (np.zeros((4, 4), np.uint8), "not an RGB image"),
-        (np.zeros((4, 4, 3), np.float32), "not an RGB image"),
-    ],
-)
-def test_bad_images_have_a_reason(data, reason):
-    with pytest.raises(images.BadImageError, match=reason):
-        images.decode(data)
 
 
 def preprocessing(size, crop):
@@ -90,7 +18,7 @@ def test_padded_crop_takes_the_official_square():
     image = gradient(300, 500)
     side = int(224 / 256 * 300)
     top, left = (300 - side + 1) // 2, (500 - side + 1) // 2
-    expected = images.resize(image[top : top + side, left : left + side], 224)
+    expected = resizing.resize(image[top : top + side, left : left + side], 224, "bicubic")
     np.testing.assert_array_equal(preprocessing(224, "padded")(image), expected)
 
 
@@ -101,30 +29,65 @@ def test_no_crop_takes_the_centre_square_of_the_short_side():
     assert preprocessing(16, "none")(gradient(1, 300)).shape == (16, 16, 3)
 
 
-def test_unknown_preprocessing_lists_the_known_ones():
-    with pytest.raises(ValueError, match="padded, none"):
-        preprocessing(32, "centre")
+def test_a_crop_may_be_any_share_of_the_short_side():
+    image = gradient(100, 140)
+    np.testing.assert_array_equal(preprocessing(50, "0.5")(image), image[25:75, 45:95])
 
 
-def test_random_crops_follow_the_official_sampler():
+@pytest.mark.parametrize("crop", ["centre", "0", "1.5", "nan", ""])
+def test_unknown_crops_list_the_known_ones(crop):
+    with pytest.raises(ValueError, match="padded, none, or a share"):
+        preprocessing(32, crop)
+
+
+def test_unknown_interpolations_list_the_known_ones():
+    with pytest.raises(ValueError, match="bicubic_antialias"):
+        images.Preprocessing(32, "none", (0.5,) * 3, (0.5,) * 3, interpolation="nearest")
+
+
+def crops(sampler, height, width, count):
+    rng = np.random.default_rng(0)
+    boxes = [sampler(height, width, rng) for _ in range(count)]
+    return np.asarray([box for box in boxes if box])
+
+
+def test_official_crops_follow_tensorflows_sampler():
     """Height uniform between its bounds; at least a tenth of the image; aspect in 3/4..4/3."""
     height, width = 300, 400
-    image = np.zeros((height, width, 3), np.uint8)
-    rng = np.random.default_rng(0)
-    crops = [images.random_crop(image, rng) for _ in range(4000)]
-    sizes = np.asarray([crop.shape[:2] for crop in crops if crop is not None])
-    assert len(sizes) > 3990
-    aspects, areas = sizes[:, 1] / sizes[:, 0], sizes.prod(1) / (height * width)
+    boxes = crops(images.official_crop, height, width, 4000)
+    assert len(boxes) > 3950  # the whole image, now and then, is None
+    tops, lefts, heights, widths = boxes.T
+    aspects, areas = widths / heights, heights * widths / (height * width)
     assert aspects.min() > 0.73 and aspects.max() < 1.36
     assert 0.1 <= areas.min() < 0.11 and areas.max() > 0.95
     # Uniform in height, so small areas are common: uniform in area would put 0.33 of them here.
     assert 0.5 < (areas < 0.4).mean() < 0.7
     # Linear aspect: the mean of U(3/4, 4/3) is 1.042; log-uniform would have 1.015.
     assert aspects.mean() == pytest.approx(1.04, abs=0.012)
+    # The last offset that fits is never drawn where there is a choice.
+    choice = heights < height - 1
+    assert (tops + heights)[choice].max() == height - 1 and tops.min() == lefts.min() == 0
 
 
-def test_random_crop_gives_up_where_no_crop_fits():
-    assert images.random_crop(np.zeros((400, 2, 3), np.uint8), np.random.default_rng(0)) is None
+def test_area_crops_are_uniform_in_area_and_in_the_logarithm_of_the_aspect():
+    height, width = 400, 400
+    tops, lefts, heights, widths = crops(images.area_crop, height, width, 8000).T
+    areas, aspects = heights * widths / (height * width), widths / heights
+    assert 0.075 < areas.min() < 0.09 and (tops + heights).max() == height
+    small = areas[areas < 0.7]  # larger ones do not fit with every aspect
+    shares = np.histogram(small, 6, (0.08, 0.68))[0] / len(small)
+    np.testing.assert_allclose(shares, shares.mean(), rtol=0.15)
+    assert np.log(aspects[areas < 0.7]).mean() == pytest.approx(0, abs=0.01)
+    assert aspects.min() > 0.74 and aspects.max() < 1.35
+
+
+def test_where_no_crop_fits():
+    rng = np.random.default_rng(0)
+    assert images.official_crop(400, 2, rng) is None
+    top, left, height, width = images.area_crop(400, 2, rng)
+    assert (height, width, left) == (3, 2, 0) and top == 198  # the centre, at the widest aspect
+    assert images.area_crop(2, 400, rng)[2:] == (2, 3)
+    assert images.area_crop(1, 1, rng) == (0, 0, 1, 1)
 
 
 def test_pad_and_crop_moves_by_up_to_an_eighth_and_mirrors():

@@ -1,8 +1,12 @@
+import dataclasses
+
+import cv2
 import numpy as np
 import pytest
 from ml_collections import config_dict
 
-from ns_jax.data import bad_images, images, labels, pipeline, randaugment, sources
+from ns_jax.data import bad_images, images, labels, pipeline, randaugment, sources, views
+from tests.data import made
 
 EVALUATION = images.Preprocessing(size=16, crop="none", mean=(0.3,) * 3, std=(0.4,) * 3)
 LOSS = config_dict.ConfigDict({"pseudo_labels": "soft", "temperature": 1.0, "label_smoothing": 0.1})
@@ -13,9 +17,13 @@ def digits(split):
 
 
 def view(**changes):
-    settings = {"view": "pad", "flip": False, "final_cutout": 2, **changes}
+    settings = {"kind": "pad", "flip": False, "final_cutout": 2, **changes}
     augment = randaugment.RandAugment(2, 5.0, 2.0, 2.0)
-    return pipeline.TrainView(evaluation=EVALUATION, randaugment=augment, **settings)
+    return views.TrainView(evaluation=EVALUATION, randaugment=augment, **settings)
+
+
+THREADS = pipeline.Reading(workers=0, threads=2, prefetch=2)
+WORKERS = pipeline.Reading(workers=2, prefetch=3)
 
 
 class FakeSelection:
@@ -38,7 +46,9 @@ def examples():
     )
 
 
-def batches(start_step=0, steps=6, host=0, hosts=1, groups=1, per_step=(8, 16), seed=0, threads=2):
+def batches(
+    start_step=0, steps=6, host=0, hosts=1, groups=1, per_step=(8, 16), seed=0, reading=THREADS
+):
     labelled, unlabelled = examples()
     return list(
         pipeline.train_batches(
@@ -50,8 +60,7 @@ def batches(start_step=0, steps=6, host=0, hosts=1, groups=1, per_step=(8, 16), 
             steps=steps,
             start_step=start_step,
             seed=seed,
-            read_threads=threads,
-            prefetch=2,
+            reading=reading,
             host=host,
             hosts=hosts,
         )
@@ -81,7 +90,42 @@ def test_batches_have_the_contracted_form():
 
 def test_starting_at_a_step_gives_the_same_bytes_as_running_up_to_it():
     assert_same(batches(start_step=4), batches()[4:])
-    assert_same(batches(threads=0), batches())
+    assert_same(batches(reading=pipeline.Reading(workers=0, threads=1, prefetch=1)), batches())
+
+
+def test_workers_make_the_same_bytes_from_any_step_on():
+    assert_same(batches(reading=WORKERS), batches())
+    assert_same(batches(start_step=3, reading=WORKERS), batches()[3:])
+
+
+@pytest.mark.parametrize("kind", made.FORMATS)
+def test_a_run_resumed_with_workers_sees_the_same_bytes_of_every_source(
+    kind, tmp_path, monkeypatch
+):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
+    source = sources.open_source(made.FORMATS[kind](tmp_path, 14), labels_per_class=1, seed=0)
+    labelled = pipeline.labelled_examples(source, 0.1, 1)
+
+    def run(start_step, reading):
+        found = pipeline.train_batches(
+            labelled,
+            None,
+            view(kind="crop", flip=True),
+            per_step=(6, 0),
+            groups=1,
+            steps=7,  # three passes
+            start_step=start_step,
+            seed=0,
+            reading=reading,
+        )
+        return list(found)
+
+    whole = run(0, WORKERS)
+    assert len(whole) == 7 and all(batch["weight"].all() for batch in whole)
+    assert_same(run(4, WORKERS), whole[4:])
+    assert_same(run(0, THREADS), whole)
 
 
 def test_every_step_and_every_seed_is_different():
@@ -118,7 +162,7 @@ def test_hard_pseudo_labels_are_smoothed_classes():
     hard = LOSS.copy_and_resolve_references()
     hard.pseudo_labels = "hard"
     rows = pipeline.pseudo_labelled_examples(pool, FakeSelection(pool, [5, 7]), hard, 10)
-    classes, probs = rows.target(1)
+    classes, probs = rows.target(1, -1)
     assert classes.tolist() == [7] and probs == pytest.approx([0.91])
 
 
@@ -133,19 +177,39 @@ def test_unlabelled_images_cannot_be_trained_on_as_labelled():
         pipeline.labelled_examples(digits("unlabelled"), 0.1, 1)
 
 
-@pytest.mark.parametrize("kind", ["pad", "crop"])
-def test_train_view_is_a_function_of_the_image_and_the_rng(kind):
-    noisy = view(view=kind, flip=True)
-    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
-    first, again, other = (noisy(image, np.random.default_rng(seed)) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
-    assert first.shape == (16, 16, 3) and not np.array_equal(first, other)
+def test_a_source_that_only_its_records_know_to_be_unlabelled_is_refused_when_one_comes():
+    hidden = digits("unlabelled")
+    rows = pipeline.labelled_examples(dataclasses.replace(hidden, labels=None), 0.1, 1)
+    with pytest.raises(ValueError, match=r"digits:unlabelled\[3\] has the label -1"):
+        rows[3]
+
+
+def test_the_teachers_view_comes_with_the_batch():
+    teacher = images.Preprocessing(size=24, crop="none", mean=(0.3,) * 3, std=(0.4,) * 3)
+    labelled, _ = examples()
+    batch = next(
+        pipeline.train_batches(
+            labelled,
+            None,
+            view(teacher=teacher),
+            per_step=(8, 0),
+            groups=1,
+            steps=1,
+            start_step=0,
+            seed=0,
+            reading=WORKERS,
+        )
+    )
+    assert batch["teacher_image"].shape == (8, 24, 24, 3)
+    for row, index in enumerate(batch["index"]):
+        seen = teacher(labelled.source[index]["image"])
+        np.testing.assert_array_equal(batch["teacher_image"][row], seen)
 
 
 def folder_with_bad_files(tmp_path):
     for i in range(8):
         source = digits("test")[i]["image"]
-        (tmp_path / f"{i}.png").write_bytes(images.cv2.imencode(".png", source)[1].tobytes())
+        (tmp_path / f"{i}.png").write_bytes(cv2.imencode(".png", source)[1].tobytes())
     (tmp_path / "3.png").write_bytes(b"broken")
     (tmp_path / "5.png").write_bytes(b"")
     return sources.open_source(f"folder:{tmp_path}", labels_per_class=1, seed=0)
@@ -153,7 +217,9 @@ def folder_with_bad_files(tmp_path):
 
 def test_bad_images_keep_their_index_and_have_weight_0(tmp_path):
     source = folder_with_bad_files(tmp_path)
-    rows = pipeline.Examples(source, np.arange(8), lambda _: labels.hard_target(0, 10, 0.1, 1))
+    rows = pipeline.Examples(
+        source, np.arange(8), lambda *_: labels.hard_target(0, 10, 0.1, 1), k=1
+    )
     batch = next(
         pipeline.train_batches(
             rows,
@@ -164,8 +230,7 @@ def test_bad_images_keep_their_index_and_have_weight_0(tmp_path):
             steps=1,
             start_step=0,
             seed=0,
-            read_threads=1,
-            prefetch=1,
+            reading=THREADS,
         )
     )
     assert sorted(batch["index"][batch["weight"] == 0]) == [3, 5]
@@ -175,14 +240,15 @@ def test_bad_images_keep_their_index_and_have_weight_0(tmp_path):
 
 def test_evaluation_sees_every_image_once_in_order_and_pads_the_last_batch(tmp_path):
     source = folder_with_bad_files(tmp_path)
-    found = list(
-        pipeline.evaluation_batches(
-            source, range(1, 8), EVALUATION, batch_size=3, read_threads=2, prefetch=2
-        )
+    ranges = [range(1, 5), range(5, 8)]
+    found, by_workers = (
+        list(pipeline.evaluation_batches(source, ranges, EVALUATION, batch_size=3, reading=reading))
+        for reading in (THREADS, WORKERS)
     )
-    assert [b["index"].tolist() for b in found] == [[1, 2, 3], [4, 5, 6], [7]]
+    assert_same(found, by_workers)
+    assert [b["index"].tolist() for b in found] == [[1, 2, 3], [4], [5, 6, 7]]
     assert [len(b["image"]) for b in found] == [3, 3, 3]
-    assert not found[-1]["image"][1:].any() and found[-1]["image"][0].any()
+    assert not found[1]["image"][1:].any() and found[1]["image"][0].any()
     status = {k: s for b in found for k, s in zip(b["key"], b["status"], strict=True)}
     assert status["3.png"] == "not an image" and status["5.png"] == "empty file"
     assert [s for k, s in status.items() if k not in ("3.png", "5.png")] == ["ok"] * 5
@@ -195,3 +261,9 @@ def test_bad_images_are_counted_listed_and_limited(tmp_path):
     assert len(bad) == 1 and bad.lines() == ["  3.png: not an image"]
     with pytest.raises(ValueError, match=r"(?s)2 of 8 images .* 5.png: empty file"):
         bad.add([5])
+
+
+@pytest.mark.parametrize("changes", [{"workers": -1}, {"threads": 0}, {"prefetch": 0}])
+def test_numbers_of_readers_that_make_no_sense_are_refused(changes):
+    with pytest.raises(ValueError, match="data.*set it to"):
+        pipeline.Reading(**changes)

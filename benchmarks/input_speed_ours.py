@@ -1,0 +1,40 @@
+"""Our side of `input_speed.py`: what feeds training and evaluation, up to the batch of arrays."""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+from benchmarks import worker  # noqa: E402
+from ns_jax.data import images, pipeline, randaugment, sources, views  # noqa: E402
+
+BATCH = 64
+
+
+def main() -> None:
+    directory, mode, cores, count = sys.argv[1:]
+    count = int(count)
+    source = sources.open_source(f"folder:{directory}", labels_per_class=1, seed=0)
+    evaluation = images.Preprocessing(224, "0.875", (0.485,) * 3, (0.229,) * 3)
+    reading = pipeline.Reading(workers=int(cores), prefetch=2 * int(cores))
+    if mode == "training":
+        batches = pipeline.train_batches(
+            pipeline.labelled_examples(source, 0.1, 1),
+            None,
+            views.TrainView(evaluation, "crop", True, randaugment.RandAugment(2, 9)),
+            per_step=(BATCH, 0),
+            groups=1,
+            steps=10**9,
+            start_step=0,
+            seed=0,
+            reading=reading,
+        )
+    else:
+        many = sources.open_source("+".join([source.name] * 500), labels_per_class=1, seed=0)
+        batches = pipeline.evaluation_batches(
+            many, range(len(many)), evaluation, batch_size=BATCH, reading=reading
+        )
+    worker.serve_stream(batches, BATCH, count)
+
+
+if __name__ == "__main__":
+    main()

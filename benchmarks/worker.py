@@ -1,0 +1,36 @@
+"""The worker's half of a conversation with `sides.Side`: ready, then a time for each line."""
+
+import json
+import sys
+import time
+
+
+def arguments() -> tuple[str, int, str, int]:
+    network, size, mode, batch = sys.argv[1:]
+    return network, int(size), mode, int(batch)
+
+
+def serve(run, compile_seconds: float = 0.0) -> None:
+    """Answers each line with the seconds that `run()` took; two runs first, to warm up."""
+    run()
+    run()
+    print(json.dumps({"compile_seconds": compile_seconds}), flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        run()
+        print(time.perf_counter() - began, flush=True)
+
+
+def serve_stream(batches, batch: int, count: int) -> None:
+    """Answers each line with the seconds that `count` images take from an endless iterator.
+
+    As many batches as may have been made ahead (a quarter of `count`) pass before the clock starts.
+    """
+    print(json.dumps({}), flush=True)
+    for _ in sys.stdin:
+        for _ in range(count // 4 // batch):
+            next(batches)
+        began = time.perf_counter()
+        for _ in range(count // batch):
+            next(batches)
+        print(time.perf_counter() - began, flush=True)

@@ -1,0 +1,153 @@
+"""Files on disks and, through `etils.epath`, in buckets (`gs://`): lists, bytes, fingerprints."""
+
+import concurrent.futures
+import functools
+import glob
+import hashlib
+import os
+from collections.abc import Sequence
+
+import fsspec
+from etils import epath
+
+SAMPLE = 4096  # bytes that a fingerprint reads at one place of a file ...
+SAMPLES = 64  # ... and at this many places of a shard, all of a small one
+THREADS = 16  # that wait for the disk or the network
+
+
+def is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def expand(pattern: str) -> list[str]:
+    """The files that a pattern (`*`, `?`, `[...]`, `**`) or a plain path matches, in order.
+
+    Raises FileNotFoundError if there are none.
+    """
+    if is_remote(pattern):
+        scheme, _, rest = pattern.partition("://")
+        bucket, _, inside = rest.partition("/")
+        found = [os.fspath(path) for path in _remote(f"{scheme}://{bucket}").glob(inside)]
+    else:
+        found = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
+    if not found:
+        raise FileNotFoundError(f"no file matches {pattern}")
+    return sorted(found)
+
+
+def listing(root: str) -> tuple[list[str], list[str]]:
+    """Of a directory: its sub-directories' names and, relative to it, all files below it, sorted.
+
+    Names that start with a dot are left out. Raises FileNotFoundError if it is no directory.
+    """
+    if not (_remote(root).is_dir() if is_remote(root) else os.path.isdir(root)):
+        raise FileNotFoundError(f"{root} is not a directory")
+    # Links to directories are followed: data sets are often made of them.
+    walk = _remote(root).walk() if is_remote(root) else os.walk(root, followlinks=True)
+    top, found = [], []
+    base = None  # the root as the walk spells it
+    for directory, folders, names in walk:
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if base is None:
+            base, top = os.fspath(directory), sorted(folders)
+        inside = os.fspath(directory)[len(base) :].strip("/")
+        prefix = f"{inside}/" if inside else ""
+        found.extend(prefix + name for name in names if not name.startswith("."))
+    return top, sorted(found, key=lambda key: key.split("/"))
+
+
+def size(path: str) -> int:
+    """Bytes of a file. Raises FileNotFoundError."""
+    return _remote(path).stat().length if is_remote(path) else os.path.getsize(path)
+
+
+def read(path: str) -> bytes:
+    """The whole of a file. Raises OSError."""
+    if is_remote(path):
+        return _remote(path).read_bytes()
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
+def open_binary(path: str, buffering: int = -1):
+    """A file object to read from."""
+    return _remote(path).open("rb") if is_remote(path) else open(path, "rb", buffering)
+
+
+def write(path: str, data: bytes) -> None:
+    """Writes a file whole or not at all, and the directories it lies in. Raises OSError."""
+    if is_remote(path):
+        _remote(path).write_bytes(data)
+        return
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(data)
+    os.replace(temporary, path)
+
+
+def read_range(path: str, offset: int, length: int, version: str) -> bytes:
+    """`length` bytes from `offset`: one read of a local file, which stays open. Raises OSError.
+
+    With another `version`, any string, the file is opened again.
+    """
+    if is_remote(path):
+        with _remote(path).open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+    file = _opened(path, version)
+    return os.pread(file.fileno(), length, offset)
+
+
+@functools.lru_cache(maxsize=256)  # beyond these, the least used one is closed
+def _opened(path: str, version: str):
+    return open(path, "rb", buffering=0)  # noqa: SIM115 (closed when the cache lets go of it)
+
+
+def signatures(paths: Sequence[str], shards: bool = False) -> list[bytes]:
+    """Of each file: its size and a little of its content, whatever its name and time.
+
+    What a fingerprint needs to notice a file that was edited, at the price of one short read for an
+    image (one compressed anew differs in its length and its end) and of `SAMPLES` for a shard of
+    many images. Times are left out on purpose: a copy on another machine is the same data.
+    Raises OSError.
+    """
+    chunks = [paths[start::THREADS] for start in range(min(THREADS, len(paths)))]
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        done = list(pool.map(lambda chunk: [_signature(path, shards) for path in chunk], chunks))
+    result = [b""] * len(paths)
+    for start, found in enumerate(done):
+        result[start::THREADS] = found
+    return result
+
+
+def _signature(path: str, shard: bool) -> bytes:
+    with open_binary(path, buffering=0) as file:
+        length = file.seek(0, os.SEEK_END)
+        end = max(0, length - SAMPLE)
+        step = max(SAMPLE, end // SAMPLES)  # all of a file that is small
+        sample = hashlib.sha256(b"%d" % length)
+        for offset in (*range(0, end, step), end) if shard else (end,):
+            file.seek(offset)
+            sample.update(file.read(SAMPLE))
+    return sample.digest()
+
+
+def _remote(path: str) -> epath.Path:
+    _check_library(path.partition("://")[0])
+    return epath.Path(path)
+
+
+@functools.cache
+def _check_library(scheme: str) -> None:
+    """Raises ValueError or ImportError, saying what to do, where a bucket cannot be read."""
+    if scheme not in ("gs", "s3"):
+        raise ValueError(f"{scheme}:// cannot be read; name a path on disk, gs:// or s3://")
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError:
+        library = {"gs": "gcsfs", "s3": "s3fs"}[scheme]
+        raise ImportError(
+            f"{scheme}:// is read with {library}, which is not there: pip install {library}, or "
+            "mount the bucket (Cloud Storage FUSE) and name its directory"
+        ) from None

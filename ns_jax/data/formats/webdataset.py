@@ -1,0 +1,194 @@
+"""wds:GLOB: tar shards of samples, as img2dataset and WebDataset write them.
+
+A sample is the members whose names are the same up to the first dot: `00012.jpg`, `00012.cls`. When
+a shard is first opened its headers are read, and where each image lies is kept in an index beside
+the shard, `SHARD.tar.index.arrow` (in ~/.cache/ns_jax where its directory cannot be written). From
+then on an image costs one read.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import multiprocessing
+import os
+import pathlib
+import posixpath
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ns_jax.data import class_names, files
+from ns_jax.data.source import Source, digest
+from ns_jax.progress import say
+
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif")
+LABEL = "cls"  # a number or a class name; img2dataset's .txt is a caption
+VERSION = b"1"  # of an index; one of another version is built anew
+SCHEMA = pa.schema(
+    {"key": pa.string(), "offset": pa.int64(), "size": pa.int64(), "label": pa.string()}
+)
+FEW = 8  # shards to index without a pool of processes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Samples:
+    shards: tuple[str, ...]
+    indices: tuple[str, ...]  # paths
+    ends: np.ndarray  # int64: samples up to and with each shard
+    labels: np.ndarray  # int32
+    version: str  # of what the shards hold
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int):
+        shard = int(np.searchsorted(self.ends, index, side="right"))
+        row = index - (int(self.ends[shard - 1]) if shard else 0)
+        keys, offsets, sizes = _columns(self.indices[shard], self.version)
+        try:
+            image = files.read_range(
+                self.shards[shard], int(offsets[row]), int(sizes[row]), self.version
+            )
+        except OSError:
+            image = b""  # reported as an empty file
+        return image, self.labels[index], keys[row].as_py()
+
+
+def open_source(pattern: str) -> Source:
+    """All samples with an image, in the order of the shards' names and within them.
+
+    Labels are those of `.cls` members, numbers (named by class_names.txt beside the shards) or
+    names. Raises FileNotFoundError or ValueError.
+    """
+    shards = files.expand(pattern)
+    signatures = files.signatures(shards, shards=True)
+    indices = _indices(shards, [digest(VERSION, signature) for signature in signatures])
+    tables = [_load(path) for path in indices]
+    ends = np.cumsum([len(table) for table in tables])
+    if not ends[-1]:
+        raise ValueError(f"wds:{pattern}: no images in {len(shards)} tar files")
+    labels = pa.concat_tables(tables).column("label").combine_chunks()
+    if pc.all(pc.match_substring_regex(labels, "^[0-9]+$")).as_py():
+        labels = pc.cast(labels, pa.int32())
+    numbers, names = class_names.of_labels(labels, class_names.beside(shards[0]), f"wds:{pattern}")
+    sizes = (table.column("size").to_numpy().tobytes() for table in tables)
+    fingerprint = digest(*names, *signatures, *sizes)
+    return Source(
+        name=f"wds:{pattern}",
+        class_names=names,
+        fingerprint=fingerprint,
+        records=_Samples(tuple(shards), tuple(indices), ends, numbers, fingerprint),
+        labels=numbers,
+    )
+
+
+def _indices(shards: list[str], signatures: list[str]) -> list[str]:
+    """The path of each shard's index; those that are missing or of another content are built."""
+    found = [_find(shard, sign) for shard, sign in zip(shards, signatures, strict=True)]
+    todo = [i for i, path in enumerate(found) if path is None]
+    if len(todo) > FEW:
+        say(f"indexes {len(todo):,} of {len(shards):,} tar files")
+    arguments = [shards[i] for i in todo], [signatures[i] for i in todo]
+    if len(todo) <= FEW:
+        built = map(build_index, *arguments)
+    else:
+        context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
+        with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context) as pool:
+            built = list(pool.map(build_index, *arguments))
+    for i, path in zip(todo, built, strict=True):
+        found[i] = path
+    return found
+
+
+def _places(shard: str) -> list[str]:
+    """Where a shard's index may lie, best place first."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+    name = hashlib.sha256(os.path.abspath(shard).encode()).hexdigest()[:16]
+    return [f"{shard}.index.arrow", str(cache / "ns_jax" / "indices" / f"{name}.index.arrow")]
+
+
+def _find(shard: str, signature: str) -> str | None:
+    for path in _places(shard):
+        try:
+            if _load(path).schema.metadata.get(b"signature") == signature.encode():
+                return path
+        except (OSError, pa.ArrowInvalid):  # not there, or broken off
+            continue
+    return None
+
+
+def build_index(shard: str, signature: str) -> str:
+    """Reads a shard's headers and writes its index; returns the index's path.
+
+    Raises ValueError for a file that is no tar archive.
+    """
+    columns = {name: [] for name in SCHEMA.names}
+    try:
+        for key, offset, size, label in _read_headers(shard):
+            for name, value in zip(SCHEMA.names, (key, offset, size, label), strict=True):
+                columns[name].append(value)
+    except tarfile.TarError as error:
+        raise ValueError(f"{shard}: {error}") from None
+    schema = SCHEMA.with_metadata({"signature": signature})
+    table = pa.table(columns, schema=schema).combine_chunks()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_table(table)
+    first, *others = _places(shard)
+    for path in (first, *others):
+        try:
+            files.write(path, sink.getvalue().to_pybytes())
+            return path
+        except OSError:
+            if path == others[-1]:
+                raise
+    raise AssertionError
+
+
+def _read_headers(shard: str):
+    """(key, offset, size, label) of each sample with an image. Raises tarfile.TarError."""
+    sample = label = image = None
+    with files.open_binary(shard) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        for member in _members(archive, shard):
+            folder, name = posixpath.split(member.name)
+            stem, _, extension = name.partition(".")
+            key = posixpath.join(folder, stem)
+            if key != sample:
+                if image:
+                    yield sample, *image, label
+                sample, label, image = key, None, None
+            if not member.isfile():
+                continue
+            if extension.lower() in IMAGES and not image:
+                image = member.offset_data, member.size
+            elif extension == LABEL:
+                label = archive.extractfile(member).read().decode().strip()
+    if image:
+        yield sample, *image, label
+
+
+def _members(archive: tarfile.TarFile, shard: str):
+    """The headers that there are; of a file that breaks off, those before its end."""
+    try:
+        for member in archive:
+            archive.members.clear()  # which would keep all of them
+            yield member
+    except tarfile.ReadError as error:
+        say(f"{shard}: {error}; its index ends there")
+
+
+def _load(path: str) -> pa.Table:
+    if files.is_remote(path):
+        return pa.ipc.open_file(pa.py_buffer(files.read(path))).read_all()
+    return pa.ipc.open_file(pa.memory_map(path)).read_all()
+
+
+@functools.lru_cache(maxsize=4096)
+def _columns(path: str, version: str) -> tuple[pa.Array, np.ndarray, np.ndarray]:
+    """keys, offsets, sizes; of an index on disk mapped, not read."""
+    table = _load(path).combine_chunks()
+    arrays = [table.column(name).chunk(0) for name in ("key", "offset", "size")]
+    return arrays[0], arrays[1].to_numpy(), arrays[2].to_numpy()

@@ -1,0 +1,172 @@
+"""Image files of every kind, good and bad, against Pillow."""
+
+import io
+import struct
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from ns_jax.data import decoding
+
+
+def gradient(height, width):
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows * 255 // height, columns * 255 // width, rows * 0], -1).astype(np.uint8)
+
+
+def encode(image, kind):
+    return cv2.imencode(kind, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def test_decoding_gives_rgb_in_this_order():
+    image = gradient(20, 30)
+    np.testing.assert_array_equal(decoding.decode(encode(image, ".png")), image)
+    jpeg = decoding.decode(encode(image, ".jpg")).astype(int)
+    assert np.abs(jpeg - image).mean() < 4
+    grey = cv2.imencode(".png", image[..., 0])[1].tobytes()
+    np.testing.assert_array_equal(decoding.decode(grey), np.repeat(image[..., :1], 3, -1))
+
+
+def pillow_bytes(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
+def test_other_kinds_of_png_become_rgb_and_lose_their_transparency(mode):
+    picture = Image.fromarray(gradient(20, 30))
+    if "A" in mode:
+        picture.putalpha(7)
+    picture = picture.convert(mode)
+    expected = np.asarray(picture.convert("RGB"))
+    np.testing.assert_array_equal(decoding.decode(pillow_bytes(picture, "PNG")), expected)
+
+
+@pytest.mark.parametrize("kind", [".png", ".tiff"])
+def test_sixteen_bits_become_eight(kind):
+    image = gradient(20, 30)
+    wide = image[..., ::-1].astype(np.uint16) * 256 + 200
+    data = cv2.imencode(kind, wide)[1].tobytes()
+    # PNG's low byte is cut off, TIFF's rounds.
+    assert np.abs(decoding.decode(data).astype(int) - image).max() <= 1
+
+
+def test_cmyk_jpegs_become_the_colours_they_show():
+    data = pillow_bytes(Image.fromarray(gradient(20, 30)).convert("CMYK"), "JPEG", quality=95)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    assert np.abs(decoding.decode(data) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_photographs_are_turned_as_their_exif_mark_says(orientation):
+    picture = Image.fromarray(gradient(20, 30))
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    data = pillow_bytes(picture, "JPEG", quality=95, exif=exif.tobytes())
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    np.testing.assert_array_equal(decoding.decode(data), expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"no image at all", "not an image"),
+        (b"\x89PNG\r\n\x1a\n", "truncated or damaged"),
+        (np.zeros((4, 4), np.uint8), "not an RGB image"),
+        (np.zeros((4, 4, 3), np.float32), "not an RGB image"),
+    ],
+)
+def test_bad_images_have_a_reason(data, reason):
+    with pytest.raises(decoding.BadImageError, match=reason):
+        decoding.decode(data)
+
+
+KINDS = (".jpg", ".png", ".webp", ".gif", ".bmp", ".tiff", ".ppm", ".jp2", ".avif")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_header_gives_the_size(kind):
+    picture = decoding.Picture(encode(gradient(81, 134), kind))
+    assert (picture.height, picture.width) == picture.pixels().shape[:2] == (81, 134)
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_all_kinds_of_webp_headers_are_read(lossless, mode):
+    image = Image.fromarray(gradient(21, 34)).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(100)  # makes it an extended file
+    data = pillow_bytes(image, "WEBP", lossless=lossless)
+    assert decoding._size(data) == (21, 34)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_is_that_of_the_upright_image(orientation):
+    picture = Image.fromarray(gradient(20, 30))
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    data = pillow_bytes(picture, "JPEG", exif=exif.tobytes())
+    found = decoding.Picture(data)
+    assert (found.height, found.width) == found.pixels().shape[:2]
+    assert found.pixels(2).shape[:2] == ((10, 15) if orientation < 5 else (15, 10))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_truncated_files_are_bad(kind, share):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    data = encode(noise, kind)
+    with pytest.raises(decoding.BadImageError, match=r"truncated or damaged|not an image"):
+        decoding.decode(data[: int(len(data) * share)])
+
+
+def test_an_enormous_image_is_refused_by_its_header_alone():
+    # A PNG header of 60,000 x 60,000 pixels and nothing behind it: decoding would fail otherwise.
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header
+    with pytest.raises(decoding.BadImageError, match=r"too large: 60000 x 60000 .* 100,000,000"):
+        decoding.Picture(data)
+    small = encode(gradient(20, 30), ".jpg")
+    with pytest.raises(decoding.BadImageError, match="data.max_pixels is 599"):
+        decoding.decode(small, max_pixels=599)
+    assert decoding.decode(small, max_pixels=600).shape == (20, 30, 3)
+    tiff = encode(gradient(20, 30), ".tiff")  # a header that only OpenCV reads
+    with pytest.raises(decoding.BadImageError, match="too large"):
+        decoding.decode(tiff, max_pixels=599)
+
+
+def test_an_image_without_pixels_is_bad():
+    header = struct.pack(">IIBBBBB", 0, 5, 8, 2, 0, 0, 0)
+    with pytest.raises(decoding.BadImageError, match="no pixels: 0 x 5"):
+        decoding.decode(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header)
+
+
+def test_a_jpeg_is_decoded_at_reduced_size_and_nothing_else_is():
+    image = np.repeat(np.repeat(gradient(10, 16), 8, 0), 8, 1)  # smooth blocks of 8 x 8
+    picture = decoding.Picture(encode(image, ".jpg"))
+    assert picture.reducible
+    for reduction in (1, 2, 4, 8):
+        pixels = picture.pixels(reduction)
+        assert pixels.shape == (80 // reduction, 128 // reduction, 3)
+        assert np.abs(pixels.mean((0, 1)) - image.mean((0, 1))).max() < 2
+    other = decoding.Picture(encode(image, ".png"))
+    assert not other.reducible and other.pixels(4).shape == image.shape
+
+
+def test_bytes_of_any_kind_are_an_image_or_a_bad_one():
+    rng = np.random.default_rng(0)
+    for kind in KINDS:
+        data = encode(gradient(64, 64), kind)
+        for _ in range(40):
+            damaged = bytearray(data[: rng.integers(20, len(data))])
+            for place in rng.integers(0, min(80, len(damaged)), 3):
+                damaged[place] = rng.integers(256)
+            try:
+                pixels = decoding.decode(bytes(damaged), max_pixels=10_000)
+                assert pixels.dtype == np.uint8 and pixels.shape[2] == 3
+            except decoding.BadImageError as error:
+                assert str(error)

@@ -1,0 +1,143 @@
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+
+from ns_jax.data import decoding, images, randaugment, resizing, views
+
+NO_NOISE = randaugment.RandAugment(0)
+MAX = decoding.MAX_PIXELS
+SHIFTS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+
+
+def preprocessing(size=16, interpolation="bicubic"):
+    return images.Preprocessing(size, "none", (0.3,) * 3, (0.4,) * 3, interpolation)
+
+
+def view(**changes):
+    settings = {"kind": "crop", "flip": False, "randaugment": NO_NOISE, **changes}
+    return views.TrainView(**{"evaluation": preprocessing(), **settings})
+
+
+def picture(height, width, seed=0):
+    """Smooth, so that a JPEG of it and its reduced versions stay close."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def jpeg(image):
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111]
+    return cv2.imencode(".jpg", image[..., ::-1], options)[1].tobytes()
+
+
+@pytest.mark.parametrize("kind", ["pad", "crop"])
+@pytest.mark.parametrize("interpolation", resizing.INTERPOLATIONS)
+def test_a_view_is_a_function_of_the_image_and_the_rng(kind, interpolation):
+    noisy = view(
+        kind=kind,
+        evaluation=preprocessing(16, interpolation),
+        flip=True,
+        randaugment=randaugment.RandAugment(2, 9.0, 4.0, 2.0),
+        final_cutout=2,
+    )
+    image = picture(40, 50)
+    first, again, other = (
+        noisy(image, np.random.default_rng(seed), MAX)["image"] for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == (16, 16, 3) and not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("interpolation", resizing.INTERPOLATIONS)
+@pytest.mark.parametrize("sampler", images.SAMPLERS)
+def test_a_crop_view_is_the_samplers_crop_resized(sampler, interpolation):
+    image = picture(60, 70)
+    plain = view(crop_sampler=sampler, evaluation=preprocessing(16, interpolation))
+    for seed in range(5):
+        draw = {"official": images.official_crop, "area": images.area_crop}[sampler]
+        box = draw(60, 70, np.random.default_rng(seed))
+        expected = resizing.resize(images.cut(image, box), 16, interpolation, truncate=True)
+        found = plain(image, np.random.default_rng(seed), MAX)["image"]
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_crop_that_fails_is_evaluations():
+    image = picture(300, 3)
+    found = view()(image, np.random.default_rng(0), MAX)["image"]
+    np.testing.assert_array_equal(found, preprocessing()(image))
+
+
+def test_half_of_the_images_are_mirrored():
+    image = picture(16, 16)
+    mirrored = view(kind="pad", flip=True)
+    padded = [
+        (
+            mirrored(image, np.random.default_rng(s), MAX),
+            view(kind="pad")(image, np.random.default_rng(s), MAX),
+        )
+        for s in range(200)
+    ]
+    same = sum(np.array_equal(a["image"], b["image"]) for a, b in padded)
+    flipped = sum(np.array_equal(a["image"], b["image"][:, ::-1]) for a, b in padded)
+    assert same + flipped == 200 and 70 < same < 130
+
+
+def test_a_final_cutout_greys_a_box():
+    white = np.full((16, 16, 3), 255, np.uint8)
+    boxes = [
+        view(kind="crop", final_cutout=3)(white, np.random.default_rng(s), MAX)["image"]
+        for s in range(20)
+    ]
+    for image in boxes:
+        grey = (image == 128).all(-1)
+        rows, columns = np.where(grey)
+        assert grey[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
+        assert 9 <= grey.sum() <= 36 and (image[~grey] == 255).all()
+
+
+def test_a_large_jpeg_is_decoded_reduced_if_its_crop_still_covers_the_view(monkeypatch):
+    image = picture(400, 400)
+    data = jpeg(image)
+    reductions = []
+    original = decoding.Picture.pixels
+    monkeypatch.setattr(
+        decoding.Picture,
+        "pixels",
+        lambda self, reduction=1: reductions.append(reduction) or original(self, reduction),
+    )
+    for seed in range(30):
+        reduced = view()(data, np.random.default_rng(seed), MAX)["image"]
+        full = view()(image, np.random.default_rng(seed), MAX)["image"]
+        # The same part of a picture without fine detail, up to one pixel of the view.
+        moved = [np.roll(full, shift, (0, 1))[2:-2, 2:-2] for shift in SHIFTS]
+        difference = min(np.abs(reduced[2:-2, 2:-2].astype(int) - m).mean() for m in moved)
+        assert difference < 6 < np.abs(reduced.astype(int) - full[::-1, ::-1]).mean()
+        box = images.official_crop(400, 400, np.random.default_rng(seed))
+        reduction = reductions[-2]
+        assert min(box[2:]) // reduction >= 16
+        assert reduction == 8 or min(box[2:]) < 2 * reduction * 16
+    assert {4, 8} <= set(reductions)
+
+    reductions.clear()
+    rng = np.random.default_rng(0)
+    view(evaluation=preprocessing(16, "bicubic_tf"))(data, rng, MAX)  # promises TensorFlow's pixels
+    view(teacher=preprocessing(24))(data, rng, MAX)  # one decoding for both
+    view(kind="pad")(data, rng, MAX)
+    view(evaluation=preprocessing(200))(data, np.random.default_rng(3), MAX)
+    assert reductions == [1, 1, 1, 1]
+
+
+def test_the_teachers_view_is_evaluations_and_decoded_once(monkeypatch):
+    image = picture(90, 70)
+    teacher = dataclasses.replace(preprocessing(24), crop="padded")
+    calls = []
+    original = decoding._decode
+    monkeypatch.setattr(decoding, "_decode", lambda *a: calls.append(a) or original(*a))
+    both = view(teacher=teacher, randaugment=randaugment.RandAugment(2, 9.0))
+    data = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+    seen = both(data, np.random.default_rng(0), MAX)
+    np.testing.assert_array_equal(seen["teacher_image"], teacher(image))
+    assert len(calls) == 1
+    assert {name: array.shape for name, array in seen.items()} == both.shapes()
+    assert sum(array.nbytes for array in seen.values()) == both.num_bytes
