@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Huge pages for large blocks: a training step of the demo is 1.3 to 1.7 times faster on CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: install demo test lint parity bench bench-cpu
+.PHONY: install demo test lint parity bench bench-cpu bench-input
 
 install: .venv/.installed
 
@@ -40,6 +40,11 @@ parity: install .venv-timm/.installed
 
 bench-cpu: install .venv-timm/.installed
 	$(BIN)/python -m benchmarks.cpu_speed
+
+# Images/s into training and evaluation against timm's loader; memory, tar shards, folders.
+bench-input: install .venv-timm/.installed
+	$(BIN)/python -m benchmarks.input_speed
+	$(BIN)/python -m benchmarks.input_sources
 
 # All seeds with the baseline: about an hour on 2 cores.
 bench: install

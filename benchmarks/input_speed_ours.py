@@ -15,7 +15,7 @@ def main() -> None:
     count = int(count)
     source = sources.open_source(f"folder:{directory}", labels_per_class=1, seed=0)
     evaluation = images.Preprocessing(224, "0.875", (0.485,) * 3, (0.229,) * 3)
-    reading = pipeline.Reading(workers=int(cores), prefetch=2 * int(cores))
+    reading = pipeline.Reading(workers=int(cores))
     if mode == "training":
         batches = pipeline.train_batches(
             pipeline.labelled_examples(source, 0.1, 1),

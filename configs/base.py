@@ -110,6 +110,11 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     evaluate.checkpoint = ""
     evaluate.batch_size = 256
 
+    config.doctor = doctor = config_dict.ConfigDict()
+    doctor.sample = 500  # images of each source that are decoded
+    doctor.compared = 200_000  # images of each source that are looked for in the test source
+    doctor.seconds = 10.0  # of measuring each view's speed, at most
+
     config.convert = convert = config_dict.ConfigDict()
     convert.source = ""  # workdir, checkpoint, FILE.safetensors, TF1 checkpoint, or hf:OWNER/NAME
     convert.target = ""  # FILE.safetensors (timm), FILE.stablehlo, or a directory; "": the workdir

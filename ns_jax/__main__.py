@@ -14,6 +14,7 @@ PROGRAMS = {
     "label": "a teacher's predictions over an unlabelled source, as label shards",
     "select": "threshold, best per class, balance by copies: label shards -> selection",
     "evaluate": "top-1, top-5, per class, calibration of a checkpoint",
+    "doctor": "checks sources, their overlap with the test images, and what bounds the speed",
     "convert": "weights in and out: timm safetensors, TF1 checkpoints, StableHLO",
 }
 CACHE = "NS_JAX_COMPILE_CACHE"  # a directory; "" switches the cache of compiled steps off

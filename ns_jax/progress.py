@@ -11,7 +11,10 @@ import rich.table
 
 PLAIN_EVERY_SECONDS = 10  # between lines when there is no terminal
 
-console = rich.console.Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+# Emoji off: "digits:train:" is a source, not a tramway.
+console = rich.console.Console(
+    stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty()
+)
 
 
 class Progress:
@@ -98,4 +101,5 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         shown.add_column(column, justify="right")
     for row in rows:
         shown.add_row(*row)
-    rich.console.Console(width=None if sys.stdout.isatty() else 120).print(shown)
+    width = None if sys.stdout.isatty() else 120
+    rich.console.Console(width=width, emoji=False).print(shown)

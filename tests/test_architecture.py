@@ -11,7 +11,7 @@ PACKAGE = ROOT / "ns_jax"
 # Lowest first. A module imports from lower floors only; none imports a neighbour on its own floor.
 FLOORS = [
     {
-        *("config", "trees", "losses", "metrics", "progress", "models.convolutions"),
+        *("config", "trees", "losses", "metrics", "progress", "idle", "models.convolutions"),
         *("data.decoding", "data.resizing", "data.files", "data.workers"),
     },
     {
@@ -26,11 +26,11 @@ FLOORS = [
     },
     {"steps", "data.sources", "data.pipeline", "weights.timm", "weights.tf_checkpoint"},
     {"experiment"},
-    {"weights.imported", "weights.export", "predictor"},
+    {"weights.imported", "weights.export", "predictor", "trainer"},
     {
         "api",
         *("programs.train", "programs.label", "programs.select", "programs.evaluate"),
-        "programs.convert",
+        *("programs.convert", "programs.doctor"),
     },
     {"programs.selftrain"},
     {"__main__"},

@@ -63,6 +63,9 @@ class Workers:
         self._position += 1
         return batch
 
+    def processes(self) -> list:
+        return [worker.process for worker in self._workers]
+
     def close(self) -> None:
         self._finalizer()
 
@@ -112,26 +115,26 @@ class _Worker:
         self._received = 0
         self._free = _context.Semaphore(ahead)
         self._pipe, theirs = _context.Pipe(duplex=False)
-        self._process = _context.Process(
+        self.process = _context.Process(
             target=_work,
             args=(work, number, count, memory, ahead, self._free, theirs, os.getpid()),
             name=f"data-worker-{number}",
             daemon=True,
         )
-        self._process.start()
+        self.process.start()
         theirs.close()
 
     def receive(self) -> dict:
         try:
             batch, error, trace = self._pipe.recv()
         except EOFError:
-            self._process.join()
+            self.process.join()
             raise ChildProcessError(
-                f"{self._process.name} ended with exit code {self._process.exitcode}; -9 is most "
+                f"{self.process.name} ended with exit code {self.process.exitcode}; -9 is most "
                 "often a lack of memory: lower data.workers or data.prefetch"
             ) from None
         if error is not None:
-            error.add_note(f"in {self._process.name}:\n{trace}")
+            error.add_note(f"in {self.process.name}:\n{trace}")
             raise error
         memory = self._slots[self._received % len(self._slots)]
         batch = {name: _copy(value, memory) for name, value in batch.items()}
@@ -140,8 +143,8 @@ class _Worker:
         return batch
 
     def stop(self) -> None:
-        self._process.terminate()
-        self._process.join()
+        self.process.terminate()
+        self.process.join()
         self._pipe.close()
 
 

@@ -2,15 +2,18 @@
 
 import math
 import pathlib
-import time
 
 import jax
 
-from ns_jax import checkpoint, experiment, manifest, optim, sharding, steps, trees
+from ns_jax import checkpoint, experiment, manifest, sharding, trees
 from ns_jax import config as config_lib
 from ns_jax import state as state_lib
 from ns_jax.data import bad_images, labels, pipeline
+from ns_jax.idle import IdleTime
 from ns_jax.progress import MetricsLog, Progress, say
+from ns_jax.trainer import build
+
+INPUT_BOUND = 0.1  # share of the time that the device may wait before it is said
 
 
 def run(config, workdir: pathlib.Path) -> dict:
@@ -30,29 +33,23 @@ def run(config, workdir: pathlib.Path) -> dict:
         say(f"{workdir}: trained already")
         return manifest.read(workdir)["outputs"]
 
-    model = experiment.build_model(config, len(source.class_names))
-    preprocessing = experiment.preprocessing(config, model)
-    schedule = optim.learning_rate_schedule(config.optim, per_step[0], steps_per_epoch)
-    optimiser = optim.make_optimiser(config.optim, schedule)
-    mesh = sharding.make_mesh(config.mesh.fsdp, experiment.training_devices(config))
-    shapes = state_lib.abstract(model, optimiser, preprocessing.size)
-    shardings = state_lib.shardings(shapes, optimiser, mesh, config.mesh.shard_above)
+    trainer = build(config, len(source.class_names), len(source))
+    model, mesh, size = trainer.model, trainer.mesh, trainer.preprocessing.size
     say(
-        f"{model.name}, {trees.count(shapes.params):,} parameters at {preprocessing.size} pixels "
+        f"{model.name}, {trees.count(trainer.shapes.params):,} parameters at {size} pixels "
         f"on {mesh.size} device(s): {total_steps:,} steps of {per_step[0]} labelled + "
         f"{per_step[1]} unlabelled images, {steps_per_epoch:.4g} steps an epoch, "
         f"{config.train.epochs:g} epochs"
     )
-
     checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
     # What a training starts from, in this order: its own newest checkpoint, train.init, the seed.
     start_step = checkpoints.latest_step() or 0
     if start_step:
         manifest.check_inputs(checkpoints.description()["inputs"], inputs, workdir)
-        state = checkpoints.restore_state(state_lib.placed(shapes, shardings))
+        state = checkpoints.restore_state(state_lib.placed(trainer.shapes, trainer.shardings))
         say(f"goes on from step {start_step:,}")
     elif initial:
-        expected = {"params": shapes.params, "batch_stats": shapes.batch_stats}
+        expected = {"params": trainer.shapes.params, "batch_stats": trainer.shapes.batch_stats}
         if config.train.new_head:
             say(f"the classifier starts afresh, for {model.num_classes:,} classes")
             initial = model.with_new_head(initial, jax.random.key(config.seed))
@@ -62,26 +59,14 @@ def run(config, workdir: pathlib.Path) -> dict:
             f"train.init={config.train.init} is another network or "
             "has other classes (train.new_head=True starts a classifier for these afresh)",
         )
-        state = state_lib.init_from(initial, optimiser, shardings)
+        state = state_lib.init_from(initial, trainer.optimiser, trainer.shardings)
     else:
-        state = state_lib.init(model, optimiser, config.seed, preprocessing.size, shardings)
+        state = trainer.init(config.seed)
 
-    step_fn = steps.compile_train_step(
-        mesh,
-        shardings,
-        model=model,
-        optimiser=optimiser,
-        objective=steps.Objective(
-            mean=preprocessing.mean,
-            std=preprocessing.std,
-            ema_decay=config.optim.ema_decay,
-            loss_divisor=per_step[0] if config.loss.normalise == "labelled" else sum(per_step),
-        ),
-    )
     batches = pipeline.train_batches(
         labelled,
         unlabelled,
-        experiment.train_view(config, preprocessing),
+        experiment.train_view(config, trainer.preprocessing),
         per_step=per_step,
         groups=config.model.stat_groups,
         steps=total_steps,
@@ -89,7 +74,7 @@ def run(config, workdir: pathlib.Path) -> dict:
         seed=config.seed,
         reading=experiment.reading(config),
     )
-    description = experiment.describe(model, preprocessing, source.class_names)
+    description = experiment.describe(model, trainer.preprocessing, source.class_names)
     description["inputs"] = inputs
 
     bad = [
@@ -99,14 +84,13 @@ def run(config, workdir: pathlib.Path) -> dict:
     ]
     log = MetricsLog(workdir / "metrics.jsonl", start_step)
     rng = jax.random.key(config.seed)
-    previous, waited = None, 0.0
+    previous, idle, warned = None, IdleTime(), False
     with Progress("training", total_steps * sum(per_step), start_step * sum(per_step)) as progress:
         for step in range(start_step + 1, total_steps + 1):
-            began = time.monotonic()
             batch = next(batches)
-            waited += time.monotonic() - began
             _note_bad(bad, batch, per_step, config.model.stat_groups)
-            state, metrics = step_fn(state, sharding.put_batch(batch, mesh), rng)
+            state, metrics = trainer.step(state, sharding.put_batch(batch, mesh), rng)
+            idle.dispatched(metrics["loss"])
             # One step late: this step runs on the device while the host looks at the last one.
             numbers = _checked(step - 1, previous, workdir) if previous else {}
             previous = metrics
@@ -116,14 +100,17 @@ def run(config, workdir: pathlib.Path) -> dict:
                 log.write(
                     step,
                     **{f"train__{name}": value for name, value in metrics.items()},
-                    train__learning_rate=schedule(step - 1),
+                    train__learning_rate=trainer.schedule(step - 1),
                     train__images_per_second=progress.images_per_second(),
-                    train__input_wait_seconds=waited,
+                    train__input_wait_seconds=idle.seconds,
+                    train__input_wait_share=idle.share(),
                 )
+                warned = warned or _warn_if_input_bound(idle, config.data.workers)
             if last or step % config.train.save_every_steps == 0:
                 _checked(step, metrics, workdir)
                 checkpoints.save(step, state, description)
     batches.close()
+    idle.close()
     log.close()
     checkpoints.close()
 
@@ -173,6 +160,19 @@ def _note_bad(bad: list, batch: dict, per_step: tuple[int, int], groups: int) ->
     for row in (batch["weight"] == 0).nonzero()[0]:
         is_labelled = row % part < per_step[0] // groups
         bad[0 if is_labelled else 1].add([index[row]])
+
+
+def _warn_if_input_bound(idle: IdleTime, workers: int | None) -> bool:
+    """Says, once it is clear, that the device waits for images; whether it said so."""
+    if idle.share() < INPUT_BOUND:
+        return False
+    count = pipeline.default_workers() if workers is None else workers
+    say(
+        f"input-bound: the device waited for images {idle.share():.0%} of the time. "
+        f"data.workers is {count}; more of them, smaller files or a lighter view help, and "
+        "`doctor` says how many cores would do"
+    )
+    return True
 
 
 def _checked(step: int, metrics: dict, workdir: pathlib.Path) -> dict[str, float]:

@@ -83,14 +83,14 @@ def _hub_config(path: pathlib.Path) -> dict:
         found = {"model": content["architecture"].replace("tf_efficientnet_", "efficientnet-")}
     if "mean" in details:
         size, fraction = details["input_size"][-1], details.get("crop_pct", 1.0)
-        crop = "none" if fraction == 1.0 else "padded"
-        if crop == "padded" and abs(fraction - size / (size + 32)) > 0.005:
-            raise ValueError(
-                f"{config}: a crop of {fraction} at {size} pixels is not supported; known: 1.0 and "
-                f"{size / (size + 32):.3f}"
-            )
+        crop = "none" if fraction == 1.0 else str(fraction)
+        if abs(fraction - size / (size + 32)) < 0.005:  # timm rounds it
+            crop = "padded"
+        interpolation = details["interpolation"]
+        if interpolation == "bicubic":
+            interpolation = "bicubic_antialias"  # what timm means by it
         found["preprocessing"] = images.Preprocessing(
-            size, crop, tuple(details["mean"]), tuple(details["std"]), details["interpolation"]
+            size, crop, tuple(details["mean"]), tuple(details["std"]), interpolation
         )
     if content.get("label_names"):
         found["class_names"] = content["label_names"]

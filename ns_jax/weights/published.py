@@ -1,6 +1,6 @@
 """What goes with the published weights: resolution, crop, mean and std of each family, class names.
 
-The same numbers as in timm's configurations: crops are the official padding of 32 pixels, and only
+The official protocol: crops of the official padding of 32 pixels, TensorFlow 1's bicubic, and only
 AdvProp's networks see images scaled to -1..1.
 """
 
@@ -35,7 +35,7 @@ def find(name: str) -> tuple[str, images.Preprocessing]:
     network, _, family = name.removeprefix("tf_efficientnet_").partition(".")
     mean, std = FAMILIES[family][1]
     size = 475 if family.endswith("_475") else RESOLUTIONS[network]
-    return f"efficientnet-{network}", images.Preprocessing(size, "padded", mean, std)
+    return f"efficientnet-{network}", images.Preprocessing(size, "padded", mean, std, "bicubic_tf")
 
 
 def class_names(num_classes: int) -> list[str]:

@@ -69,7 +69,7 @@ def test_an_error_in_a_worker_is_raised_with_its_place():
 def test_a_worker_that_is_killed_is_an_error_not_a_hang():
     batches = workers.Workers(Squares(10_000), 2, 1, NUM_BYTES)
     next(batches)
-    os.kill(batches._workers[1]._process.pid, signal.SIGKILL)
+    os.kill(batches.processes()[1].pid, signal.SIGKILL)
     with pytest.raises(ChildProcessError, match="exit code -9; .* data.workers"):
         for _ in range(4):
             next(batches)
@@ -79,7 +79,7 @@ def test_a_worker_that_is_killed_is_an_error_not_a_hang():
 def test_closing_ends_the_processes():
     batches = workers.Workers(Squares(10_000), 2, 1, NUM_BYTES)
     next(batches)
-    processes = [worker._process for worker in batches._workers]
+    processes = batches.processes()
     batches.close()
     assert not any(process.is_alive() for process in processes)
 
@@ -92,7 +92,7 @@ def test_workers_end_when_their_trainer_is_killed(environment):
         if __name__ == "__main__":
             batches = workers.Workers(Squares(10_000), 2, 1, NUM_BYTES)
             next(batches)
-            print(*[worker._process.pid for worker in batches._workers], flush=True)
+            print(*[process.pid for process in batches.processes()], flush=True)
             sys.stdin.read()
     """
     trainer = subprocess.Popen(

@@ -276,7 +276,7 @@ def folders(tmp_path):
         for i in range(min(most, len(source))):
             kind = ".png" if i % 2 else ".jpg"
             name = "" if split == "unlabelled" else source.class_names[source[i]["label"]]
-            path = tmp_path / split / name / f"{source.keys[i]}{kind}"
+            path = tmp_path / split / name / f"{source[i]['key']}{kind}"
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), source[i]["image"])
     (tmp_path / "unlabelled" / "digit-0000-broken.png").write_bytes(b"not an image")

@@ -63,11 +63,13 @@ def test_a_hub_directory_says_all_itself(directory, monkeypatch):
         assert expected.items() <= description["preprocessing"].items()
 
 
-def test_a_crop_that_we_do_not_have_is_refused(directory):
-    config = {**HUB_CONFIG, "pretrained_cfg": {**HUB_CONFIG["pretrained_cfg"], "crop_pct": 0.7}}
+@pytest.mark.parametrize(("share", "crop"), [(0.7, "0.7"), (0.857, "padded"), (1.0, "none")])
+def test_any_crop_of_a_hub_directory_is_taken_over(directory, share, crop):
+    config = {**HUB_CONFIG, "pretrained_cfg": {**HUB_CONFIG["pretrained_cfg"], "crop_pct": share}}
     (directory / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="crop of 0.7 at 192 pixels is not supported"):
-        imported.load(directory)
+    preprocessing = imported.load(directory)[0]["preprocessing"]
+    assert preprocessing["crop"] == crop
+    assert preprocessing["interpolation"] == "bicubic_antialias"  # as timm evaluates
 
 
 def test_our_own_export_needs_no_name(directory, tmp_path):

@@ -1,0 +1,237 @@
+"""Checks a run before it costs anything: its sources, their overlap, and what would bound it."""
+
+import collections
+import concurrent.futures
+import hashlib
+import os
+import pathlib
+import statistics
+import time
+
+import jax
+import numpy as np
+
+from ns_jax import config as config_lib
+from ns_jax import experiment, sharding
+from ns_jax.data import bad_images, decoding
+from ns_jax.data.source import Source
+from ns_jax.progress import Progress, say, table
+from ns_jax.trainer import Trainer, build
+
+SOURCES = ("labelled", "unlabelled", "test")
+THREADS = 8  # that wait for disks
+TIMED_STEPS = 5
+
+
+def run(config, workdir: pathlib.Path) -> dict:
+    """Says what it finds and writes it to `doctor.json`.
+
+    Raises ValueError for a source that cannot be used: too many unreadable images, classes of the
+    test source that are not those of the labelled one, numbers that do not go together.
+    """
+    sources = {name: experiment.open_source(config, name) for name in SOURCES if config.data[name]}
+    if "labelled" not in sources:
+        experiment.open_source(config, "labelled")  # says what to set
+    labelled, test = sources["labelled"], sources.get("test")
+    if test:
+        experiment.check_classes(
+            test.class_names, labelled.class_names, test.name, f"the labelled {labelled.name}"
+        )
+    found = {name: _examine(config, source) for name, source in sources.items()}
+    table("Sources", *_source_rows(found))
+    for name, source in found.items():
+        for line in source["bad"]:
+            say(f"{name}, unreadable: {line.strip()}")
+    result = {"sources": found}
+    if test:
+        result["duplicates"] = _duplicates(config, sources)
+    result["speed"] = _speed(config, sources)
+    config_lib.write_json(workdir / "doctor.json", result)
+    return result
+
+
+def _examine(config, source: Source) -> dict:
+    """Decodes a sample spread over the source and counts what it finds."""
+    count = min(len(source), config.doctor.sample)
+    indices = np.linspace(0, len(source) - 1, count).astype(int)
+    bad = bad_images.BadImages(source, 1.0)
+    sizes, lengths, labels = [], [], []
+    with Progress(f"decoding {source.name}", count) as progress:
+        for index in indices:
+            example = source[int(index)]
+            labels.append(example["label"])
+            try:
+                pixels = decoding.decode(example["image"], source.max_pixels)
+                sizes.append(pixels.shape[:2])
+                lengths.append(_num_bytes(example["image"]))
+            except decoding.BadImageError:
+                bad.add([index])
+            progress.advance(1)
+    if len(bad) > config.data.max_bad_fraction * count:
+        raise ValueError(
+            f"{len(bad)} of a sample of {count} images of {source.name} cannot be read; "
+            f"data.max_bad_fraction={config.data.max_bad_fraction}. The first ones:\n"
+            + "\n".join(bad.lines(10))
+        )
+    known = source.labels if source.labels is not None else np.asarray(labels)
+    per_class = np.bincount(known[known >= 0], minlength=len(source.class_names))
+    return {
+        "name": source.name,
+        "num_images": len(source),
+        "fingerprint": source.fingerprint,
+        "num_classes": len(source.class_names),
+        "unlabelled": int((known < 0).sum()),
+        "all_counted": source.labels is not None,  # else the classes are those of the sample
+        "per_class": dict(zip(source.class_names, map(int, per_class), strict=True)),
+        "sample": count,
+        "bad": bad.lines(),
+        "median_size": [int(statistics.median(side)) for side in zip(*sizes, strict=True)],
+        "median_bytes": int(statistics.median(lengths)),
+    }
+
+
+def _num_bytes(image) -> int:
+    return image.nbytes if isinstance(image, np.ndarray) else len(image)
+
+
+def _source_rows(found: dict) -> tuple[list[str], list[list[str]]]:
+    columns = ["source", "images", "classes", "smallest", "largest", "size", "bytes", "unreadable"]
+    rows = []
+    for name, source in found.items():
+        counts = source["per_class"]
+        of = "" if source["all_counted"] else " (sample)"
+        few, many = (
+            (min(counts, key=counts.get), max(counts, key=counts.get)) if counts else ("", "")
+        )
+        height, width = source["median_size"]
+        rows.append(
+            [
+                name,
+                f"{source['num_images']:,}",
+                str(len(counts) or "-"),
+                f"{few}: {counts[few]:,}{of}" if sum(counts.values()) else "-",
+                f"{many}: {counts[many]:,}{of}" if sum(counts.values()) else "-",
+                f"{width} x {height}",
+                f"{source['median_bytes']:,}",
+                f"{len(source['bad'])} of {source['sample']:,}",
+            ]
+        )
+    return columns, rows
+
+
+def _duplicates(config, sources: dict[str, Source]) -> dict:
+    """Images of the test source that are in the training sources too, byte for byte."""
+    most = config.doctor.compared
+    seen = collections.defaultdict(list)
+    for digest, key in _digests(sources["test"], most):
+        seen[digest].append(key)
+    result = {}
+    for name in ("labelled", "unlabelled"):
+        if name not in sources:
+            continue
+        pairs = [
+            [key, seen[digest][0]]
+            for digest, key in _digests(sources[name], most)
+            if digest in seen
+        ]
+        result[name] = pairs
+        compared = [min(len(sources[n]), most) for n in (name, "test")]
+        say(
+            f"{len(pairs):,} of {compared[0]:,} {name} images are among {compared[1]:,} test images"
+            + (": the score on these says nothing" if pairs else "")
+        )
+        for key, other in pairs[:10]:
+            say(f"  {key} is {other}")
+    return result
+
+
+def _digests(source: Source, most: int):
+    """(digest of the content, key) of the first images."""
+
+    def digest(index: int) -> tuple[bytes, str]:
+        example = source[index]
+        image = example["image"]
+        data = image.tobytes() if isinstance(image, np.ndarray) else image
+        return hashlib.blake2b(data, digest_size=16).digest(), example["key"]
+
+    count = min(len(source), most)
+    with (
+        concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
+        Progress(f"comparing {source.name}", count) as progress,
+    ):
+        for found in pool.map(digest, range(count)):
+            progress.advance(1)
+            yield found
+
+
+def _speed(config, sources: dict[str, Source]) -> dict:
+    """Images/s that the views make, a core and altogether, and that a training step takes."""
+    labelled = sources["labelled"]
+    trainer = build(config, len(labelled.class_names), len(labelled))
+    evaluation = trainer.preprocessing
+    view = experiment.train_view(config, evaluation)
+    pool = sources.get("unlabelled", labelled) if config.train.unlabelled_ratio else labelled
+    views = {
+        "training": lambda data, rng: view(data, rng, pool.max_pixels),
+        "evaluation": lambda data, rng: evaluation(decoding.decode(data, pool.max_pixels)),
+    }
+    cores = getattr(os, "process_cpu_count", os.cpu_count)()
+    per_core = {name: _images_per_second(config, pool, make) for name, make in views.items()}
+    for name, speed in per_core.items():
+        say(f"{name} views of {pool.name}: {speed:,.0f} images/s a core, {cores} cores here")
+    device = _training_speed(config, trainer)
+    kind = jax.devices()[0].device_kind
+    host = per_core["training"] * cores
+    say(f"a training step: {device:,.0f} images/s on {kind}; the views: {host:,.0f} on all cores")
+    if jax.devices()[0].platform == "cpu":
+        share = device / (device + host)  # of the time of the cores, which do both
+        bound = "input" if share > 0.5 else "step"
+        say(f"training is bound by the {bound}: the views take {share:.0%} of the cores' time")
+    else:
+        bound = "input" if host < device else "step"
+        needed = device / per_core["training"]
+        say(f"training is bound by the {bound}: about {needed:.0f} cores would feed the device")
+    return {
+        "views_per_core": per_core,
+        "cores": cores,
+        "training_step": device,
+        "device": kind,
+        "bound_by": bound,
+    }
+
+
+def _images_per_second(config, source: Source, make) -> float:
+    """Of one core: for a few seconds, or twice through the sample."""
+    indices = np.linspace(0, len(source) - 1, min(len(source), config.doctor.sample)).astype(int)
+    rng = np.random.default_rng(config.seed)
+    done, began = 0, time.perf_counter()
+    for index in np.tile(indices, 2):
+        try:
+            make(source[int(index)]["image"], rng)
+        except decoding.BadImageError:
+            continue
+        done += 1
+        if time.perf_counter() - began > config.doctor.seconds:
+            break
+    return done / (time.perf_counter() - began)
+
+
+def _training_speed(config, trainer: Trainer) -> float:
+    """Images/s of the compiled step on all devices that train, from batches in memory."""
+    count, size = sum(config_lib.images_per_step(config)), trainer.preprocessing.size
+    rng = np.random.default_rng(config.seed)
+    batch = {
+        "image": rng.integers(0, 256, (count, size, size, 3), np.uint8),
+        "target_classes": np.zeros((count, 1), np.int32),
+        "target_probs": np.ones((count, 1), np.float32),
+        "weight": np.ones(count, np.float32),
+    }
+    batch = sharding.put_batch(batch, trainer.mesh)
+    say(f"compiles the training step of {trainer.model.name}")
+    state, times = trainer.init(config.seed), []
+    for _ in range(TIMED_STEPS + 1):  # the first one compiles
+        began = time.perf_counter()
+        state, metrics = trainer.step(state, batch, jax.random.key(config.seed))
+        jax.block_until_ready(metrics)
+        times.append(time.perf_counter() - began)
+    return count / statistics.median(times[1:])

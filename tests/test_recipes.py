@@ -1,0 +1,137 @@
+"""The paper's settings: their numbers, and their sources on data of the same features."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+
+from configs import cifar, imagenet, svhn
+from ns_jax import config as config_lib
+from ns_jax import experiment, optim
+from ns_jax.data import decoding, pipeline
+from tests.data import made
+
+SPLITS = {
+    "svhn_cropped": {"train": 4030, "extra": 12, "test": 6},
+    "cifar10": {"train": 40, "test": 6},
+    "imagenet2012": {"train": 12, "validation": 6},
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Data sets under TFDS's own names and with its own features, of a few images each."""
+    import tensorflow_datasets as tfds
+
+    root = tmp_path_factory.mktemp("tfds")
+    for name, splits in SPLITS.items():
+        real = tfds.builder_cls(name)
+        _build(tfds, real, splits, root)
+    return root
+
+
+def _build(tfds, real, splits, root):
+    info = real(data_dir=root / "unused").info
+    small = name = real.name
+
+    def encoded(number):
+        if name == "imagenet2012":
+            return made.encoded(2 * number)  # JPEG, of many sizes
+        image = np.full((32, 32, 3), number % 256, np.uint8)
+        return cv2.imencode(".png", image)[1].tobytes()
+
+    class Small(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version(str(info.version))
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=info.features)
+
+        def _split_generators(self, _):
+            return {split: self._generate_examples(count) for split, count in splits.items()}
+
+        def _generate_examples(self, count):
+            for number in range(count):
+                example = {"image": io.BytesIO(encoded(number)), "label": number % 10}
+                if "file_name" in info.features:
+                    example["file_name"] = f"n{number:08d}.JPEG"
+                if "id" in info.features:
+                    example["id"] = f"{number}"
+                yield number, example
+
+    Small.name = small
+    Small(data_dir=root, file_format="array_record").download_and_prepare()
+
+
+@pytest.mark.parametrize(
+    ("config", "counts", "num_classes", "size"),
+    [
+        (svhn.get_config("role=student"), (30, 12, 6), 10, 32),
+        (cifar.get_config("role=student,labelled=25"), (25, 15, 6), 10, 32),
+        (imagenet.get_config("role=student,model=b2"), (12, None, 6), 1000, 260),
+    ],
+)
+def test_recipes_read_data_of_their_data_sets_features(
+    prepared, monkeypatch, config, counts, num_classes, size
+):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(prepared))
+    for which, count in zip(("labelled", "unlabelled", "test"), counts, strict=True):
+        if count is None:
+            assert not config.data[which]  # the paper's pool is not public
+            continue
+        source = experiment.open_source(config, which)
+        assert len(source) == count and len(source.class_names) == num_classes
+        assert decoding.decode(source[0]["image"]).dtype == np.uint8
+    source = experiment.open_source(config, "labelled")
+    model = experiment.build_model(config, num_classes)
+    preprocessing = experiment.preprocessing(config, model)
+    batch = next(
+        pipeline.train_batches(
+            pipeline.labelled_examples(source, config.loss.label_smoothing, 1),
+            None,
+            experiment.train_view(config, preprocessing),
+            per_step=(4, 0),
+            groups=1,
+            steps=1,
+            start_step=0,
+            seed=0,
+            reading=pipeline.Reading(workers=0),
+        )
+    )
+    assert batch["image"].shape == (4, size, size, 3) and batch["weight"].all()
+
+
+def test_svhn_has_the_official_numbers():
+    config = svhn.get_config("role=student")
+    steps_per_epoch, steps = config_lib.steps(config, 69_257)
+    assert steps == 109_474 and steps_per_epoch == pytest.approx(541.070, abs=1e-3)
+    assert config_lib.images_per_step(config) == (128, 640)
+    schedule = optim.learning_rate_schedule(config.optim, 128, steps_per_epoch)
+    assert float(schedule(2705)) == pytest.approx(0.00730138, rel=1e-5)
+    assert float(schedule(steps - 1)) == pytest.approx(9.0894e-05, rel=1e-4)
+    assert config.randaugment.final_cutout == 8 and config.optim.weight_decay == 1e-4
+    assert svhn.get_config("role=teacher").train.unlabelled_ratio == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "ratio", "steps", "last"),
+    [("b0", 1, 218_948, 0.0030913), ("b4", 3, 218_948, 0.0030913), ("b7", 3, 109_474, 0.0030913)],
+)
+def test_imagenet_has_the_official_numbers(model, ratio, steps, last):
+    config = imagenet.get_config(f"role=student,model={model}")
+    steps_per_epoch, found = config_lib.steps(config, 1_281_167)
+    # The official code doubles the truncated number of steps: one less than twice 350 epochs.
+    assert found - steps in (0, 1)
+    assert config_lib.images_per_step(config) == (4096, 4096 * ratio)
+    schedule = optim.learning_rate_schedule(config.optim, 4096, steps_per_epoch)
+    assert float(schedule(steps - 1)) == pytest.approx(last, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config", [lambda: imagenet.get_config("model=b9"), lambda: cifar.get_config("classes=5")]
+)
+def test_unknown_arguments_of_recipes_list_the_known_ones(config):
+    with pytest.raises(ValueError, match="known: "):
+        config()
