@@ -31,7 +31,7 @@ def main() -> None:
     else:
         many = sources.open_source("+".join([source.name] * 500), labels_per_class=1, seed=0)
         batches = pipeline.evaluation_batches(
-            many, range(len(many)), evaluation, batch_size=BATCH, reading=reading
+            many, [range(len(many))], evaluation, batch_size=BATCH, reading=reading
         )
     worker.serve_stream(batches, BATCH, count)
 

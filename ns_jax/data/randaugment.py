@@ -50,8 +50,8 @@ def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
     bottom, right = np.float32(image.shape[0] - 1), np.float32(image.shape[1] - 1)
     x_offset = (right - (cos * right - sin * bottom)) / 2
     y_offset = (bottom - (sin * right + cos * bottom)) / 2
-    x = _nearest(image, cos, -sin, x_offset)
-    return _gather(image, x, _nearest(image, sin, cos, y_offset))
+    x = _nearest(image.shape, cos, -sin, x_offset)
+    return _gather(image, x, _nearest(image.shape, sin, cos, y_offset))
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
@@ -66,7 +66,9 @@ def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
 
 def color(image: np.ndarray, factor: float) -> np.ndarray:
     """Saturation: 0 is the grey image, 1 the image itself."""
-    return _blend(_greyscale(image), image, factor)
+    channels = [np.float32(plane) for plane in cv2.split(image)]
+    grey = _luma(*channels)
+    return cv2.merge([_blend(grey, channel, factor) for channel in channels])
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
@@ -74,12 +76,12 @@ def contrast(image: np.ndarray, factor: float) -> np.ndarray:
     # The official code means the mean grey, but averages the 256 histogram *counts*: the level
     # depends on the image size alone (4 at 32 pixels, 196 at 224, 255 from 256 on).
     height, width = image.shape[:2]
-    return _look_up(image, _blend(min(height * width // 256, 255), _LEVELS, factor))
+    return cv2.LUT(image, _blend_table(min(height * width // 256, 255), factor))
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
     """Brightness: 0 is black, 1 the image itself."""
-    return _look_up(image, _blend(0, _LEVELS, factor))
+    return cv2.LUT(image, _blend_table(0, factor))
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -92,12 +94,12 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 
 def shear_x(image: np.ndarray, slope: float) -> np.ndarray:
     """Moves the content of row y left by `slope` * y; the top row stays."""
-    return _gather(image, _nearest(image, 1, slope, 0), _nearest(image, 0, 1, 0))
+    return _gather(image, _nearest(image.shape, 1, slope, 0), _nearest(image.shape, 0, 1, 0))
 
 
 def shear_y(image: np.ndarray, slope: float) -> np.ndarray:
     """Moves the content of column x up by `slope` * x; the left column stays."""
-    return _gather(image, _nearest(image, 1, 0, 0), _nearest(image, slope, 1, 0))
+    return _gather(image, _nearest(image.shape, 1, 0, 0), _nearest(image.shape, slope, 1, 0))
 
 
 def translate_x(image: np.ndarray, pixels: float) -> np.ndarray:
@@ -144,6 +146,7 @@ OPERATORS: dict[str, Callable[..., np.ndarray]] = {
     "SolarizeAdd": solarize_add,
     "Cutout": cutout,
 }
+_NAMES = tuple(OPERATORS)
 SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")  # negated half of the time
 
 
@@ -169,9 +172,9 @@ class RandAugment:
         """A new image. Each layer draws its operator, then the sign or the (row, column) of it."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"image is {image.dtype} {image.shape}; pass uint8 RGB [H, W, 3]")
-        output = image.copy()
+        output = image if self.num_layers else image.copy()
         for _ in range(self.num_layers):
-            name = list(OPERATORS)[rng.integers(len(OPERATORS))]
+            name = _NAMES[rng.integers(len(_NAMES))]
             argument = self._arguments[name]
             if name in SIGNED and rng.random() < 0.5:
                 argument = tuple(-value for value in argument)
@@ -210,14 +213,15 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
-    return cv2.LUT(image, _to_uint8(table))
+@functools.lru_cache(maxsize=8)
+def _blend_table(level: int, factor: float) -> np.ndarray:
+    return _blend(level, _LEVELS, factor)
 
 
 def _look_up_each(planes: list[np.ndarray], tables: np.ndarray) -> np.ndarray:
     """Each channel [H, W] through its own table of [3, 256]; twice as fast as interleaved."""
     pairs = zip(planes, tables, strict=True)
-    return cv2.merge([_look_up(plane, table) for plane, table in pairs])
+    return cv2.merge([cv2.LUT(plane, _to_uint8(table)) for plane, table in pairs])
 
 
 def _mask(chosen: np.ndarray) -> np.ndarray:
@@ -227,21 +231,20 @@ def _mask(chosen: np.ndarray) -> np.ndarray:
 
 def _blend(degenerate: np.ndarray | float, image: np.ndarray, factor: float) -> np.ndarray:
     """degenerate + factor * (image - degenerate); a factor above 1 extrapolates and clips."""
-    degenerate = np.float32(degenerate)
-    values = np.float32(image) - degenerate
+    degenerate = np.asarray(degenerate, np.float32)
+    values = np.asarray(image, np.float32) - degenerate
     values *= np.float32(factor)
     values += degenerate
     return _to_uint8(values)
 
 
-def _greyscale(image: np.ndarray) -> np.ndarray:
-    """Luma as TensorFlow computes it, in all three channels."""
-    red, green, blue = (
-        np.float32(channel) * np.float32(1 / 255) * np.float32(share)
-        for channel, share in zip(cv2.split(image), (0.2989, 0.5870, 0.1140), strict=True)
-    )
-    luma = (red + green + blue) * np.float32(255.5)
-    return cv2.cvtColor(luma.astype(np.uint8), cv2.COLOR_GRAY2RGB)
+def _luma(red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> np.ndarray:
+    """As TensorFlow computes it, of float32 channels: whole float32 numbers."""
+    shares = [
+        channel * np.float32(1 / 255) * np.float32(share)
+        for channel, share in ((red, 0.2989), (green, 0.5870), (blue, 0.1140))
+    ]
+    return np.floor((shares[0] + shares[1] + shares[2]) * np.float32(255.5))
 
 
 def _smooth(image: np.ndarray) -> np.ndarray:
@@ -259,14 +262,15 @@ def _smooth(image: np.ndarray) -> np.ndarray:
     return np.floor(total, out=total)
 
 
-def _nearest(image: np.ndarray, x_step: float, y_step: float, offset: float) -> np.ndarray:
+@functools.lru_cache(maxsize=16)  # images of one size and a fixed magnitude: always the same few
+def _nearest(shape: tuple[int, ...], x_step: float, y_step: float, offset: float) -> np.ndarray:
     """x_step * x + y_step * y + offset of every pixel (x, y), rounded: float32 [H, W].
 
     Halves round away from zero, as in TensorFlow: upwards, that is, as what is below zero lies
     outside of the image either way. OpenCV rounds them to even, and a shear of 0.15 meets many:
     cv2.warpAffine differs on 2-3% of pixels, so OpenCV is given whole numbers.
     """
-    height, width = image.shape[:2]
+    height, width = shape[:2]
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
     position = np.float32(x_step) * x + (np.float32(y_step) * y)[:, None]
     position += np.float32(offset)

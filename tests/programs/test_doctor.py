@@ -16,7 +16,7 @@ def write(path, number, seed):
 
 @pytest.fixture
 def config(tiny_config, tmp_path):
-    """Five labelled images of ten classes, as many as the digits have; a pool with a broken file."""
+    """Five labelled images of each of ten classes, a test set, a pool with a broken file."""
     for number in range(50):
         write(tmp_path / "labelled" / f"{number % 10}" / f"{number}.jpg", number, seed=0)
     for number in range(20):
