@@ -23,11 +23,13 @@ class IdleTime:
             self.seconds += max(0.0, now - self._finished.result())
         self._finished = self._watcher.submit(_finish_time, result)
 
+    def elapsed(self) -> float:
+        """Seconds since the first step was dispatched."""
+        return 0.0 if self._started is None else time.monotonic() - self._started
+
     def share(self) -> float:
-        """Of the time since the first step was dispatched."""
-        if self._started is None:
-            return 0.0
-        return self.seconds / max(time.monotonic() - self._started, 1e-9)
+        """Of these seconds, those that the device waited."""
+        return self.seconds / max(self.elapsed(), 1e-9)
 
     def close(self) -> None:
         self._watcher.shutdown()

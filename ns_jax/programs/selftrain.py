@@ -59,6 +59,14 @@ def _iteration_config(config, workdir: pathlib.Path, k: int):
 
 def _validate(configs: list) -> None:
     """All that can be known before the first step: a mistake in iteration 3 is said now."""
+    opened = {}  # of a million files, opening takes half a minute
+
+    def source(config, which: str):
+        key = (which, *config.data.values())
+        if key not in opened:
+            opened[key] = experiment.open_source(config, which)
+        return opened[key]
+
     for k, config in enumerate(configs):
         ratio = config.train.unlabelled_ratio
         if bool(ratio) != (k > 0):
@@ -67,21 +75,20 @@ def _validate(configs: list) -> None:
                 f"train.unlabelled_ratio is {ratio:g}; "
                 f"set selftrain.overrides.iteration_{k}.train.unlabelled_ratio"
             )
-        source = experiment.open_source(config, "labelled")
-        config_lib.validate_training(config, len(experiment.training_devices(config)), len(source))
-        model = experiment.build_model(config, len(source.class_names))
+        labelled = source(config, "labelled")
+        devices = experiment.training_devices(config)
+        config_lib.validate_training(config, len(devices), len(labelled))
+        model = experiment.build_model(config, len(labelled.class_names))
         experiment.train_view(config, experiment.preprocessing(config, model))
         if k > 0:
-            experiment.open_source(config, "unlabelled")
+            source(config, "unlabelled")
             _check_init(config, configs[k - 1], k)
-    if configs[0].selftrain.teacher:
-        labelled = experiment.open_source(configs[0], "labelled")
-        given = configs[0].selftrain.teacher
+    labelled = source(configs[0], "labelled")
+    if given := configs[0].selftrain.teacher:
         names = checkpoint.description(given)["class_names"]
         experiment.check_classes(labelled.class_names, names, labelled.name, given)
     if configs[0].data.test:
-        test = experiment.open_source(configs[0], "test")
-        labelled = experiment.open_source(configs[0], "labelled")
+        test = source(configs[0], "test")
         experiment.check_classes(test.class_names, labelled.class_names, test.name, labelled.name)
 
 

@@ -13,7 +13,8 @@ from ns_jax.idle import IdleTime
 from ns_jax.progress import MetricsLog, Progress, say
 from ns_jax.trainer import build
 
-INPUT_BOUND = 0.1  # share of the time that the device may wait before it is said
+INPUT_BOUND = 0.1  # share of the time that the device may wait before it is said ...
+CLEAR_AFTER_SECONDS = 30.0  # ... after so long a time
 
 
 def run(config, workdir: pathlib.Path) -> dict:
@@ -164,7 +165,7 @@ def _note_bad(bad: list, batch: dict, per_step: tuple[int, int], groups: int) ->
 
 def _warn_if_input_bound(idle: IdleTime, workers: int | None) -> bool:
     """Says, once it is clear, that the device waits for images; whether it said so."""
-    if idle.share() < INPUT_BOUND:
+    if idle.share() < INPUT_BOUND or idle.elapsed() < CLEAR_AFTER_SECONDS:
         return False
     count = pipeline.default_workers() if workers is None else workers
     say(

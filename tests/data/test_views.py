@@ -8,7 +8,6 @@ from ns_jax.data import decoding, images, randaugment, resizing, views
 
 NO_NOISE = randaugment.RandAugment(0)
 MAX = decoding.MAX_PIXELS
-SHIFTS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
 
 
 def preprocessing(size=16, interpolation="bicubic"):
@@ -106,13 +105,12 @@ def test_a_large_jpeg_is_decoded_reduced_if_its_crop_still_covers_the_view(monke
         "pixels",
         lambda self, reduction=1: reductions.append(reduction) or original(self, reduction),
     )
-    for seed in range(30):
+    for seed in range(100):
         reduced = view()(data, np.random.default_rng(seed), MAX)["image"]
         full = view()(image, np.random.default_rng(seed), MAX)["image"]
-        # The same part of a picture without fine detail, up to one pixel of the view.
-        moved = [np.roll(full, shift, (0, 1))[2:-2, 2:-2] for shift in SHIFTS]
-        difference = min(np.abs(reduced[2:-2, 2:-2].astype(int) - m).mean() for m in moved)
-        assert difference < 6 < np.abs(reduced.astype(int) - full[::-1, ::-1]).mean()
+        # The same part to half a pixel of the view, over which this picture changes by up to 8.
+        assert np.abs(reduced.astype(int) - full).mean() < 8
+        assert np.abs(reduced.astype(int) - full[::-1, ::-1]).mean() > 20
         box = images.official_crop(400, 400, np.random.default_rng(seed))
         reduction = reductions[-2]
         assert min(box[2:]) // reduction >= 16
