@@ -147,6 +147,7 @@ def validate_training(config: config_dict.ConfigDict, num_devices: int, num_labe
         "loss.normalise": ("labelled", "all"),
         "loss.pseudo_labels": ("soft", "hard"),
         "data.train_view": ("crop", "pad"),
+        "data.crop_sampler": ("official", "area"),
         "selftrain.student_init": ("scratch", "teacher"),
     }
     for path, known in choices.items():

@@ -13,8 +13,10 @@ def open_source(config, which: str) -> Source:
     """The source that `data.labelled`, `data.unlabelled` or `data.test` names."""
     data = config.data
     if not data[which]:
-        known = ", ".join(sources.KNOWN.values())
-        raise ValueError(f"data.{which} is empty; set --config.data.{which}=SOURCE: {known}")
+        raise ValueError(
+            f"data.{which} is empty; set --config.data.{which}=folder:DIR or another source: "
+            + ", ".join(sources.KNOWN.values())
+        )
     return sources.open_source(
         data[which],
         labels_per_class=data.labels_per_class,

@@ -10,7 +10,7 @@ import safetensors.numpy
 
 import ns_jax
 from ns_jax import api
-from ns_jax.data import images as images_lib
+from ns_jax.data import decoding
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def pictures(tmp_path_factory):
 
 
 def test_predictions_are_the_softmax_of_the_logits_of_the_preprocessed_image(classifier, pictures):
-    seen = [classifier.preprocessing(images_lib.decode(p.read_bytes())) for p in pictures]
+    seen = [classifier.preprocessing(decoding.decode(p.read_bytes())) for p in pictures]
     logits = classifier.logits(np.stack(seen))
     assert logits.shape == (3, 7)
     expected = np.asarray(jax.nn.softmax(logits))
@@ -61,7 +61,7 @@ def test_predictions_are_the_softmax_of_the_logits_of_the_preprocessed_image(cla
 
 
 def test_paths_strings_and_arrays_mix_and_one_path_will_do(classifier, pictures):
-    array = images_lib.decode(pictures[1].read_bytes())
+    array = decoding.decode(pictures[1].read_bytes())
     mixed = classifier.predict([pictures[0], array, str(pictures[2])])
     alone = [classifier.predict(str(path))[0] for path in pictures]
     for one, other in zip(mixed, alone, strict=True):

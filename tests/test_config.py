@@ -95,6 +95,7 @@ def student(**changes):
         ({"loss.normalise": "none"}, 1, "known: labelled, all"),
         ({"loss.pseudo_labels": "firm"}, 1, "known: soft, hard"),
         ({"data.train_view": "zoom"}, 1, "known: crop, pad"),
+        ({"data.crop_sampler": "any"}, 1, "known: official, area"),
     ],
 )
 def test_numbers_that_do_not_go_together_are_named(changes, devices, message):

@@ -64,5 +64,5 @@ def test_doctor_refuses_what_training_would_refuse(config, tmp_path):
     with pytest.raises(ValueError, match="missing: 4"):
         doctor.run(config, tmp_path / "work")
     config.data.labelled = ""
-    with pytest.raises(ValueError, match="data.labelled is empty; set --config.data.labelled=SOU"):
+    with pytest.raises(ValueError, match="data.labelled is empty; set --config.data.labelled=fol"):
         doctor.run(config, tmp_path / "work")
