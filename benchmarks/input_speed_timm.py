@@ -28,13 +28,13 @@ class Endless(torch.utils.data.Sampler):
             yield from order.tolist()
 
 
-directory, mode, cores, count = sys.argv[1:]
+kind_of_batch, directory, mode, cores, count = sys.argv[1:]
 training = mode == "training"
 torch.set_num_threads(1)
 kind = {"auto_augment": "rand-m9-n2"} if training else {"crop_pct": 0.875}
-# use_prefetcher: uint8 to the device, as in ours; the faster of timm's two ways.
+uint8 = kind_of_batch == "uint8"  # to be normalised on the device, as ours are
 transform = create_transform(
-    224, is_training=training, use_prefetcher=True, interpolation="bicubic", **kind
+    224, is_training=training, use_prefetcher=uint8, interpolation="bicubic", **kind
 )
 dataset = ImageDataset(directory, transform=transform)
 loader = torch.utils.data.DataLoader(
@@ -42,6 +42,6 @@ loader = torch.utils.data.DataLoader(
     batch_size=BATCH,
     sampler=Endless(len(dataset), training),
     num_workers=int(cores),
-    collate_fn=fast_collate,
+    collate_fn=fast_collate if uint8 else None,
 )
 worker.serve_stream(iter(loader), BATCH, int(count))
