@@ -1,14 +1,17 @@
 """From the bytes of an image file to pixels, by way of its header.
 
 The header gives the size before anything is decoded: images that are too large are refused unread,
-and a JPEG may be decoded at half, a quarter or an eighth of its size (its cosine transform scales).
+and a JPEG may be decoded at half, a quarter or an eighth of its size (its cosine transform scales),
+and only down to the last row that is wanted.
 """
 
 import ctypes
+import dataclasses
 import struct
 
 import cv2
 import numpy as np
+import simplejpeg
 
 MAX_PIXELS = 100_000_000  # of an image, unless data.max_pixels says otherwise
 # OpenCV's reduced modes are BGR or grey; grey's bits beside RGB's are the reduced RGB.
@@ -68,15 +71,19 @@ class Picture:
                 f"too large: {self.width} x {self.height} pixels; data.max_pixels is {max_pixels:,}"
             )
 
-    def pixels(self, reduction: int = 1) -> np.ndarray:
+    def pixels(self, reduction: int = 1, bottom: int | None = None) -> np.ndarray:
         """uint8 RGB `[H, W, 3]`; a JPEG's sides divided by `reduction` (1, 2, 4, 8), rounded up.
 
-        Orientation marks of cameras are followed, transparency is dropped, 16 bits become 8.
-        Raises BadImageError for a file that is truncated or damaged.
+        Rows of the whole image from `bottom` on may be missing. Orientation marks of cameras are
+        followed, transparency is dropped, 16 bits become 8. Raises BadImageError for a file that is
+        truncated or damaged.
         """
         if self._pixels is not None:
             return self._pixels
-        return _decode(self._data, reduction if self.reducible else 1)
+        if not self.reducible:
+            return _decode(self._data, 1)
+        pixels = _decode_jpeg(self._data, reduction, self.height if bottom is None else bottom)
+        return _decode(self._data, reduction) if pixels is None else pixels
 
     @property
     def reducible(self) -> bool:
@@ -99,6 +106,28 @@ def _decode(data: bytes, reduction: int) -> np.ndarray:
     return image
 
 
+def _decode_jpeg(data: bytes, reduction: int, bottom: int) -> np.ndarray | None:
+    """As `_decode`, less the rows below `bottom`; None where only OpenCV can tell.
+
+    simplejpeg has the same pixels (both are libjpeg-turbo), and more to the point it keeps silent
+    where rows are left out, of which OpenCV's copy of the library complains on stderr.
+    """
+    header = _jpeg_header(data)
+    # Upright, and with an end: a file without one is truncated, which OpenCV reports.
+    if header is None or header.orientation != 1 or data.rfind(b"\xff\xd9", header.place) < 0:
+        return None
+    # Colours between rows need the row below, of colours sampled at every second row.
+    rows = bottom + 2 * reduction if header.one_scan else header.height
+    if rows < header.height:
+        data = data[: header.place] + struct.pack(">H", rows) + data[header.place + 2 :]
+    # The least scale that is still so large, which is 1 / reduction.
+    height, width = (-(-side // reduction) for side in (min(rows, header.height), header.width))
+    try:
+        return simplejpeg.decode_jpeg(data, min_height=height, min_width=width, strict=False)
+    except ValueError:  # four colours, or a damage that is OpenCV's to find
+        return None
+
+
 def _size(data: bytes) -> tuple[int, int] | None:
     """(height, width) of the upright image as the header has it; None where we do not read it.
 
@@ -106,7 +135,8 @@ def _size(data: bytes) -> tuple[int, int] | None:
     """
     try:
         if _is_jpeg(data):
-            return _jpeg_size(data)
+            header = _jpeg_header(data)
+            return header and header.size
         if data[:8] == b"\x89PNG\r\n\x1a\n":
             width, height = struct.unpack_from(">II", data, 16)
         elif data[:4] == b"GIF8":
@@ -126,8 +156,25 @@ def _is_jpeg(data: bytes) -> bool:
     return data[:2] == b"\xff\xd8"
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    position, turned = 2, False
+@dataclasses.dataclass(frozen=True)
+class _JpegHeader:
+    """What stands before a JPEG's pixels."""
+
+    place: int  # of the height among the bytes
+    height: int  # as stored, not yet upright
+    width: int
+    orientation: int  # 1 upright, 5 to 8 with rows and columns exchanged
+    one_scan: bool  # rows from top to bottom, all colours together
+
+    @property
+    def size(self) -> tuple[int, int]:
+        stored = self.height, self.width
+        return stored if self.orientation < 5 else stored[::-1]
+
+
+def _jpeg_header(data: bytes) -> _JpegHeader | None:
+    """None where we do not read it. Raises IndexError or struct.error if it breaks off."""
+    position, orientation, frame = 2, 1, None
     while True:
         if data[position] != 0xFF:  # rubbish between the segments, which a decoder may skip
             return None
@@ -137,10 +184,15 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
         (length,) = struct.unpack_from(">H", data, position + 1)
         # Start of frame: 0xC0 to 0xCF but for three tables that share the range.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, position + 4)
-            return (width, height) if turned else (height, width)
+            frame, sequential, colours = position + 4, marker <= 0xC1, data[position + 8]
+        if marker == 0xDA:  # start of scan
+            if frame is None:
+                return None
+            height, width = struct.unpack_from(">HH", data, frame)
+            one_scan = sequential and data[position + 3] == colours
+            return _JpegHeader(frame, height, width, orientation, one_scan)
         if marker == 0xE1 and data[position + 3 : position + 9] == b"Exif\0\0":
-            turned = _orientation(data[position + 9 : position + 1 + length]) >= 5
+            orientation = _orientation(data[position + 9 : position + 1 + length])
         position += 1 + length
 
 

@@ -35,7 +35,7 @@ class TrainView:
         picture = decoding.Picture(data, max_pixels)
         box = self._box(picture, rng)
         reduction = self._reduction(picture, box)
-        pixels = picture.pixels(reduction)
+        pixels = picture.pixels(reduction, None if box is None or self.teacher else box[0] + box[2])
         if box is None:
             image = self.evaluation(pixels)
         else:

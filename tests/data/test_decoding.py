@@ -157,6 +157,45 @@ def test_a_jpeg_is_decoded_at_reduced_size_and_nothing_else_is():
     assert not other.reducible and other.pixels(4).shape == image.shape
 
 
+SAMPLINGS = {"4:4:4": 0x111111, "4:2:2": 0x211111, "4:2:0": 0x221111, "4:4:0": 0x121111}
+
+
+@pytest.mark.parametrize(
+    "options", [[cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 3], []]
+)
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_a_jpeg_without_its_last_rows_is_the_same_above_them(sampling, options, capfd):
+    noise = np.random.default_rng(0).integers(0, 256, (97, 70, 3), np.uint8)
+    noise = cv2.GaussianBlur(noise, (5, 5), 1)
+    options = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SAMPLINGS[sampling], *options]
+    data = cv2.imencode(".jpg", noise, options)[1].tobytes()
+    heights = set()
+    for reduction in (1, 2, 4, 8):
+        whole = decoding._decode(data, reduction)  # OpenCV's
+        for bottom in range(1, 98):
+            pixels = decoding.Picture(data).pixels(reduction, bottom)
+            rows = -(-bottom // reduction)
+            np.testing.assert_array_equal(pixels[:rows], whole[:rows])
+            heights.add(len(pixels) / len(whole))
+    assert max(heights) == 1
+    progressive = cv2.IMWRITE_JPEG_PROGRESSIVE in options  # its rows are spread over the file
+    assert (min(heights) == 1) == progressive
+    assert capfd.readouterr().err == ""  # and the libraries have nothing to complain of
+
+
+def test_a_jpeg_of_unusual_form_is_read_all_the_same():
+    image = gradient(40, 30)
+    data = encode(image, ".jpg")
+    expected = decoding.decode(data)
+    for other in (
+        data + bytes(100),  # something behind it
+        data[:2] + b"\xff" * 5 + data[2:],  # fill bytes
+    ):
+        np.testing.assert_array_equal(decoding.decode(other), expected)
+        rows = decoding.Picture(other).pixels(1, 11)[:11]
+        np.testing.assert_array_equal(rows, expected[:11])
+
+
 def test_bytes_of_any_kind_are_an_image_or_a_bad_one():
     rng = np.random.default_rng(0)
     for kind in KINDS:

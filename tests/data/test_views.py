@@ -95,35 +95,63 @@ def test_a_final_cutout_greys_a_box():
         assert 9 <= grey.sum() <= 36 and (image[~grey] == 255).all()
 
 
-def test_a_large_jpeg_is_decoded_reduced_if_its_crop_still_covers_the_view(monkeypatch):
-    image = picture(400, 400)
-    data = jpeg(image)
-    reductions = []
-    original = decoding.Picture.pixels
-    monkeypatch.setattr(
-        decoding.Picture,
-        "pixels",
-        lambda self, reduction=1: reductions.append(reduction) or original(self, reduction),
-    )
-    for seed in range(100):
-        reduced = view()(data, np.random.default_rng(seed), MAX)["image"]
-        full = view()(image, np.random.default_rng(seed), MAX)["image"]
-        # The same part to half a pixel of the view, over which this picture changes by up to 8.
-        assert np.abs(reduced.astype(int) - full).mean() < 8
-        assert np.abs(reduced.astype(int) - full[::-1, ::-1]).mean() > 20
-        box = images.official_crop(400, 400, np.random.default_rng(seed))
-        reduction = reductions[-2]
-        assert min(box[2:]) // reduction >= 16
-        assert reduction == 8 or min(box[2:]) < 2 * reduction * 16
-    assert {4, 8} <= set(reductions)
+def ramps(size):
+    """Red grows with the column, green with the row, by 255 / `size` a pixel."""
+    values = np.linspace(0, 255, size, dtype=np.float32)
+    rows, columns = np.meshgrid(values, values, indexing="ij")
+    return np.rint(np.stack([columns, rows, 0 * rows], -1)).astype(np.uint8)
 
-    reductions.clear()
+
+@pytest.fixture
+def decodings(monkeypatch):
+    """(reduction, bottom) of each decoding."""
+    found = []
+    original = decoding.Picture.pixels
+
+    def pixels(self, reduction=1, bottom=None):
+        found.append((reduction, bottom))
+        return original(self, reduction, bottom)
+
+    monkeypatch.setattr(decoding.Picture, "pixels", pixels)
+    return found
+
+
+def test_a_large_jpeg_is_decoded_reduced_if_its_crop_still_covers_the_view(decodings):
+    image = ramps(400)
+    data = jpeg(image)
+    whole = {r: decoding.Picture(data).pixels(r) for r in (1, 2, 4, 8)}
+    seen = set()
+    for seed in range(100):
+        box = images.official_crop(400, 400, np.random.default_rng(seed))
+        decodings.clear()
+        reduced = view()(data, np.random.default_rng(seed), MAX)["image"]
+        ((reduction, bottom),) = decodings
+        assert min(box[2:]) // reduction >= 16 and bottom == box[0] + box[2]
+        assert reduction == 8 or min(box[2:]) < 2 * reduction * 16
+        seen.add(reduction)
+
+        places = [round(start / reduction) for start in box[:2]]
+        sides = [side // reduction for side in box[2:]]
+        crop = images.cut(whole[reduction], (*places, *sides))
+        np.testing.assert_array_equal(reduced, resizing.resize(crop, 16, "bicubic"))
+        # The crop begins up to half a reduced pixel beside its place and ends up to one and a half
+        # beside; the cubic at its edge adds up to half of one. JPEG itself: up to 2 levels.
+        full = view()(image, np.random.default_rng(seed), MAX)["image"]
+        bound = 2 * reduction * 255 / 400 + 2
+        assert np.abs(reduced.astype(int) - full).max() <= bound
+    assert {4, 8} <= seen
+
+
+def test_some_views_need_the_whole_jpeg(decodings):
+    data = jpeg(ramps(400))
     rng = np.random.default_rng(0)
     view(evaluation=preprocessing(16, "bicubic_tf"))(data, rng, MAX)  # promises TensorFlow's pixels
+    assert decodings.pop()[0] == 1
+    view(evaluation=preprocessing(200))(data, np.random.default_rng(3), MAX)  # covers it no more
+    assert decodings.pop()[0] == 1
     view(teacher=preprocessing(24))(data, rng, MAX)  # one decoding for both
     view(kind="pad")(data, rng, MAX)
-    view(evaluation=preprocessing(200))(data, np.random.default_rng(3), MAX)
-    assert reductions == [1, 1, 1, 1]
+    assert decodings == [(1, None), (1, None)]
 
 
 def test_the_teachers_view_is_evaluations_and_decoded_once(monkeypatch):
