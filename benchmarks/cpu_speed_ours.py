@@ -55,11 +55,11 @@ else:
     }
     rng = jax.random.key(0)
     began = time.perf_counter()
-    compiled = step.lower(state, sharding.put_batch(arrays, mesh), rng).compile()
+    compiled = step.lower(state, sharding.put_batch(arrays, mesh), rng, None).compile()
 
     def run():
         global state
-        state, metrics = compiled(state, sharding.put_batch(arrays, mesh), rng)
+        state, metrics = compiled(state, sharding.put_batch(arrays, mesh), rng, None)
         jax.block_until_ready(metrics)
 
 

@@ -21,17 +21,21 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     model.drop_rate = optional(float)  # of dropout before the classifier; None: the network's
     model.path_drop_rate = 0.2  # stochastic depth at the last block, growing linearly from 0
     model.bn_momentum = 0.99  # share of the old value in the moving averages
-    model.stat_groups = 1  # parts of the batch that BatchNorm normalises apart from one another
+    # Parts of the batch that BatchNorm normalises apart from one another. None: the official rule,
+    # a part for each of up to 8 devices, 8 parts beyond 64 devices.
+    model.stat_groups = optional(int)
     model.dtype = "float32"  # of activations: float32 or bfloat16; weights are always float32
     model.scan_unroll = 1  # equal blocks of a stage compiled side by side; 0: all of them
-    model.remat = "none"  # "full" computes each block again in the backward pass: less memory
+    # What the forward pass keeps for the backward pass, which computes the rest again: "none": all
+    # is kept; "convs": outputs of convolutions; "depthwise": of depthwise ones; "full": inputs of
+    # blocks alone. Or seven of these with commas between, one for each stage. docs/plan.md.
+    model.remat = "none"
 
     config.mesh = mesh = config_dict.ConfigDict()
-    mesh.devices = optional(
-        int
-    )  # that train; None: all of them, of a CPU one, which uses all cores
+    # That train; None: all of them; of a single process's CPU one, which uses all cores.
+    mesh.devices = optional(int)
     mesh.fsdp = 1  # devices that share one copy of the weights; the rest of them are data-parallel
-    mesh.shard_above = 65536  # parameters of fewer elements than this are kept whole
+    mesh.shard_above = 16384  # a layer's parameters of fewer elements than this are kept whole
 
     config.data = data = config_dict.ConfigDict()
     # Sources: digits:train|unlabelled|test, folder:DIR, tfds:NAME:SPLIT, array_record:GLOB,
@@ -47,7 +51,8 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     # "bicubic" and "bilinear": OpenCV's; "bicubic_antialias": Pillow's, for photographs much larger
     # than the network's resolution; "bicubic_tf": TensorFlow 1's, the official code's to the pixel.
     data.interpolation = "bicubic"  # in training and in evaluation
-    data.train_view = "crop"  # "crop" at random with a new aspect; "pad" by an eighth and crop back
+    # "crop" at random with a new aspect; "pad" by an eighth and crop back; "evaluation": as is
+    data.train_view = "crop"
     data.crop_sampler = "official"  # height uniform; "area": area uniform, as most other code
     data.flip = True  # mirror half of the images; wrong for digits and text
     data.mean = (0.485, 0.456, 0.406)  # of each channel, on the scale 0..1
@@ -70,8 +75,24 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.train = train = config_dict.ConfigDict()
     train.batch_size = 2048  # labelled images a step
     train.unlabelled_ratio = 0.0  # unlabelled images a step for each labelled one; 0: a teacher
+    # Probability with which a labelled image of the batch counts. batch_size * sample_prob is the
+    # labelled batch of loss, learning rate and epochs: less than an image a core (paper's 28:1).
+    train.sample_prob = 1.0
+    # Parts of a batch that go through the network one after the other: less memory. BatchNorm then
+    # sees a part at a time, and its averages move once for each.
+    train.accumulate = 1
     train.epochs = 350.0  # passes over the labelled images
     train.selection = ""  # directory of the selection to draw the unlabelled images from
+    # Checkpoint of a teacher that labels in the step, instead of stored labels: of the selection's
+    # images, or without one of all.
+    train.teacher = ""
+    train.teacher_noise = False  # with dropout and stochastic depth, on the student's noised images
+    # On unlabelled images: "all"; "model": no RandAugment; "none": no dropout, stochastic depth,
+    # crop or mirroring either. Labelled images keep all of it.
+    train.unlabelled_noise = "all"
+    # Leaves the stem (0) and that many stages as train.init has them, statistics too; None: trains
+    # everything.
+    train.frozen_stages = optional(int)
     train.init = ""  # checkpoint whose weights to start from; "": from scratch
     train.new_head = False  # True: start the classifier afresh, for other classes than train.init's
     train.log_every_steps = 100
@@ -81,6 +102,7 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.optim = optim = config_dict.ConfigDict()
     optim.learning_rate_per_256 = 0.016  # peak, for every 256 labelled images a step
     optim.warmup_epochs = 5.0  # linear from 0
+    optim.start_epoch = 0.0  # of the schedule; a fine-tune begins near the end of it
     optim.decay_epochs = 2.4  # the learning rate is a staircase: times decay_rate every so often
     optim.decay_rate = 0.97
     optim.rms_decay = 0.9
@@ -94,6 +116,15 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     loss.normalise = "labelled"  # divide by the labelled batch (official code) or "all" (the paper)
     loss.pseudo_labels = "soft"  # "soft": the teacher's distribution; "hard": its best class
     loss.temperature = 1.0  # of soft pseudo-labels: below 1 sharpens them
+
+    # After an iteration's training: more resolution, labelled images alone, un-augmented, shallow
+    # stages frozen, the rates of the schedule's tail. selftrain does it, or role=finetune.
+    config.finetune = finetune = config_dict.ConfigDict()
+    finetune.epochs = 0.0  # the paper: 1.5; 0: none
+    finetune.image_size = optional(int)  # None: as before
+    finetune.batch_size = optional(int)  # None: as before
+    finetune.frozen_stages = 3  # not given in the paper
+    finetune.remat = optional(str)  # None: as before
 
     config.label = label = config_dict.ConfigDict()
     label.checkpoint = ""  # the teacher
@@ -114,6 +145,15 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     doctor.sample = 500  # images of each source that are decoded
     doctor.compared = 200_000  # images of each source that are looked for in the test source
     doctor.seconds = 10.0  # of measuring each view's speed, at most
+
+    config.plan = plan = config_dict.ConfigDict()
+    plan.topology = "v3-2048"  # v2 to v6e: cores, as v3-2048, or chips on each side, as v3:32x32
+    plan.num_classes = 1000  # the sources need not be there
+    plan.num_labelled = 1_281_167
+    plan.num_unlabelled = 300_000_000  # to label
+    plan.labelling = True  # plan the labelling pass as well
+    plan.search = False  # for the largest batch a device that fits: several compilations
+    plan.price = 0.0  # of an hour of one chip, in any currency
 
     config.convert = convert = config_dict.ConfigDict()
     convert.source = ""  # workdir, checkpoint, FILE.safetensors, TF1 checkpoint, or hf:OWNER/NAME

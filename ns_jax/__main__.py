@@ -14,14 +14,22 @@ PROGRAMS = {
     "label": "a teacher's predictions over an unlabelled source, as label shards",
     "select": "threshold, best per class, balance by copies: label shards -> selection",
     "evaluate": "top-1, top-5, per class, calibration of a checkpoint",
+    "plan": "compiles the steps for a TPU slice without one: memory, messages, time, cost",
     "doctor": "checks sources, their overlap with the test images, and what bounds the speed",
     "convert": "weights in and out: timm safetensors, TF1 checkpoints, StableHLO",
 }
+ALONE = ("doctor", "convert", "plan")  # in one process
 CACHE = "NS_JAX_COMPILE_CACHE"  # a directory; "" switches the cache of compiled steps off
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run; made if it is not there")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, for many processes"
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many, with --coordinator")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "join the other hosts of a Cloud TPU slice")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,11 +54,24 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(error)
     # Orbax and Grain tell their every step at INFO.
     logging.set_verbosity(logging.INFO if FLAGS["verbosity"].value > 0 else logging.WARNING)
+    if argv[1] == "plan":
+        from ns_jax import topology
+
+        topology.prepare()
     from ns_jax import config as config_lib  # after the flags: a bad one needs no JAX
+    from ns_jax import processes, progress
 
     try:
         _set_up_jax()
-        config_lib.claim_workdir(config, workdir)
+        processes.connect(
+            _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
+        )
+        if not processes.is_first():
+            progress.mute()
+        processes.check_agreement(" ".join([argv[1], str(workdir), config.to_json_best_effort()]))
+        if argv[1] in ALONE and processes.count() > 1:
+            raise ValueError(f"{argv[1]} runs in one process, not in {processes.count()}")
+        processes.first_alone(config_lib.claim_workdir, config, workdir)
         importlib.import_module(f"ns_jax.programs.{argv[1]}").run(config, workdir)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if FLAGS["verbosity"].value > 0:

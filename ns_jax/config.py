@@ -27,11 +27,35 @@ def parse_arg(arg: str, **defaults):
 
 
 def at_role(config: config_dict.ConfigDict, role: str) -> config_dict.ConfigDict:
-    """The config of one training, `teacher` or `student`, or all of it for `selftrain`."""
-    roles = {"selftrain": None, "teacher": 0, "student": 1}
+    """The config of one training, `teacher`, `student` (the first) or `finetune` (of the last
+    iteration), or all of it for `selftrain`.
+    """
+    roles = {"selftrain": None, "teacher": 0, "student": 1, "finetune": config.selftrain.iterations}
     if role not in roles:
         raise ValueError(f"unknown role {role!r}; known: {', '.join(roles)}")
-    return config if roles[role] is None else at_iteration(config, roles[role])
+    if role == "selftrain":
+        return config
+    config = at_iteration(config, roles[role])
+    return finetuned(config) if role == "finetune" else config
+
+
+def finetuned(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+    """The training that `finetune` adds to this one (paper, section 4.1: fix-resolution)."""
+    if not config.finetune.epochs > 0:
+        raise ValueError("finetune.epochs is 0; there is no fine-tune (the paper's: 1.5)")
+    config = copy.deepcopy(config)
+    finetune = config.finetune
+    config.optim.start_epoch = config.train.epochs - finetune.epochs
+    config.train.epochs = finetune.epochs
+    config.train.unlabelled_ratio = 0.0
+    config.train.selection = config.train.teacher = ""
+    config.train.sample_prob = 1.0
+    config.train.frozen_stages = finetune.frozen_stages
+    config.train.batch_size = finetune.batch_size or config.train.batch_size
+    config.data.image_size = finetune.image_size or config.data.image_size
+    config.data.train_view = "evaluation"
+    config.model.remat = finetune.remat or config.model.remat
+    return config
 
 
 def at_iteration(config: config_dict.ConfigDict, iteration: int) -> config_dict.ConfigDict:
@@ -103,51 +127,94 @@ def write_json(path: pathlib.Path, content) -> None:
 
 def images_per_step(config: config_dict.ConfigDict) -> tuple[int, int]:
     """Labelled and unlabelled images of a training step."""
-    labelled = config.train.batch_size
-    return labelled, math.ceil(labelled * config.train.unlabelled_ratio)
+    train = config.train
+    return train.batch_size, math.ceil(
+        train.batch_size * train.sample_prob * train.unlabelled_ratio
+    )
+
+
+def labelled_batch(config: config_dict.ConfigDict) -> float:
+    """Labelled images of a step that count, on average: for loss, learning rate and epochs."""
+    return config.train.batch_size * config.train.sample_prob
 
 
 def steps(config: config_dict.ConfigDict, num_labelled: int) -> tuple[float, int]:
     """Steps of an epoch (a float, as in the official code) and of the whole training."""
-    steps_per_epoch = num_labelled / config.train.batch_size
+    steps_per_epoch = num_labelled / labelled_batch(config)
     return steps_per_epoch, int(config.train.epochs * steps_per_epoch)
+
+
+def unlabelled_weight(config: config_dict.ConfigDict) -> float:
+    """Of a row in the loss, so that it is L_labelled + ratio * L_unlabelled, as official.
+
+    That code divides the sum over kept labelled images by the batch, not by those kept.
+    """
+    if config.loss.normalise != "labelled" or config.train.sample_prob == 1:
+        return 1.0
+    labelled, unlabelled = images_per_step(config)
+    return config.train.unlabelled_ratio * labelled / unlabelled if unlabelled else 1.0
+
+
+def with_stat_groups(config: config_dict.ConfigDict, num_devices: int) -> config_dict.ConfigDict:
+    """The config with BatchNorm's groups by the official rule, if it does not say.
+
+    Up to 8 cores each is a group; beyond, groups of 8 cores or of an eighth of them.
+    """
+    if config.model.stat_groups is not None:
+        return config
+    config = copy.deepcopy(config)
+    size = 1 if num_devices <= 8 else max(8, num_devices // 8)
+    config.model.stat_groups = num_devices // size
+    return config
 
 
 def validate_training(config: config_dict.ConfigDict, num_devices: int, num_labelled: int) -> None:
     """Checks that the numbers of a training go together; raises ValueError naming those at odds."""
+    train = config.train
+    if train.batch_size < 1 or train.accumulate < 1 or not 0 < train.sample_prob <= 1:
+        raise ValueError(
+            f"train.batch_size={train.batch_size}, train.accumulate={train.accumulate} and "
+            f"train.sample_prob={train.sample_prob} must be at least 1, at least 1 and in (0, 1]"
+        )
     labelled, unlabelled = images_per_step(config)
-    groups = config.model.stat_groups
-    if labelled < 1:
-        raise ValueError(f"train.batch_size is {labelled}; it must be at least 1")
+    groups = with_stat_groups(config, num_devices).model.stat_groups
+    parts = groups * train.accumulate
     for name, count in (("labelled", labelled), ("unlabelled", unlabelled)):
-        if count % groups:
+        if count % parts:
             raise ValueError(
-                f"{count} {name} images a step cannot be shared by {groups} BatchNorm groups; "
-                "change train.batch_size, train.unlabelled_ratio or model.stat_groups"
+                f"{count} {name} images a step cannot be shared by {groups} BatchNorm groups"
+                + (f" in {train.accumulate} turns" if train.accumulate > 1 else "")
+                + "; change train.batch_size, train.unlabelled_ratio, train.accumulate or "
+                "model.stat_groups"
             )
-    if (labelled + unlabelled) % num_devices:
+    if (labelled + unlabelled) % (num_devices * train.accumulate):
         raise ValueError(
             f"{labelled} labelled + {unlabelled} unlabelled images a step are not divisible by "
-            f"{num_devices} devices; make train.batch_size * (1 + train.unlabelled_ratio) a "
-            f"multiple of {num_devices}"
+            f"{num_devices} devices"
+            + (f" in {train.accumulate} turns" if train.accumulate > 1 else "")
+            + "; make train.batch_size * (1 + train.unlabelled_ratio) a multiple of "
+            f"{num_devices * train.accumulate}"
         )
     if num_devices % config.mesh.fsdp:
         raise ValueError(f"mesh.fsdp={config.mesh.fsdp} does not divide {num_devices} devices")
     if steps(config, num_labelled)[1] < 1:
         raise ValueError(
-            f"train.epochs={config.train.epochs} of {num_labelled} labelled images in batches of "
+            f"train.epochs={train.epochs} of {num_labelled} labelled images in batches of "
             f"{labelled} is not a single step"
         )
-    if unlabelled and not config.train.selection:
+    if unlabelled and not (train.selection or train.teacher):
         raise ValueError(
-            f"train.unlabelled_ratio is {config.train.unlabelled_ratio} but train.selection is "
-            "empty; name the directory that the select program wrote"
+            f"train.unlabelled_ratio is {train.unlabelled_ratio} but train.selection is empty; "
+            "name the directory that the select program wrote, or a checkpoint as train.teacher"
         )
+    if train.frozen_stages is not None and not train.init:
+        raise ValueError("train.frozen_stages is set, but train.init names no weights to keep")
     choices = {
         "loss.normalise": ("labelled", "all"),
         "loss.pseudo_labels": ("soft", "hard"),
-        "data.train_view": ("crop", "pad"),
+        "data.train_view": ("crop", "pad", "evaluation"),
         "data.crop_sampler": ("official", "area"),
+        "train.unlabelled_noise": ("all", "model", "none"),
         "selftrain.student_init": ("scratch", "teacher"),
     }
     for path, known in choices.items():

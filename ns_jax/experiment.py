@@ -1,5 +1,7 @@
 """From a config to the parts that programs put together."""
 
+import dataclasses
+
 import jax
 
 from ns_jax.data import images, pipeline, randaugment, sources, views
@@ -65,7 +67,10 @@ def preprocessing(config, model) -> images.Preprocessing:
     )
 
 
-def train_view(config, evaluation: images.Preprocessing) -> views.TrainView:
+def train_view(
+    config, evaluation: images.Preprocessing, teacher: images.Preprocessing | None = None
+) -> views.TrainView:
+    """Of labelled images; `teacher` adds the view of a teacher in the step."""
     settings = config.randaugment.to_dict()
     final_cutout = settings.pop("final_cutout")
     return views.TrainView(
@@ -75,7 +80,18 @@ def train_view(config, evaluation: images.Preprocessing) -> views.TrainView:
         crop_sampler=config.data.crop_sampler,
         randaugment=randaugment.RandAugment(**settings),
         final_cutout=final_cutout,
+        teacher=teacher,
     )
+
+
+def unlabelled_view(config, view: views.TrainView) -> views.TrainView:
+    """Of unlabelled images, where labelled ones are seen as `view` has it."""
+    changes = {
+        "all": {},
+        "model": {"randaugment": randaugment.RandAugment(0), "final_cutout": 0},
+        "none": {"kind": "evaluation"},
+    }
+    return dataclasses.replace(view, **changes[config.train.unlabelled_noise])
 
 
 def check_classes(names: tuple[str, ...], expected: list[str], source: str, teacher: str) -> None:
@@ -95,11 +111,18 @@ def training_devices(config) -> list:
     """The devices that train: `mesh.devices` of them, or all.
 
     A CPU's devices are its cores, one for each part of a labelling batch. Training takes one of
-    them by default: its operations use every core, and any batch size divides by one.
+    them by default: its operations use every core, and any batch size divides by one. Many
+    processes train on all of theirs.
     """
     devices, wanted = jax.devices(), config.mesh.devices
+    if jax.process_count() > 1 and wanted not in (None, len(devices)):
+        raise ValueError(
+            f"mesh.devices is {wanted}, but {jax.process_count()} processes train on all of their "
+            f"{len(devices)} devices"
+        )
     if wanted is None:
-        return devices[:1] if devices[0].platform == "cpu" else devices
+        alone = devices[0].platform == "cpu" and jax.process_count() == 1
+        return devices[:1] if alone else devices
     if not 1 <= wanted <= len(devices):
         raise ValueError(f"mesh.devices is {wanted}; there are {len(devices)}")
     return devices[:wanted]

@@ -21,3 +21,8 @@ def cross_entropy(logits: jax.Array, classes: jax.Array, probs: jax.Array) -> ja
     tail = jnp.where(others > 0, (1.0 - probs.sum(-1)) / jnp.maximum(others, 1), 0.0)
     tail_log_probs = log_probs.sum(-1) - named_log_probs.sum(-1)
     return -(probs * named_log_probs).sum(-1) - tail * tail_log_probs
+
+
+def dense_cross_entropy(logits: jax.Array, probs: jax.Array) -> jax.Array:
+    """Cross-entropy of each row with a whole distribution `[B, classes]`, float32 `[B]`."""
+    return -(probs * jax.nn.log_softmax(logits.astype(jnp.float32))).sum(-1)

@@ -1,5 +1,6 @@
 """The official optimiser: TensorFlow's RMSProp, staircase schedule, EMA with a ramp."""
 
+import functools
 import math
 
 import jax
@@ -13,14 +14,16 @@ def learning_rate_schedule(optim, batch_size: int, steps_per_epoch: float):
     """step -> learning rate: linear warm-up from 0, then a staircase counted from step 0.
 
     Only labelled images count in `batch_size`. As in the official code, the staircase includes the
-    warm-up's steps, so the rate falls below its peak the moment warm-up ends.
+    warm-up's steps, so the rate falls below its peak the moment warm-up ends. `optim.start_epoch`
+    begins further on: a fine-tune takes its rates from the tail of the training before it.
     """
     peak = optim.learning_rate_per_256 * batch_size / 256
     warmup_steps = int(optim.warmup_epochs * steps_per_epoch)
     decay_steps = steps_per_epoch * optim.decay_epochs
+    begun = int(optim.start_epoch * steps_per_epoch)
 
     def schedule(step):
-        step = jnp.asarray(step, jnp.float32)
+        step = jnp.asarray(step, jnp.float32) + begun
         # As exp(n log r): r itself rounded to float32 would be off by 4e-6 after 145 powers.
         staircase = peak * jnp.exp(jnp.floor(step / decay_steps) * math.log(optim.decay_rate))
         return jnp.where(step < warmup_steps, peak * step / max(warmup_steps, 1), staircase)
@@ -28,19 +31,26 @@ def learning_rate_schedule(optim, batch_size: int, steps_per_epoch: float):
     return schedule
 
 
-def decayed(params):
+def decayed(params, is_frozen):
     """Tree of bool: the parameters of the L2 penalty. All but BatchNorm's; biases included."""
-    flat = [not path.split("/")[-2].endswith("_bn") for path in trees.by_path(params)]
+    flat = [
+        not path.split("/")[-2].endswith("_bn") and not is_frozen(path)
+        for path in trees.by_path(params)
+    ]
     return jax.tree.unflatten(jax.tree.structure(params), flat)
 
 
-def make_optimiser(optim, schedule) -> optax.GradientTransformation:
+def make_optimiser(optim, schedule, is_frozen=lambda path: False) -> optax.GradientTransformation:
     """TensorFlow's RMSProp after the gradient of the L2 penalty.
+
+    Frozen parameters, by path, are spared the penalty; with no gradient either they stay.
 
     ms = d ms + (1 - d) g^2 from 1, not 0; mom = m mom + lr g / sqrt(ms + eps); w -= mom.
     """
     return optax.chain(
-        optax.add_decayed_weights(optim.weight_decay, decayed),
+        optax.add_decayed_weights(
+            optim.weight_decay, functools.partial(decayed, is_frozen=is_frozen)
+        ),
         optax.rmsprop(
             schedule,
             decay=optim.rms_decay,

@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
 
 from ns_jax import checkpoint, experiment, sharding, steps, trees
@@ -14,16 +15,21 @@ class Predictor:
     """The EMA weights of a checkpoint with the preprocessing that came with them."""
 
     def __init__(self, path: str | pathlib.Path, *, batch_size: int, k: int):
-        """Predicts the `k` best classes (all of them, if there are fewer) of images in batches."""
+        """Predicts the `k` best classes (all of them, if there are fewer) of images in batches.
+
+        `batch_size` is of all processes together.
+        """
         self.path = checkpoint.find(path)
         description, variables = checkpoint.load_model(self.path)
         self.class_names = description["class_names"]
         self.preprocessing = experiment.described_preprocessing(description)
         self.digest = trees.digest(variables)
         self.k = min(k, len(self.class_names))
-        self._mesh = sharding.make_mesh(fsdp=1)
+        # Each process works alone, on its own devices and its own images.
+        self._mesh = sharding.make_mesh(1, jax.local_devices())
         self._variables = sharding.put_whole(variables, self._mesh)
-        self._batch_size = sharding.round_up(batch_size, self._mesh)
+        share = -(-batch_size // jax.process_count())
+        self._batch_size = sharding.round_up(share, self._mesh)
         self._step = steps.compile_inference(
             self._mesh,
             steps.predict_step,

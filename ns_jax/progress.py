@@ -67,7 +67,11 @@ class Progress:
 class MetricsLog:
     """Appends to `metrics.jsonl`; lines of steps that a resumed run repeats are dropped first."""
 
-    def __init__(self, path: pathlib.Path, start_step: int):
+    def __init__(self, path: pathlib.Path, start_step: int, write: bool = True):
+        """Without `write` nothing is: of many processes the first one does."""
+        self._file = None
+        if not write:
+            return
         kept = []
         if path.exists():
             for line in path.read_text().splitlines():
@@ -82,11 +86,19 @@ class MetricsLog:
 
     def write(self, step: int, **numbers: float) -> None:
         """Names are `<split>/<name>`; they come in as `split__name`."""
+        if self._file is None:
+            return
         named = {name.replace("__", "/"): float(value) for name, value in numbers.items()}
         self._file.write(json.dumps({"step": step, "time": time.time(), **named}) + "\n")
 
     def close(self) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
+
+
+def mute() -> None:
+    """Says nothing from here on: of many processes the first one speaks."""
+    console.quiet = True
 
 
 def say(text: str) -> None:
@@ -96,6 +108,8 @@ def say(text: str) -> None:
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table on standard output."""
+    if console.quiet:
+        return
     shown = rich.table.Table(title=title, title_justify="left")
     for column in columns:
         shown.add_column(column, justify="right")

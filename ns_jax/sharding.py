@@ -4,9 +4,12 @@ The batch is split over both axes. A large parameter is split over `fsdp` along 
 divisible dimension; its optimiser and EMA leaves follow it; all else is whole on every device.
 """
 
+import dataclasses
+import functools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -64,21 +67,103 @@ def compiler_options(mesh: Mesh) -> dict | None:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This host's rows -> global arrays."""
+    """This process's rows, `local_rows` of all -> global arrays."""
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
     }
 
 
+def local_rows(num_rows: int, mesh: Mesh) -> np.ndarray:
+    """Which rows of a batch this process's devices hold, in the order `put_batch` takes them."""
+    slices = batch_sharding(mesh).addressable_devices_indices_map((num_rows,)).values()
+    starts = sorted((rows.start or 0, rows.stop or num_rows) for (rows,) in slices)
+    return np.concatenate([np.arange(*ends) for ends in starts])
+
+
+def put(tree, shardings):
+    """Host arrays, the same in every process -> arrays where they belong."""
+    return jax.tree.map(
+        lambda array, sharding: jax.make_array_from_callback(
+            np.shape(array), sharding, lambda index: np.asarray(array)[index]
+        ),
+        tree,
+        shardings,
+    )
+
+
+def _spec(shape: tuple[int, ...], fsdp: int, shard_above: int) -> PartitionSpec:
+    """Of one layer's parameter: over fsdp along its largest divisible dimension, or whole."""
+    divisible = [d for d in range(len(shape)) if shape[d] % fsdp == 0]
+    if fsdp == 1 or math.prod(shape) < shard_above or not divisible:
+        return PartitionSpec()
+    largest = max(divisible, key=lambda d: shape[d])
+    return PartitionSpec(*[None] * largest, "fsdp")
+
+
 def _param_sharding(path: str, leaf, mesh: Mesh, shard_above: int) -> NamedSharding:
     fsdp = mesh.shape["fsdp"]
-    first = 1 if "/rest/" in path else 0  # never along the stacked layers: a scan slices them
-    divisible = [d for d in range(first, leaf.ndim) if leaf.shape[d] % fsdp == 0]
-    if fsdp == 1 or math.prod(leaf.shape) < shard_above or not divisible:
-        return replicated(mesh)
-    largest = max(divisible, key=lambda d: leaf.shape[d])
-    return NamedSharding(mesh, PartitionSpec(*[None] * largest, "fsdp"))
+    if "/rest/" not in path:
+        return NamedSharding(mesh, _spec(leaf.shape, fsdp, shard_above))
+    spec = _spec(leaf.shape[1:], fsdp, shard_above)  # never along the stacked layers: a scan slices
+    return NamedSharding(mesh, PartitionSpec(None, *spec) if any(spec) else spec)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a network's values lie while a step runs: what the partitioner would not find itself.
+
+    Left alone it splits activations by channel as the weights are, and asks for ten times the
+    memory; told of the activations alone it still does. So each weight is gathered at its use, in
+    the dtype of its use, and let go again; its gradient returns to where the weight lies.
+    """
+
+    mesh: Mesh
+    shard_above: int
+
+    def rows(self, x):
+        """Activations `[B, ...]`: each device has its own rows."""
+        return jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))
+
+    def weight(self, x, dtype):
+        """A parameter, whole on every device, in `dtype`."""
+        own = NamedSharding(self.mesh, _spec(x.shape, self.mesh.shape["fsdp"], self.shard_above))
+        return _gathered(x, dtype, replicated(self.mesh), own)
+
+    def each(self, function):
+        """`function(rows, whole)` of a device's own rows, where the partitioner cannot see that.
+
+        That is on CPUs, whose loops over rows it would gather every row for.
+        """
+        if not on_cpu(self.mesh) or self.mesh.size == 1:
+            return function
+        own = per_device(lambda whole, rows: function(rows, whole), self.mesh)
+        return lambda rows, whole: own(whole, rows)
+
+    def mean_of_groups(self, x):
+        """Mean over the first axis, of groups of devices: in one message with the gradients'.
+
+        Each device sends its group's values, so that the same devices take part in both.
+        """
+        if self.mesh.size % len(x) == 0:
+            x = jnp.repeat(x, self.mesh.size // len(x), axis=0)
+        return self.rows(x).mean(0) if len(x) % self.mesh.size == 0 else x.mean(0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gathered(x, dtype, whole: NamedSharding, own: NamedSharding):
+    return jax.lax.with_sharding_constraint(x.astype(dtype), whole)
+
+
+def _gathered_forward(x, dtype, whole, own):
+    return _gathered(x, dtype, whole, own), None
+
+
+def _gathered_backward(dtype, whole, own, _, g):
+    return (jax.lax.with_sharding_constraint(g.astype(jnp.float32), own),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def params_shardings(params, mesh: Mesh, shard_above: int):
@@ -88,18 +173,25 @@ def params_shardings(params, mesh: Mesh, shard_above: int):
     """
     flat = trees.by_path(params)
     chosen = {p: _param_sharding(p, leaf, mesh, shard_above) for p, leaf in flat.items()}
-    if mesh.shape["fsdp"] > 1:
-        sizes = {p: math.prod(leaf.shape) for p, leaf in flat.items()}
-        whole = sorted((p for p in flat if not any(chosen[p].spec)), key=sizes.get, reverse=True)
-        coverage = 1 - sum(sizes[p] for p in whole) / sum(sizes.values())
-        if coverage < MIN_COVERAGE:
-            lines = [f"  {p} {list(flat[p].shape)}" for p in whole[:10]]
-            raise ValueError(
-                f"mesh.fsdp={mesh.shape['fsdp']} splits only {coverage:.0%} of the parameters, "
-                f"{MIN_COVERAGE:.0%} are needed; take a smaller mesh.fsdp or mesh.shard_above. The "
-                "largest left whole:\n" + "\n".join(lines)
-            )
-    return jax.tree.unflatten(jax.tree.structure(params), list(chosen.values()))
+    shardings = jax.tree.unflatten(jax.tree.structure(params), list(chosen.values()))
+    share = coverage(params, shardings)
+    if mesh.shape["fsdp"] > 1 and share < MIN_COVERAGE:
+        whole = [path for path in flat if not any(chosen[path].spec)]
+        whole.sort(key=lambda path: math.prod(flat[path].shape), reverse=True)
+        lines = [f"  {p} {list(flat[p].shape)}" for p in whole[:10]]
+        raise ValueError(
+            f"mesh.fsdp={mesh.shape['fsdp']} splits only {share:.0%} of the parameters, "
+            f"{MIN_COVERAGE:.0%} are needed; take a smaller mesh.fsdp or mesh.shard_above. The "
+            "largest left whole:\n" + "\n".join(lines)
+        )
+    return shardings
+
+
+def coverage(params, shardings) -> float:
+    """The share of the parameters' elements that fsdp splits."""
+    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True)
+    sizes = [(math.prod(leaf.shape), any(sharding.spec)) for leaf, sharding in leaves]
+    return sum(size for size, split in sizes if split) / sum(size for size, _ in sizes)
 
 
 def like_params(optimiser, opt_state, shardings, mesh: Mesh):

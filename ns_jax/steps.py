@@ -8,7 +8,21 @@ import jax.numpy as jnp
 import optax
 
 from ns_jax import losses, optim, sharding
+from ns_jax.models.efficientnet import EfficientNet
 from ns_jax.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A frozen network that labels the unlabelled images of a batch inside the step."""
+
+    model: EfficientNet
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    temperature: float  # of its distribution; below 1 sharpens it
+    hard: bool  # its best class, smoothed as labels are, instead of its distribution
+    smoothing: float
+    noise: bool  # dropout and stochastic depth on, and the student's view instead of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +33,8 @@ class Objective:
     std: tuple[float, ...]
     ema_decay: float
     loss_divisor: int  # labelled images a step (official code), or all of them (paper)
+    pieces: int = 1  # that a batch goes through the network in, one after the other
+    teacher: Teacher | None = None
 
 
 def normalise(images: jax.Array, mean, std) -> jax.Array:
@@ -27,31 +43,52 @@ def normalise(images: jax.Array, mean, std) -> jax.Array:
 
 
 def train_step(
-    state: TrainState, batch: dict, rng: jax.Array, *, model, optimiser, objective: Objective
+    state: TrainState,
+    batch: dict,
+    rng: jax.Array,
+    teacher: dict | None = None,
+    *,
+    model,
+    optimiser,
+    objective: Objective,
 ) -> tuple[TrainState, dict]:
     """One update on a batch as in `data.pipeline`; metrics are scalars on the device.
 
     `rng` is the key of the training, the same at every step. It is an argument, so that trainings
-    which differ in the seed alone share one compiled step.
+    which differ in the seed alone share one compiled step. `teacher` has the variables of
+    `objective.teacher`; None without one.
     """
     rng = jax.random.fold_in(rng, state.step)
-    images = normalise(batch["image"], objective.mean, objective.std)
 
-    def loss_of(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, batch_stats = model.apply(variables, images, train=True, rng=rng)
+    def loss_of(params, batch_stats, batch, rng):
+        variables = {"params": params, "batch_stats": batch_stats}
+        images = normalise(batch["image"], objective.mean, objective.std)
+        logits, batch_stats = model.apply(
+            variables, images, train=True, rng=rng, noisy=batch.get("noisy")
+        )
         each = losses.cross_entropy(logits, batch["target_classes"], batch["target_probs"])
-        loss = (batch["weight"] * each).sum() / objective.loss_divisor
-        return loss, (logits, batch_stats)
+        best = batch["target_classes"][:, 0]
+        if objective.teacher:
+            probs = teacher_probs(objective.teacher, teacher, batch, rng)
+            each = jnp.where(batch["pseudo"], losses.dense_cross_entropy(logits, probs), each)
+            best = jnp.where(batch["pseudo"], probs.argmax(-1), best)
+        sums = {
+            "loss": (batch["weight"] * each).sum() / objective.loss_divisor,
+            "right": (batch["weight"] * (logits.argmax(-1) == best)).sum(),
+        }
+        return sums["loss"], (batch_stats, sums)
 
-    (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    gradients = jax.grad(loss_of, has_aux=True)
+    if objective.pieces == 1:
+        grads, (batch_stats, sums) = gradients(state.params, state.batch_stats, batch, rng)
+    else:
+        grads, batch_stats, sums = _in_turn(gradients, state, batch, rng, model, objective.pieces)
     updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = functools.partial(optim.update_ema, step=state.step, decay=objective.ema_decay)
-    agrees = logits.argmax(-1) == batch["target_classes"][:, 0]
     metrics = {
-        "loss": loss,
-        "top1": (batch["weight"] * agrees).sum() / jnp.maximum(batch["weight"].sum(), 1.0),
+        "loss": sums["loss"],
+        "top1": sums["right"] / jnp.maximum(batch["weight"].sum(), 1.0),
         "grad_norm": optax.tree.norm(grads),
     }
     state = TrainState(
@@ -63,6 +100,49 @@ def train_step(
         ema_batch_stats=average(state.ema_batch_stats, batch_stats),
     )
     return state, metrics
+
+
+def teacher_probs(given: Teacher, variables: dict, batch: dict, rng: jax.Array) -> jax.Array:
+    """The target of each row as the teacher gives it, float32 `[B, classes]`; no gradient."""
+    images = batch["image"] if given.noise else batch["teacher_image"]
+    images = normalise(images, given.mean, given.std)
+    rng = jax.random.fold_in(rng, 1)  # noise of its own
+    logits, _ = given.model.apply(variables, images, train=False, rng=rng, noise=given.noise)
+    if given.hard:
+        num_classes = logits.shape[-1]
+        best = jax.nn.one_hot(logits.argmax(-1), num_classes)
+        probs = (1 - given.smoothing) * best + given.smoothing / num_classes
+    else:
+        probs = jax.nn.softmax(logits / given.temperature)
+    return jax.lax.stop_gradient(probs)
+
+
+def _in_turn(gradients, state: TrainState, batch: dict, rng, model, pieces: int):
+    """Gradients of a batch of which each piece, an equal part of every BatchNorm group, goes
+    through the network alone: its own statistics, and moving averages that move once a piece.
+    """
+
+    def cut(rows):
+        parts = rows.reshape(model.stat_groups, pieces, -1, *rows.shape[1:])
+        return parts.swapaxes(0, 1).reshape(pieces, -1, *rows.shape[1:])
+
+    def add(carry, turn):
+        grads, batch_stats, sums = carry
+        number, piece = turn
+        new, (batch_stats, found) = gradients(
+            state.params, batch_stats, piece, jax.random.fold_in(rng, number)
+        )
+        return (_added(grads, new), batch_stats, _added(sums, found)), None
+
+    nothing = jax.tree.map(jnp.zeros_like, state.params)
+    sums = {"loss": jnp.zeros(()), "right": jnp.zeros(())}
+    start = (nothing, state.batch_stats, sums)
+    found, _ = jax.lax.scan(add, start, (jnp.arange(pieces), jax.tree.map(cut, batch)))
+    return found
+
+
+def _added(one: dict, other: dict) -> dict:
+    return jax.tree.map(jnp.add, one, other)
 
 
 def logits_step(variables: dict, images: jax.Array, *, model, mean, std) -> jax.Array:
@@ -80,12 +160,13 @@ def predict_step(variables: dict, images: jax.Array, *, model, mean, std, k: int
     return classes, probs
 
 
-def compile_train_step(mesh, state_shardings: TrainState, **static):
-    """`(state, batch, rng) -> (state, metrics)`; the old state's memory becomes the new one's."""
+def compile_train_step(mesh, state_shardings: TrainState, teacher_shardings=None, **static):
+    """`(state, batch, rng, teacher) -> (state, metrics)`; the new state takes the old's memory."""
+    rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     return jax.jit(
         functools.partial(train_step, **static),
-        in_shardings=(state_shardings, sharding.batch_sharding(mesh), sharding.replicated(mesh)),
-        out_shardings=(state_shardings, sharding.replicated(mesh)),
+        in_shardings=(state_shardings, rows, whole, teacher_shardings),
+        out_shardings=(state_shardings, whole),
         donate_argnums=0,
         compiler_options=sharding.compiler_options(mesh),
     )

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "ns_jax"
 FLOORS = [
     {
         *("config", "trees", "losses", "metrics", "progress", "idle", "models.convolutions"),
+        *("compiled", "processes", "topology"),
         *("data.decoding", "data.resizing", "data.files", "data.workers"),
     },
     {
@@ -24,13 +25,20 @@ FLOORS = [
         *("data.formats.digits", "data.formats.folder", "data.formats.tfds"),
         *("data.formats.array_record", "data.formats.parquet", "data.formats.webdataset"),
     },
-    {"steps", "data.sources", "data.pipeline", "weights.timm", "weights.tf_checkpoint"},
+    {
+        "steps",
+        "data.sources",
+        "data.pipeline",
+        "weights.timm",
+        "weights.tf_checkpoint",
+        "models.macs",
+    },
     {"experiment"},
     {"weights.imported", "weights.export", "predictor", "trainer"},
     {
         "api",
         *("programs.train", "programs.label", "programs.select", "programs.evaluate"),
-        *("programs.convert", "programs.doctor"),
+        *("programs.convert", "programs.doctor", "programs.plan"),
     },
     {"programs.selftrain"},
     {"__main__"},

@@ -11,6 +11,7 @@ OPTIM = config_dict.ConfigDict(
     {
         "learning_rate_per_256": 0.016,
         "warmup_epochs": 5.0,
+        "start_epoch": 0.0,
         "decay_epochs": 2.4,
         "decay_rate": 0.97,
         "rms_decay": 0.9,
@@ -60,6 +61,17 @@ def test_schedule_has_the_official_numbers(
     assert float(schedule(warmup - 1)) == pytest.approx(peak * (warmup - 1) / warmup, rel=1e-6)
     assert f"{float(schedule(warmup)):.6f}" == f"{after_warmup:.6f}"
     assert f"{float(schedule(steps - 1)):.8f}" == f"{last:.8f}"
+
+
+def test_a_fine_tune_takes_the_rates_of_the_schedules_tail():
+    epoch = 1_281_167 / 4096
+    whole = optim.learning_rate_schedule(OPTIM, 4096, epoch)
+    settings = OPTIM.copy_and_resolve_references()
+    settings.start_epoch = 350 - 1.5
+    tail = optim.learning_rate_schedule(settings, 4096, epoch)
+    for step in (0, 100, 468):  # 1.5 epochs are 469 steps
+        assert float(tail(step)) == float(whole(109_474 - 469 + step))
+    assert f"{float(tail(468)):.8f}" == "0.00309130"
 
 
 def test_ema_equals_the_formula_over_25_steps_and_its_ramp_ends():

@@ -14,6 +14,9 @@ class BadImages:
     def __len__(self) -> int:
         return len(self._indices)
 
+    def indices(self) -> list[int]:
+        return sorted(self._indices)
+
     def add(self, indices) -> None:
         """Raises ValueError once they are more than the allowed share of the source."""
         self._indices.update(int(index) for index in indices)

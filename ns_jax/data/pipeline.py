@@ -2,7 +2,9 @@
 
 A batch: `image` uint8 `[B, S, S, 3]`, `target_classes` int32 and `target_probs` float32 `[B, k]`,
 `weight` float32 `[B]` (0: a bad image), and for the host alone `index` int64 `[B]`, the row's image
-in its source. Nothing here touches a device; every row is a function of (seed, step, row).
+in its source, and `bad` bool `[B]`. With a teacher in the step also `pseudo` bool `[B]` (the row's
+target is the teacher's) and `teacher_image`; where only some rows are to be noised, `noisy` bool.
+Nothing here touches a device; every row is a function of (seed, step, row).
 """
 
 import dataclasses
@@ -94,6 +96,7 @@ class Examples:
     index: np.ndarray  # int64 [N], into the source
     target: Callable  # (position, the source's label) -> (classes int32 [k], probs float32 [k])
     k: int
+    marks: dict[str, bool] = dataclasses.field(default_factory=dict)  # the same of every row
 
     def __len__(self) -> int:
         return len(self.index)
@@ -107,6 +110,7 @@ class Examples:
             "target_classes": classes,
             "target_probs": probs,
             "index": np.int64(index),
+            **{name: np.bool_(mark) for name, mark in self.marks.items()},
         }
 
 
@@ -154,21 +158,40 @@ def pseudo_labelled_examples(
     return Examples(source, selection.index, target, 1 if hard else selection.classes.shape[1])
 
 
+def teacher_labelled_examples(source: Source, selection: labels.Selection | None) -> Examples:
+    """The images of a selection, or all, to be labelled by a teacher in the step."""
+    index = np.arange(len(source)) if selection is None else selection.index
+    target = np.zeros(1, np.int32), np.zeros(1, np.float32)  # which the step replaces
+    return Examples(source, index, lambda position, label: target, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Of rows, when the labelled batch counts for less than an image a core (official flag
+    `label_data_sample_prob`): a labelled row is kept with a probability and else has weight 0.
+    """
+
+    labelled_kept: float = 1.0
+    unlabelled: float = 1.0
+
+
 class Rows(grain.MapDataset):
     """Row r of step t, counted through all steps, out of two endless streams.
 
     A step's rows are `groups` equal parts, one for each BatchNorm group, and each part has its
     labelled images first: so every group sees labelled and unlabelled images in the same ratio. A
-    host reads its contiguous share of each step.
+    host reads those rows of each step that its devices hold.
     """
 
-    def __init__(self, labelled, unlabelled, per_step, groups, steps, host=0, hosts=1):
-        """`labelled`, `unlabelled` (may be None): endless streams, `per_step` images of each."""
+    def __init__(self, labelled, unlabelled, per_step, groups, steps, places, weights, seed):
+        """`labelled`, `unlabelled` (may be None): endless streams, `per_step` images of each.
+
+        `places`: this host's rows of a step. `seed` draws the labelled rows that are kept.
+        """
         super().__init__([stream for stream in (labelled, unlabelled) if stream is not None])
         self.labelled, self.unlabelled, self.per_step = labelled, unlabelled, per_step
-        self.groups, self.host = groups, host
-        self.host_batch_size = sum(per_step) // hosts
-        self._length = steps * self.host_batch_size
+        self.groups, self.places, self.weights, self.seed = groups, places, weights, seed
+        self._length = steps * len(places)
 
     def __len__(self) -> int:
         return self._length
@@ -176,13 +199,25 @@ class Rows(grain.MapDataset):
     def __getitem__(self, position):
         if isinstance(position, slice):
             return self.slice(position)
-        step, row = divmod(position, self.host_batch_size)
+        step, row = divmod(position, len(self.places))
         of_labelled, of_unlabelled = (count // self.groups for count in self.per_step)
-        group, place = divmod(row + self.host * self.host_batch_size, of_labelled + of_unlabelled)
+        group, place = divmod(int(self.places[row]), of_labelled + of_unlabelled)
         if place < of_labelled:
-            return self.labelled[step * self.per_step[0] + group * of_labelled + place]
+            number = step * self.per_step[0] + group * of_labelled + place
+            return self._weighted(self.labelled[number], self._kept(number))
         place += group * of_unlabelled - of_labelled
-        return self.unlabelled[step * self.per_step[1] + place]
+        row = self.unlabelled[step * self.per_step[1] + place]
+        return self._weighted(row, self.weights.unlabelled)
+
+    def _kept(self, number: int) -> float:
+        kept = self.weights.labelled_kept
+        return (
+            1.0 if kept == 1 else float(np.random.default_rng([self.seed, number]).random() < kept)
+        )
+
+    @staticmethod
+    def _weighted(row: dict, weight: float) -> dict:
+        return row if weight == 1 else {**row, "weight": row["weight"] * np.float32(weight)}
 
 
 def train_batches(
@@ -196,12 +231,16 @@ def train_batches(
     start_step: int,
     seed: int,
     reading: Reading,
-    host: int = 0,
-    hosts: int = 1,
+    unlabelled_view: views.TrainView | None = None,
+    places: Sequence[int] | None = None,
+    weights: Weights = Weights(),  # noqa: B008  (frozen)
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This host's batches of steps `start_step` to `steps`, in order."""
+    """Batches of steps `start_step` to `steps`, in order: the rows `places` of each; None: all.
 
-    def stream(examples: Examples, number: int) -> grain.MapDataset:
+    Unlabelled images are seen as `unlabelled_view` has it; None: as labelled ones are.
+    """
+
+    def stream(examples: Examples, number: int, view: views.TrainView) -> grain.MapDataset:
         return (
             grain.MapDataset.range(len(examples))
             .shuffle(seed=_stream_seed(seed, number))
@@ -211,18 +250,21 @@ def train_batches(
             )
         )
 
+    places = np.arange(sum(per_step)) if places is None else np.asarray(places)
     rows = Rows(
-        stream(labelled, 0),
-        None if unlabelled is None else stream(unlabelled, 2),
+        stream(labelled, 0, view),
+        None if unlabelled is None else stream(unlabelled, 2, unlabelled_view or view),
         per_step,
         groups,
         steps,
-        host,
-        hosts,
+        places,
+        weights,
+        _stream_seed(seed, 4),
     )
-    size = rows.host_batch_size
-    # target_classes, target_probs, weight, index beside the images; each array starts aligned
-    num_bytes = size * (view.num_bytes + 8 * labelled.k + 12) + 8 * workers.ALIGNMENT
+    size = len(places)
+    # target_classes, target_probs, weight, index, bad and up to two marks beside the images; each
+    # array starts aligned
+    num_bytes = size * (view.num_bytes + 8 * labelled.k + 15) + 9 * workers.ALIGNMENT
     return reading.iterate(Batches(rows, _Steps(start_step, steps, size), _stack, num_bytes))
 
 
@@ -236,11 +278,11 @@ def _augmented(
     example = examples[position]
     try:
         seen = view(example.pop("image"), rng, examples.source.max_pixels)
-        weight = 1.0
+        bad = False
     except decoding.BadImageError:
         seen = {name: np.zeros(shape, np.uint8) for name, shape in view.shapes().items()}
-        weight = 0.0
-    return {**example, **seen, "weight": np.float32(weight)}
+        bad = True
+    return {**example, **seen, "weight": np.float32(not bad), "bad": np.bool_(bad)}
 
 
 def _stack(rows: Iterator[dict], count: int, empty) -> dict[str, np.ndarray]:

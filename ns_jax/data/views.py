@@ -18,7 +18,9 @@ class TrainView:
     """
 
     evaluation: images.Preprocessing  # its size and interpolation are training's too
-    kind: str  # "crop": random crop and aspect; "pad": pad and crop back, for small images
+    # "crop": random crop and aspect; "pad": pad and crop back, for small images; "evaluation":
+    # nothing random
+    kind: str
     flip: bool
     randaugment: randaugment.RandAugment
     crop_sampler: str = "official"  # height uniform; or "area"
@@ -44,7 +46,7 @@ class TrainView:
             image = resizing.resize(crop, size, interpolation, truncate=True)
         if self.kind == "crop":
             image = self._cut_out(self.randaugment(self._mirror(image, rng), rng), rng)
-        else:
+        elif self.kind == "pad":
             image = self._cut_out(self.randaugment(image, rng), rng)
             image = self._mirror(images.pad_and_crop(image, rng), rng)
         views = {"image": np.ascontiguousarray(image)}
@@ -66,7 +68,7 @@ class TrainView:
 
     def _box(self, picture: decoding.Picture, rng: np.random.Generator) -> images.Box | None:
         """The random crop; None for evaluation's."""
-        if self.kind == "pad":
+        if self.kind != "crop":
             return None
         sampler = {"official": images.official_crop, "area": images.area_crop}[self.crop_sampler]
         return sampler(picture.height, picture.width, rng)

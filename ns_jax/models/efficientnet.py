@@ -58,7 +58,14 @@ STAGES = (
 )
 STEM_FEATURES, HEAD_FEATURES = 32, 1280
 SE_RATIO = 0.25
-REMAT_POLICIES = ("none", "full")
+# What the forward pass keeps of a block for the backward pass, which computes the rest again.
+# Statistics are always kept: they are small, and again would mean once more between devices.
+REMAT = {
+    "none": None,  # all of it
+    "convs": ("expand_conv", "depthwise_conv", "project_conv"),  # normalisation and swish again
+    "depthwise": ("depthwise_conv",),
+    "full": (),  # its input alone
+}
 
 
 def round_features(features: int, width: float) -> int:
@@ -72,14 +79,22 @@ class SqueezeExcite(nn.Module):
     """Channel attention; the squeezed width counts from the block's input, before expansion."""
 
     se_features: int
+    place: object
 
     @nn.compact
     def __call__(self, x):
+        conv = functools.partial(layers.Conv, use_bias=True, place=self.place)
         pooled = x.mean((1, 2), keepdims=True)
-        pooled = layers.swish(
-            layers.Conv(self.se_features, use_bias=True, name="se_reduce")(pooled)
-        )
-        return x * layers.sigmoid(layers.Conv(x.shape[-1], use_bias=True, name="se_expand")(pooled))
+        pooled = layers.swish(conv(self.se_features, name="se_reduce")(pooled))
+        return x * layers.sigmoid(conv(x.shape[-1], name="se_expand")(pooled))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """How a pass goes through a part of the network."""
+
+    train: bool  # BatchNorm takes the batch's statistics and moves its averages
+    noise: bool  # dropout and stochastic depth are on
 
 
 class MBConv(nn.Module):
@@ -88,22 +103,26 @@ class MBConv(nn.Module):
     spec: StageSpec
     stride: int
     norm: functools.partial
-    train: bool
+    mode: Mode
+    place: object
 
     @nn.compact
-    def __call__(self, x, keep_prob):
+    def __call__(self, x, keep_prob, noisy):
         spec, inputs, expanded = self.spec, x, x.shape[-1] * self.spec.expand_ratio
+        conv = functools.partial(layers.Conv, place=self.place)
         if spec.expand_ratio != 1:
-            x = layers.Conv(expanded, name="expand_conv")(x)
-            x = self.norm(activate=True, name="expand_bn")(x, self.train)
-        x = layers.DepthwiseConv(spec.kernel_size, self.stride, name="depthwise_conv")(x)
-        x = self.norm(activate=True, name="depthwise_bn")(x, self.train)
-        x = SqueezeExcite(max(1, int(inputs.shape[-1] * SE_RATIO)), name="se")(x)
-        x = layers.Conv(spec.features, name="project_conv")(x)
-        x = self.norm(name="project_bn")(x, self.train)
+            x = conv(expanded, name="expand_conv")(x)
+            x = self.norm(activate=True, name="expand_bn")(x, self.mode.train)
+        depthwise = layers.DepthwiseConv(
+            spec.kernel_size, self.stride, self.place, name="depthwise_conv"
+        )
+        x = self.norm(activate=True, name="depthwise_bn")(depthwise(x), self.mode.train)
+        x = SqueezeExcite(max(1, int(inputs.shape[-1] * SE_RATIO)), self.place, name="se")(x)
+        x = conv(spec.features, name="project_conv")(x)
+        x = self.norm(name="project_bn")(x, self.mode.train)
         if self.stride == 1 and inputs.shape[-1] == spec.features:
-            if self.train:
-                x = layers.drop_path(x, keep_prob, self.make_rng("dropout"))
+            if self.mode.noise:
+                x = layers.drop_path(x, keep_prob, self.make_rng("dropout"), noisy)
             x = x + inputs
         return x, None
 
@@ -113,28 +132,33 @@ class Stage(nn.Module):
 
     spec: StageSpec
     norm: functools.partial
-    train: bool
+    mode: Mode
+    place: object
     scan_unroll: int
     remat: str
 
     @nn.compact
-    def __call__(self, x, keep_probs):
+    def __call__(self, x, keep_probs, noisy):
         def block(**remat_options):
-            return nn.remat(MBConv, **remat_options) if self.remat == "full" else MBConv
+            names = REMAT[self.remat]
+            if names is None or not self.mode.train:
+                return MBConv
+            policy = jax.checkpoint_policies.save_only_these_names(layers.STATISTICS, *names)
+            return nn.remat(MBConv, policy=policy, **remat_options)
 
-        x, _ = block()(self.spec, self.spec.stride, self.norm, self.train, name="first")(
-            x, keep_probs[0]
-        )
+        first = block()(self.spec, self.spec.stride, self.norm, self.mode, self.place, name="first")
+        x, _ = first(x, keep_probs[0], noisy)
         rest = self.spec.repeats - 1
         if rest:
             scanned = nn.scan(
                 block(prevent_cse=False),  # scan itself keeps XLA from undoing the remat
-                variable_axes={"params": 0, "batch_stats": 0},
+                variable_axes={"params": 0, "batch_stats": 0, "group_stats": 0},
                 split_rngs={"params": True, "dropout": True},
+                in_axes=(0, nn.broadcast),
                 length=rest,
                 unroll=min(self.scan_unroll or rest, rest),
-            )
-            x, _ = scanned(self.spec, 1, self.norm, self.train, name="rest")(x, keep_probs[1:])
+            )(self.spec, 1, self.norm, self.mode, self.place, name="rest")
+            x, _ = scanned(x, keep_probs[1:], noisy)
         return x
 
 
@@ -142,22 +166,36 @@ class _Network(nn.Module):
     arch: "EfficientNet"
 
     @nn.compact
-    def __call__(self, x, train: bool):
-        arch = self.arch
-        norm = functools.partial(layers.BatchNorm, arch.stat_groups, arch.bn_momentum)
-        x = layers.Conv(arch.features(STEM_FEATURES), 3, 2, name="stem_conv")(x)
-        x = norm(activate=True, name="stem_bn")(x, train)
+    def __call__(self, x, mode: Mode, noisy=None):
+        arch, place = self.arch, self.arch.placement
+        norm = functools.partial(layers.BatchNorm, arch.stat_groups)
+        conv = functools.partial(layers.Conv, place=place)
+
+        def mode_of(stage: int) -> Mode:
+            """Frozen stages (0: the stem) work as in evaluation."""
+            frozen = arch.frozen_stages is not None and stage <= arch.frozen_stages
+            return Mode(train=False, noise=False) if frozen else mode
+
+        x = conv(arch.features(STEM_FEATURES), 3, 2, name="stem_conv")(place.rows(x))
+        x = norm(activate=True, name="stem_bn")(x, mode_of(0).train)
         keep_probs, block = arch.keep_probs(), 0
+        remat = arch.remat_of_stages()
         for i, spec in enumerate(arch.stages(), start=1):
-            stage = Stage(spec, norm, train, arch.scan_unroll, arch.remat, name=f"stage{i}")
-            x = stage(x, keep_probs[block : block + spec.repeats])
+            if i - 1 == arch.frozen_stages:
+                x = jax.lax.stop_gradient(x)  # no backward pass below
+            stage = Stage(
+                spec, norm, mode_of(i), place, arch.scan_unroll, remat[i - 1], name=f"stage{i}"
+            )
+            x = stage(x, keep_probs[block : block + spec.repeats], noisy)
             block += spec.repeats
-        x = layers.Conv(arch.features(HEAD_FEATURES), name="head_conv")(x)
-        x = norm(activate=True, name="head_bn")(x, train)
+        if arch.frozen_stages == len(remat):
+            x = jax.lax.stop_gradient(x)
+        x = conv(arch.features(HEAD_FEATURES), name="head_conv")(x)
+        x = norm(activate=True, name="head_bn")(x, mode.train)
         x = x.mean((1, 2))
-        x = nn.Dropout(arch.drop_rate, deterministic=not train)(x)
-        dense = functools.partial(nn.Dense, kernel_init=layers.dense_init, dtype=x.dtype)
-        return dense(arch.num_classes, name="head_fc")(x).astype(jnp.float32)
+        dropped = nn.Dropout(arch.drop_rate, deterministic=not mode.noise)(x)
+        x = dropped if noisy is None else jnp.where(noisy[:, None], dropped, x)
+        return layers.Dense(arch.num_classes, place, name="head_fc")(x).astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +214,9 @@ class EfficientNet:
     stat_groups: int = 1
     dtype: str = "float32"
     scan_unroll: int = 1
-    remat: str = "none"
+    remat: str = "none"  # a name of REMAT, or seven of them with commas, one for each stage
+    frozen_stages: int | None = None  # that training leaves alone, with the stem; 0: the stem only
+    placement: object = layers.ANYWHERE  # sharding.Placement of the mesh that trains
 
     def features(self, features: int) -> int:
         return round_features(features, self.width)
@@ -193,6 +233,17 @@ class EfficientNet:
             for i, spec in enumerate(STAGES, start=1)
         ]
 
+    def remat_of_stages(self) -> list[str]:
+        names = self.remat.split(",")
+        return names * len(STAGES) if len(names) == 1 else names
+
+    def is_frozen(self, path: str) -> bool:
+        """Whether training leaves the parameter at `path` as it is."""
+        part = path.split("/")[0]
+        if self.frozen_stages is None or part.startswith("head"):
+            return False
+        return not part.startswith("stage") or int(part[len("stage") :]) <= self.frozen_stages
+
     def keep_probs(self) -> jax.Array:
         """Survival of block i of N, `1 - path_drop_rate * i / N`, float32 `[N]`."""
         blocks = sum(spec.repeats for spec in self.stages())
@@ -201,7 +252,8 @@ class EfficientNet:
     def init(self, rng: jax.Array, size: int) -> dict:
         """Fresh `{"params", "batch_stats"}`, float32."""
         images = jnp.zeros((1, size, size, 3), self.dtype)
-        variables = _Network(self).init({"params": rng}, images, train=False)
+        anywhere = dataclasses.replace(self, placement=layers.ANYWHERE)
+        variables = _Network(anywhere).init({"params": rng}, images, Mode(train=False, noise=False))
         return {"params": variables["params"], "batch_stats": variables["batch_stats"]}
 
     def with_new_head(self, variables: dict, rng: jax.Array) -> dict:
@@ -211,19 +263,37 @@ class EfficientNet:
         head = {"kernel": kernel, "bias": jnp.zeros((self.num_classes,))}
         return {**variables, "params": {**variables["params"], "head_fc": head}}
 
-    def apply(self, variables: dict, images: jax.Array, train: bool, rng: jax.Array | None = None):
+    def apply(
+        self,
+        variables: dict,
+        images: jax.Array,
+        train: bool,
+        rng: jax.Array | None = None,
+        noise: bool | None = None,
+        noisy: jax.Array | None = None,
+    ):
         """Normalised `images` `[B, H, W, 3]` -> (float32 logits `[B, classes]`, batch_stats).
 
-        With `train` the batch's own statistics normalise, the moving averages advance, and `rng`
-        drives dropout and stochastic depth; without it nothing is random and nothing changes.
+        With `train` the batch's own statistics normalise and the moving averages advance; with
+        `noise` (None: as `train`) `rng` drives dropout and stochastic depth, of the rows that are
+        `noisy` (bool `[B]`; None: all). Without either nothing is random and nothing changes.
         """
+        mode = Mode(train, train if noise is None else noise)
         images = images.astype(self.dtype)
+        rngs = {"dropout": rng} if mode.noise else {}
         if not train:
-            return _Network(self).apply(variables, images, train=False), variables["batch_stats"]
-        logits, updated = _Network(self).apply(
-            variables, images, train=True, rngs={"dropout": rng}, mutable=["batch_stats"]
+            logits = _Network(self).apply(variables, images, mode, noisy, rngs=rngs)
+            return logits, variables["batch_stats"]
+        logits, found = _Network(self).apply(
+            variables, images, mode, noisy, rngs=rngs, mutable=["group_stats"]
         )
-        return logits, updated["batch_stats"]
+        batch_stats = layers.moved(
+            variables["batch_stats"],
+            found.get("group_stats", {}),
+            self.bn_momentum,
+            self.placement.mean_of_groups,
+        )
+        return logits, batch_stats
 
 
 def build(name: str, num_classes: int, drop_rate: float | None = None, **options) -> EfficientNet:
@@ -243,6 +313,14 @@ def build(name: str, num_classes: int, drop_rate: float | None = None, **options
         drop_rate=table_drop_rate if drop_rate is None else drop_rate,
         **options,
     )
-    if model.remat not in REMAT_POLICIES:
-        raise ValueError(f"unknown remat {model.remat!r}; known: {', '.join(REMAT_POLICIES)}")
+    remat = model.remat_of_stages()
+    if len(remat) != len(STAGES) or not set(remat) <= set(REMAT):
+        raise ValueError(
+            f"unknown remat {model.remat!r}; known: {', '.join(REMAT)}, or {len(STAGES)} of them "
+            "with commas between, one for each stage"
+        )
+    if model.frozen_stages is not None and not 0 <= model.frozen_stages <= len(STAGES):
+        raise ValueError(
+            f"frozen_stages is {model.frozen_stages}; it must be in 0..{len(STAGES)}, or None"
+        )
     return model

@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from ns_jax.models import convolutions
+
+STATISTICS = "statistics"  # of a batch, by this name for rematerialisation; convolutions by theirs
 
 
 def conv_init(rng, shape, dtype=jnp.float32):
@@ -30,6 +33,25 @@ def dense_init(rng, shape, dtype=jnp.float32):
     return jax.random.uniform(rng, shape, dtype, -limit, limit)
 
 
+class Anywhere:
+    """The placement of a network on one device: nothing to say. See `sharding.Placement`."""
+
+    def rows(self, x):
+        return x
+
+    def weight(self, x, dtype):
+        return x.astype(dtype)
+
+    def each(self, function):
+        return function
+
+    def mean_of_groups(self, x):
+        return x.mean(0)
+
+
+ANYWHERE = Anywhere()
+
+
 class Conv(nn.Module):
     """Convolution with SAME padding, float32 kernel used in the input's dtype."""
 
@@ -37,12 +59,14 @@ class Conv(nn.Module):
     kernel_size: int = 1
     stride: int = 1
     use_bias: bool = False
+    place: object = ANYWHERE
 
     @nn.compact
     def __call__(self, x):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", conv_init, shape).astype(x.dtype)
-        y = convolutions.conv(x, kernel, self.stride)
+        kernel = self.place.weight(self.param("kernel", conv_init, shape), x.dtype)
+        y = self.place.rows(convolutions.conv(x, kernel, self.stride))
+        y = checkpoint_name(y, self.name)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
         return y
@@ -53,12 +77,28 @@ class DepthwiseConv(nn.Module):
 
     kernel_size: int
     stride: int
+    place: object = ANYWHERE
 
     @nn.compact
     def __call__(self, x):
         shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
-        kernel = self.param("kernel", depthwise_init, shape).astype(x.dtype)
-        return convolutions.depthwise_conv(x, kernel, self.stride)
+        kernel = self.place.weight(self.param("kernel", depthwise_init, shape), x.dtype)
+        conv = functools.partial(convolutions.depthwise_conv, stride=self.stride)
+        y = self.place.rows(self.place.each(conv)(x, kernel))
+        return checkpoint_name(y, self.name)
+
+
+class Dense(nn.Module):
+    """The classifier: float32 kernel and bias used in the input's dtype."""
+
+    features: int
+    place: object = ANYWHERE
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", dense_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return self.place.rows(x @ self.place.weight(kernel, x.dtype) + bias.astype(x.dtype))
 
 
 def sigmoid(x):
@@ -85,8 +125,8 @@ def _affine(x, mean, var, scale, bias, epsilon):
 def _normalise(x, scale, bias, epsilon: float, activate: bool):
     """Grouped `[G, n, H, W, C]` by its own statistics -> (y, mean, var), float32 `[G, C]`."""
     x32 = x.astype(jnp.float32)
-    mean = x32.mean((1, 2, 3))
-    var = (x32 * x32).mean((1, 2, 3)) - mean * mean
+    mean = checkpoint_name(x32.mean((1, 2, 3)), STATISTICS)
+    var = checkpoint_name((x32 * x32).mean((1, 2, 3)) - mean * mean, STATISTICS)
     y = _affine(x, mean, var, scale, bias, epsilon)
     return swish(y) if activate else y, mean, var
 
@@ -126,12 +166,12 @@ class BatchNorm(nn.Module):
     """Batch normalisation with TensorFlow's semantics and grouped statistics, then swish if asked.
 
     The batch is cut into `stat_groups` contiguous parts, each normalised by its own float32
-    statistics (the official code groups TPU cores); the moving averages take the groups' mean.
-    The variance is the biased one, in the normalisation and in its moving average alike.
+    statistics (the official code groups TPU cores), which are left in the collection `group_stats`
+    as `[G, C]`: `moved` puts them into the moving averages, of all layers at once. The variance is
+    the biased one, in the normalisation and in its moving average alike.
     """
 
     stat_groups: int = 1
-    momentum: float = 0.99
     epsilon: float = 1e-3
     activate: bool = False
 
@@ -148,17 +188,36 @@ class BatchNorm(nn.Module):
             return swish(y) if self.activate else y
         grouped = x.reshape(self.stat_groups, -1, *x.shape[1:])
         y, mean, var = _normalise(grouped, scale, bias, self.epsilon, self.activate)
-        if not self.is_initializing():
-            for moving, batch in ((moving_mean, mean), (moving_var, var)):
-                new = batch.mean(0)
-                moving.value = self.momentum * moving.value + (1 - self.momentum) * new
+        self.variable("group_stats", "mean", lambda: None).value = mean
+        self.variable("group_stats", "var", lambda: None).value = var
         return y.reshape(x.shape)
 
 
-def drop_path(x, keep_prob, rng):
+def moved(batch_stats: dict, group_stats: dict, momentum: float, mean_of_groups) -> dict:
+    """The moving averages after a batch, where it has statistics: `[..., C]` and `[..., G, C]`.
+
+    They take the mean over the groups. Outside of the layers, since it is the one thing that
+    crosses groups: one message a step instead of one a layer.
+    """
+
+    def new(path, old):
+        found = group_stats
+        for key in path:
+            found = found.get(key.key) if found else None
+        if found is None:
+            return old
+        mean = mean_of_groups(jnp.moveaxis(found, -2, 0))
+        return momentum * old + (1 - momentum) * mean
+
+    return jax.tree_util.tree_map_with_path(new, batch_stats)
+
+
+def drop_path(x, keep_prob, rng, noisy=None):
     """Stochastic depth (section 2 of the paper): each example's branch is kept or zeroed as one.
 
-    The draw is float32 even for bfloat16 activations: near 1 a bfloat16 uniform is too coarse.
+    Rows that are not `noisy` (bool `[B]`; None: all are) stay as they are. The draw is float32 even
+    for bfloat16 activations: near 1 a bfloat16 uniform is too coarse.
     """
     keep = jax.random.bernoulli(rng, keep_prob, (x.shape[0], 1, 1, 1))
-    return jnp.where(keep, x / jnp.asarray(keep_prob, x.dtype), jnp.zeros((), x.dtype))
+    dropped = jnp.where(keep, x / jnp.asarray(keep_prob, x.dtype), jnp.zeros((), x.dtype))
+    return dropped if noisy is None else jnp.where(noisy[:, None, None, None], dropped, x)

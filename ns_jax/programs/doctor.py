@@ -221,17 +221,17 @@ def _training_speed(config, trainer: Trainer) -> float:
     count, size = sum(config_lib.images_per_step(config)), trainer.preprocessing.size
     rng = np.random.default_rng(config.seed)
     batch = {
-        "image": rng.integers(0, 256, (count, size, size, 3), np.uint8),
-        "target_classes": np.zeros((count, 1), np.int32),
-        "target_probs": np.ones((count, 1), np.float32),
-        "weight": np.ones(count, np.float32),
+        name: np.ones(column.shape, column.dtype)
+        for name, column in trainer.batch(count, k=1).items()
     }
+    batch["image"] = rng.integers(0, 256, (count, size, size, 3), np.uint8)
+    batch["target_classes"][:] = 0
     batch = sharding.put_batch(batch, trainer.mesh)
     say(f"compiles the training step of {trainer.model.name}")
-    state, times = trainer.init(config.seed), []
+    state, teacher, times = trainer.init(config.seed), trainer.teacher_variables(), []
     for _ in range(TIMED_STEPS + 1):  # the first one compiles
         began = time.perf_counter()
-        state, metrics = trainer.step(state, batch, jax.random.key(config.seed))
+        state, metrics = trainer.step(state, batch, jax.random.key(config.seed), teacher)
         jax.block_until_ready(metrics)
         times.append(time.perf_counter() - began)
     return count / statistics.median(times[1:])

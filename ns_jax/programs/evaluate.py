@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from ns_jax import config as config_lib
-from ns_jax import experiment, manifest, metrics, predictor
+from ns_jax import experiment, manifest, metrics, predictor, processes
 from ns_jax.data import bad_images
 from ns_jax.progress import Progress, say
 
@@ -26,25 +26,26 @@ def run(config, workdir: pathlib.Path) -> dict:
         return found
 
     bad = bad_images.BadImages(source, config.data.max_bad_fraction)
-    parts = []
-    with Progress("evaluating", len(source)) as progress:
-        for batch in model.predict(
-            source,
-            [range(len(source))],
-            experiment.reading(config),
-        ):
+    share = np.array_split(np.arange(len(source)), processes.count())[processes.index()]
+    k = model.k
+    parts = [(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), np.zeros(0, np.int32))]
+    with Progress("evaluating", len(share)) as progress:
+        mine = [range(share[0], share[-1] + 1)] if len(share) else []
+        for batch in model.predict(source, mine, experiment.reading(config)):
             ok = np.asarray([status == "ok" for status in batch["status"]])
             bad.add(batch["index"][~ok])
             parts.append([batch[name][ok] for name in ("classes", "probs", "label")])
             progress.advance(len(ok))
-    classes, probs, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    arrays = [np.concatenate(found) for found in zip(*parts, strict=True)]
+    classes, probs, labels = (np.concatenate(processes.gather(array)) for array in arrays)
+    bad.add(np.concatenate(processes.gather(np.asarray(bad.indices(), np.int64))))
     result = {
         **metrics.evaluate(classes, probs, labels, len(source.class_names)),
         "num_images": len(labels),
         "num_corrupt": len(bad),
         "inputs": inputs,
     }
-    config_lib.write_json(path, result)
+    processes.first_alone(config_lib.write_json, path, result)
     say(
         f"{source.name}: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, calibration error "
         f"{result['ece']:.4f} on {len(labels):,} images, {len(bad)} unreadable"

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ns_jax import config as config_lib
-from ns_jax import experiment, manifest
+from ns_jax import experiment, manifest, processes
 from ns_jax.data import labels
 from ns_jax.progress import say
 
@@ -47,15 +47,20 @@ GROUP BY label
 def run(config, workdir: pathlib.Path) -> dict:
     """Writes `selection/` in `workdir`: `selection.arrow`, `report.json`, `manifest.json`.
 
-    Raises ValueError if the threshold keeps nothing.
+    Raises ValueError if the threshold keeps nothing. Of many processes the first one does it.
     """
+    processes.first_alone(_select, config, workdir)
+    return manifest.read(workdir / "selection")["outputs"]
+
+
+def _select(config, workdir: pathlib.Path) -> None:
     made = manifest.read(config.select.labels)
     directory = workdir / "selection"
     threshold, per_class = config.select.threshold, config.select.per_class
     inputs = {"labels": made["inputs"], "threshold": threshold, "per_class": per_class}
     if manifest.is_done(directory, inputs):
         say(f"{directory}: selected already")
-        return manifest.read(directory)["outputs"]
+        return None
 
     class_names = made["inputs"]["class_names"]
     num_shards = made["outputs"]["num_shards"]

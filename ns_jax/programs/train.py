@@ -1,11 +1,14 @@
 """One training: teacher, student or fine-tune, by config alone. Starts where it stopped."""
 
+import copy
+import dataclasses
 import math
 import pathlib
 
 import jax
+import numpy as np
 
-from ns_jax import checkpoint, experiment, manifest, sharding, trees
+from ns_jax import checkpoint, experiment, manifest, processes, sharding, trees
 from ns_jax import config as config_lib
 from ns_jax import state as state_lib
 from ns_jax.data import bad_images, labels, pipeline
@@ -24,8 +27,12 @@ def run(config, workdir: pathlib.Path) -> dict:
     images, and FloatingPointError for a loss that is not finite.
     """
     source = experiment.open_source(config, "labelled")
-    config_lib.validate_training(config, len(experiment.training_devices(config)), len(source))
+    devices = experiment.training_devices(config)
+    config_lib.validate_training(config, len(devices), len(source))
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
+    config = _with_stat_groups(config, len(devices), checkpoints)
     per_step = config_lib.images_per_step(config)
+    parts = config.model.stat_groups * config.train.accumulate
     steps_per_epoch, total_steps = config_lib.steps(config, len(source))
     labelled, unlabelled = _examples(config, source)
     initial = checkpoint.load_model(config.train.init)[1] if config.train.init else None
@@ -35,6 +42,10 @@ def run(config, workdir: pathlib.Path) -> dict:
         return manifest.read(workdir)["outputs"]
 
     trainer = build(config, len(source.class_names), len(source))
+    if trainer.teacher:
+        names = trainer.teacher.class_names
+        experiment.check_classes(source.class_names, names, source.name, config.train.teacher)
+    teacher = trainer.teacher_variables()
     model, mesh, size = trainer.model, trainer.mesh, trainer.preprocessing.size
     say(
         f"{model.name}, {trees.count(trainer.shapes.params):,} parameters at {size} pixels "
@@ -42,7 +53,6 @@ def run(config, workdir: pathlib.Path) -> dict:
         f"{per_step[1]} unlabelled images, {steps_per_epoch:.4g} steps an epoch, "
         f"{config.train.epochs:g} epochs"
     )
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
     # What a training starts from, in this order: its own newest checkpoint, train.init, the seed.
     start_step = checkpoints.latest_step() or 0
     if start_step:
@@ -60,37 +70,43 @@ def run(config, workdir: pathlib.Path) -> dict:
             f"train.init={config.train.init} is another network or "
             "has other classes (train.new_head=True starts a classifier for these afresh)",
         )
+        initial = sharding.put(initial, trainer.variable_shardings)
         state = state_lib.init_from(initial, trainer.optimiser, trainer.shardings)
     else:
         state = trainer.init(config.seed)
 
+    places = sharding.local_rows(sum(per_step), mesh)
     batches = pipeline.train_batches(
-        labelled,
-        unlabelled,
-        experiment.train_view(config, trainer.preprocessing),
+        _marked(labelled, trainer.marks, 0),
+        _marked(unlabelled, trainer.marks, 1),
+        trainer.view,
+        unlabelled_view=trainer.unlabelled_view,
         per_step=per_step,
-        groups=config.model.stat_groups,
+        groups=parts,
         steps=total_steps,
         start_step=start_step,
         seed=config.seed,
         reading=experiment.reading(config),
+        places=places,
+        weights=pipeline.Weights(config.train.sample_prob, config_lib.unlabelled_weight(config)),
     )
     description = experiment.describe(model, trainer.preprocessing, source.class_names)
     description["inputs"] = inputs
+    description["stat_groups"] = config.model.stat_groups
 
     bad = [
         bad_images.BadImages(examples.source, config.data.max_bad_fraction)
         for examples in (labelled, unlabelled)
         if examples
     ]
-    log = MetricsLog(workdir / "metrics.jsonl", start_step)
+    log = MetricsLog(workdir / "metrics.jsonl", start_step, write=processes.is_first())
     rng = jax.random.key(config.seed)
     previous, idle, warned = None, IdleTime(), False
     with Progress("training", total_steps * sum(per_step), start_step * sum(per_step)) as progress:
         for step in range(start_step + 1, total_steps + 1):
             batch = next(batches)
-            _note_bad(bad, batch, per_step, config.model.stat_groups)
-            state, metrics = trainer.step(state, sharding.put_batch(batch, mesh), rng)
+            _note_bad(bad, batch, places, per_step, parts)
+            state, metrics = trainer.step(state, sharding.put_batch(batch, mesh), rng, teacher)
             idle.dispatched(metrics["loss"])
             # One step late: this step runs on the device while the host looks at the last one.
             numbers = _checked(step - 1, previous, workdir) if previous else {}
@@ -116,15 +132,16 @@ def run(config, workdir: pathlib.Path) -> dict:
     checkpoints.close()
 
     for images in bad:
+        images.add(np.concatenate(processes.gather(np.asarray(images.indices(), np.int64))))
         if len(images):
             say(f"{len(images)} images of {images.name} could not be read and had weight 0:")
             say("\n".join(images.lines()))
     outputs = {
         "step": total_steps,
-        "model": trees.digest(jax.device_get(state.ema_variables)),
+        "model": trees.digest(checkpoint.load_model(workdir)[1]),
         "num_bad": [len(images) for images in bad],
     }
-    manifest.write(workdir, inputs, outputs)
+    processes.first_alone(manifest.write, workdir, inputs, outputs)
     return outputs
 
 
@@ -133,11 +150,14 @@ def _examples(config, source) -> tuple[pipeline.Examples, pipeline.Examples | No
     smoothing, num_classes = config.loss.label_smoothing, len(source.class_names)
     if not config.train.unlabelled_ratio:
         return pipeline.labelled_examples(source, smoothing, k=1), None
-    selection = labels.Selection(config.train.selection)
+    unlabelled_source = experiment.open_source(config, "unlabelled")
+    selection = labels.Selection(config.train.selection) if config.train.selection else None
+    if config.train.teacher:
+        unlabelled = pipeline.teacher_labelled_examples(unlabelled_source, selection)
+        return pipeline.labelled_examples(source, smoothing, k=1), unlabelled
     experiment.check_classes(
         source.class_names, selection.metadata["class_names"], source.name, "the selection"
     )
-    unlabelled_source = experiment.open_source(config, "unlabelled")
     unlabelled = pipeline.pseudo_labelled_examples(
         unlabelled_source, selection, config.loss, num_classes
     )
@@ -148,18 +168,36 @@ def _examples(config, source) -> tuple[pipeline.Examples, pipeline.Examples | No
 def _inputs(config, source, initial: dict | None) -> dict:
     """What the training is made of besides its config."""
     inputs = {"labelled": source.fingerprint}
-    if config.train.unlabelled_ratio:
+    if config.train.unlabelled_ratio and config.train.selection:
         inputs["selection"] = manifest.read(config.train.selection)["outputs"]["digest"]
+    if config.train.teacher:
+        inputs["teacher"] = trees.digest(checkpoint.load_model(config.train.teacher)[1])
     if initial:
         inputs["init"] = trees.digest(initial)
     return inputs
 
 
-def _note_bad(bad: list, batch: dict, per_step: tuple[int, int], groups: int) -> None:
-    """Takes the host's column off the batch and records the rows of weight 0."""
-    index, part = batch.pop("index"), sum(per_step) // groups
-    for row in (batch["weight"] == 0).nonzero()[0]:
-        is_labelled = row % part < per_step[0] // groups
+def _with_stat_groups(config, num_devices: int, checkpoints):
+    """With BatchNorm's groups settled: a run that goes on elsewhere keeps those it began with."""
+    if config.model.stat_groups is None and checkpoints.latest_step():
+        config = copy.deepcopy(config)
+        config.model.stat_groups = checkpoints.description()["stat_groups"]
+        config_lib.validate_training(config, num_devices, 10**9)
+    return config_lib.with_stat_groups(config, num_devices)
+
+
+def _marked(examples: pipeline.Examples | None, marks: dict, kind: int):
+    """Examples with the columns that tell labelled (kind 0) from unlabelled rows (1)."""
+    if examples is None:
+        return None
+    return dataclasses.replace(examples, marks={name: both[kind] for name, both in marks.items()})
+
+
+def _note_bad(bad: list, batch: dict, places, per_step: tuple[int, int], parts: int) -> None:
+    """Takes the host's columns off the batch and records its bad images."""
+    index, part = batch.pop("index"), sum(per_step) // parts
+    for row in batch.pop("bad").nonzero()[0]:
+        is_labelled = places[row] % part < per_step[0] // parts
         bad[0 if is_labelled else 1].add([index[row]])
 
 

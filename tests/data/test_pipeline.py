@@ -47,7 +47,14 @@ def examples():
 
 
 def batches(
-    start_step=0, steps=6, host=0, hosts=1, groups=1, per_step=(8, 16), seed=0, reading=THREADS
+    start_step=0,
+    steps=6,
+    places=None,
+    groups=1,
+    per_step=(8, 16),
+    seed=0,
+    reading=THREADS,
+    weights=pipeline.Weights(),  # noqa: B008
 ):
     labelled, unlabelled = examples()
     return list(
@@ -61,8 +68,8 @@ def batches(
             start_step=start_step,
             seed=seed,
             reading=reading,
-            host=host,
-            hosts=hosts,
+            places=places,
+            weights=weights,
         )
     )
 
@@ -143,9 +150,24 @@ def test_an_epoch_shows_every_labelled_image_once_and_then_in_another_order():
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_share_the_same_global_batch(hosts):
-    parts = zip(*[batches(host=h, hosts=hosts, groups=2) for h in range(hosts)], strict=True)
+    shares = np.split(np.arange(24), hosts)
+    parts = zip(*[batches(places=share, groups=2) for share in shares], strict=True)
     joined = [{n: np.concatenate([p[n] for p in step]) for n in step[0]} for step in parts]
     assert_same(joined, batches(groups=2))
+
+
+def test_labelled_rows_are_kept_with_a_probability_drawn_from_the_seed():
+    weights = pipeline.Weights(labelled_kept=0.5, unlabelled=2.0)
+    sampled, whole = batches(steps=40, weights=weights), batches(steps=40)
+    found = np.stack([batch.pop("weight") for batch in sampled])
+    assert all(batch.pop("weight").all() for batch in whole)
+    assert_same(sampled, whole)  # but for the weights
+    assert set(found[:, :8].ravel()) == {0.0, 1.0} and (found[:, 8:] == 2).all()
+    assert 120 < found[:, :8].sum() < 200  # of 320: 160 with a deviation of 9
+    again = batches(start_step=30, steps=40, weights=weights)
+    np.testing.assert_array_equal(np.stack([b["weight"] for b in again]), found[30:])
+    other = batches(steps=40, weights=weights, seed=1)
+    assert not np.array_equal(np.stack([b["weight"] for b in other]), found)
 
 
 def test_every_group_has_labelled_and_unlabelled_rows_in_the_same_ratio():
@@ -234,6 +256,7 @@ def test_bad_images_keep_their_index_and_have_weight_0(tmp_path):
         )
     )
     assert sorted(batch["index"][batch["weight"] == 0]) == [3, 5]
+    np.testing.assert_array_equal(batch["bad"], batch["weight"] == 0)
     assert (batch["image"][batch["weight"] == 0] == 0).all()
     assert batch["image"][batch["weight"] == 1].any((1, 2, 3)).all()
 

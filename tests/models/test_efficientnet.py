@@ -1,5 +1,6 @@
 """The zoo against the official numbers."""
 
+import dataclasses
 import functools
 
 import jax
@@ -70,18 +71,18 @@ def test_survival_falls_linearly_and_stops_short_of_the_rate(name, last):
 def stage_outputs(**options):
     """Output, new statistics and gradients of a stage of four equal blocks after its first."""
     spec = efficientnet.StageSpec(repeats=5, kernel_size=3, stride=2, expand_ratio=2, features=8)
-    norm = functools.partial(layers.BatchNorm, 1, 0.9)
-    stage = efficientnet.Stage(
-        spec, norm, train=True, **{"scan_unroll": 1, "remat": "none", **options}
-    )
+    norm = functools.partial(layers.BatchNorm, 1)
+    mode, place = efficientnet.Mode(train=True, noise=True), layers.ANYWHERE
+    options = {"scan_unroll": 1, "remat": "none", **options}
+    stage = efficientnet.Stage(spec, norm, mode, place, **options)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 4))
     keep_probs = jnp.linspace(1.0, 0.5, 5)
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(2)}
-    variables = jax.jit(stage.init)(rngs, images, keep_probs)
+    variables = jax.jit(stage.init)(rngs, images, keep_probs, None)
 
     def loss(params):
         both = {"params": params, "batch_stats": variables["batch_stats"]}
-        y, stats = stage.apply(both, images, keep_probs, mutable=["batch_stats"], rngs=rngs)
+        y, stats = stage.apply(both, images, keep_probs, None, mutable=["group_stats"], rngs=rngs)
         return (y**2).sum(), (y, stats)
 
     grads, (y, stats) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
@@ -93,7 +94,16 @@ def plain():
     return stage_outputs()
 
 
-@pytest.mark.parametrize("options", [{"scan_unroll": 0}, {"scan_unroll": 2}, {"remat": "full"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scan_unroll": 0},
+        {"scan_unroll": 2},
+        {"remat": "full"},
+        {"remat": "convs"},
+        {"remat": "depthwise"},
+    ],
+)
 def test_unrolling_and_remat_change_nothing(plain, options):
     other = stage_outputs(**options)
     assert jax.tree.structure(plain) == jax.tree.structure(other)
@@ -125,6 +135,43 @@ def test_training_is_noisy_and_evaluation_is_not(pico):
         np.testing.assert_array_equal(old, new)
 
 
+def test_rows_without_noise_are_what_the_network_without_noise_gives(pico):
+    model, variables, images = pico
+    noisy = jnp.array([True, False, True, False])
+    rng = jax.random.key(0)
+    everywhere, nowhere, mixed = (
+        jax.jit(
+            lambda noisy, noise=noise: model.apply(
+                variables, images, train=False, rng=rng, noise=noise, noisy=noisy
+            )[0]
+        )(noisy if noise else None)
+        for noise, noisy in ((True, jnp.ones(4, bool)), (False, None), (True, noisy))
+    )
+    assert not np.isclose(everywhere, nowhere).all(1).any()
+    expected = jnp.where(noisy[:, None], everywhere, nowhere)
+    np.testing.assert_allclose(mixed, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("frozen", [0, 3, 7])
+def test_frozen_stages_have_no_gradient_and_keep_their_statistics(pico, frozen):
+    plain, variables, images = pico
+    model = dataclasses.replace(plain, frozen_stages=frozen)
+
+    def loss(params):
+        both = {"params": params, "batch_stats": variables["batch_stats"]}
+        logits, stats = model.apply(both, images, train=True, rng=jax.random.key(0))
+        return (logits**2).sum(), stats
+
+    grads, stats = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    old = trees.by_path(variables["batch_stats"])
+    for path, new in trees.by_path(stats).items():
+        assert np.array_equal(new, old[path]) == model.is_frozen(path), path
+    for path, grad in trees.by_path(grads).items():
+        assert (not np.any(grad)) == model.is_frozen(path), path
+    frozen_parts = {path.split("/")[0] for path in old if model.is_frozen(path)}
+    assert frozen_parts == {"stem_bn", *(f"stage{i}" for i in range(1, frozen + 1))}
+
+
 def test_bfloat16_activations_keep_float32_weights_and_statistics(pico):
     _, variables, images = pico
     model = efficientnet.build("efficientnet-pico", 10, small_images=True, dtype="bfloat16")
@@ -138,5 +185,9 @@ def test_bfloat16_activations_keep_float32_weights_and_statistics(pico):
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match="efficientnet-l2"):
         efficientnet.build("resnet50", 10)
-    with pytest.raises(ValueError, match="none, full"):
+    with pytest.raises(ValueError, match="none, convs, depthwise, full"):
         efficientnet.build("efficientnet-b0", 10, remat="some")
+    with pytest.raises(ValueError, match="7 of them"):
+        efficientnet.build("efficientnet-b0", 10, remat="full,none")
+    with pytest.raises(ValueError, match="frozen_stages is 8"):
+        efficientnet.build("efficientnet-b0", 10, frozen_stages=8)

@@ -11,18 +11,20 @@ from ns_jax.models import layers
 @pytest.mark.parametrize("groups", [1, 2])
 def test_batch_norm_is_tensorflows_in_each_group(groups):
     x = np.random.default_rng(0).normal(2.0, 3.0, (4, 3, 3, 5)).astype(np.float32)
-    norm = layers.BatchNorm(groups, momentum=0.9)
+    norm = layers.BatchNorm(groups)
     variables = norm.init(jax.random.key(0), x, train=False)
     variables["params"]["scale"] = jnp.arange(1.0, 6.0)
     variables["params"]["bias"] = jnp.arange(5.0)
-    y, updated = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    y, found = norm.apply(variables, x, train=True, mutable=["group_stats"])
 
     parts = x.reshape(groups, -1, 5)
     mean, var = parts.mean(1), parts.var(1)  # NumPy's variance is the biased one
     normal = (parts - mean[:, None]) / np.sqrt(var[:, None] + 1e-3)
     expected = (normal * np.arange(1, 6) + np.arange(5)).reshape(x.shape)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
-    stats = updated["batch_stats"]
+    stats = layers.moved(
+        variables["batch_stats"], found["group_stats"], 0.9, layers.ANYWHERE.mean_of_groups
+    )
     np.testing.assert_allclose(stats["mean"], 0.1 * mean.mean(0), rtol=1e-4)
     np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * var.mean(0), rtol=1e-4)
     other = norm.apply(variables, x, train=False)

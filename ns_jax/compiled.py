@@ -1,0 +1,207 @@
+"""What the compiled text of a step says: the compiler's own time estimate, and its collectives.
+
+The compiler's cost analysis counts the body of a loop once; here a loop counts as often as it runs.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8}
+_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(")
+_ARRAY = re.compile(r"\b([a-z]+[0-9]*)\[([0-9,]*)\]")
+_COMPUTATION = re.compile(r"^(?:ENTRY )?(%[\w.\-]+) \(.*\{$")
+_CALLED = re.compile(r"(?:body|condition|to_apply|true_computation|false_computation)=(%[\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One kind of message between devices, with how often a step sends it."""
+
+    kind: str  # of COLLECTIVES
+    num_bytes: int  # of the result on one device
+    group_size: int  # devices that take part together; 0: pairs
+    name: str  # where in the network it comes from
+    count: int
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends in a step, where it passes them round a ring."""
+        size = max(self.group_size, 1)
+        others = size - 1
+        share = {
+            "all-reduce": 2 * others / size,
+            "all-gather": others / size,
+            "reduce-scatter": others,
+            "all-to-all": others / size,
+            "collective-permute": 1,
+        }
+        return self.count * self.num_bytes * share[self.kind]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """Of a step, for each device."""
+
+    cycles: int  # the compiler's estimate for all but the collectives; 0 where it gives none
+    num_bytes: int  # read from and written to the large memory
+    collectives: tuple[Collective, ...]
+
+
+def read(text: str) -> Reading:
+    """Reads `compiled.as_text()` of a step for one device of many."""
+    bodies, entry = _computations(text)
+    cycles, moved, found = 0, 0, collections.Counter()
+    for name, times in _times(bodies, entry).items():
+        moved += times * _moved(bodies[name], bodies)
+        for line in bodies[name]:
+            if match := _COLLECTIVE.search(line):
+                shapes, kind = match.groups()
+                source = re.search(r'op_name="([^"]*)"', line)
+                key = (kind, _num_bytes(shapes), _group_size(line), source[1] if source else "")
+                found[key] += times
+            elif match := re.search(r'"estimated_cycles":"(\d+)"', line):
+                cycles += times * int(match[1])
+    return Reading(cycles, moved, tuple(Collective(*key, count) for key, count in found.items()))
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    """Lines of each computation, and the name of the one that begins."""
+    bodies, entry, lines = {}, "", []
+    for line in text.splitlines():
+        if match := _COMPUTATION.match(line):
+            lines = bodies[match[1]] = []
+            entry = match[1] if line.startswith("ENTRY") else entry
+        elif line.startswith("  "):
+            lines.append(line)
+    return bodies, entry
+
+
+def _times(bodies: dict[str, list[str]], entry: str) -> dict[str, int]:
+    """How often each computation runs in a step. Bodies of fusions are left to their fusion."""
+    times = collections.Counter()
+    waiting = [(entry, 1)]
+    while waiting:
+        name, count = waiting.pop()
+        times[name] += count
+        for line in bodies[name]:
+            if " while(" in line:
+                called = _CALLED.findall(line)
+                turns = _turns(line, bodies)
+            elif " conditional(" in line or " call(" in line:
+                branches = _BRANCHES.search(line)
+                called = _CALLED.findall(line)
+                called += re.findall(r"%[\w.\-]+", branches[1]) if branches else []
+                turns = 1
+            else:
+                continue
+            waiting += [(body, count * turns) for body in called]
+    return times
+
+
+def _turns(line: str, bodies: dict[str, list[str]]) -> int:
+    """Of a loop: what the compiler says of it, or the bound that its condition compares with."""
+    if match := re.search(r'known_trip_count[^}]*?"?n"?:"(\d+)"', line):
+        return int(match[1])
+    condition = re.search(r"condition=(%[\w.\-]+)", line)[1]
+    bounds = [int(n) for n in re.findall(r" constant\((\d+)\)", "\n".join(bodies[condition]))]
+    return max(bounds, default=1)
+
+
+_DEFINITION = re.compile(r"^\s+(ROOT )?(%[\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*?)\)(?:,|$)")
+# Names for what is there already, and loops, whose bodies count by themselves.
+_FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "conditional"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+    name: str
+    kind: str
+    size: int  # bytes of its result
+    operands: list[str]
+    is_root: bool
+    line: str
+
+
+def _instructions(lines: list[str]) -> dict[str, _Instruction]:
+    found = {}
+    for line in lines:
+        if match := _DEFINITION.match(line):
+            root, name, shapes, kind, operands = match.groups()
+            names = re.findall(r"%[\w.\-]+", operands)
+            found[name] = _Instruction(name, kind, _num_bytes(shapes), names, bool(root), line)
+    return found
+
+
+def _moved(lines: list[str], bodies: dict[str, list[str]]) -> int:
+    """Bytes that the instructions of a computation read and write."""
+    found, total = _instructions(lines), 0
+    for one in found.values():
+        if one.kind == "fusion":
+            called = re.search(r"calls=(%[\w.\-]+)", one.line)[1]
+            total += _moved_by_fusion(_instructions(bodies[called]))
+        elif one.kind not in _FREE:
+            total += _moved_by(one, found)
+    return total
+
+
+def _moved_by(one: _Instruction, found: dict[str, _Instruction]) -> int:
+    sizes = [found[name].size for name in one.operands if name in found]
+    if one.kind == "dynamic-slice":
+        return 2 * one.size
+    if one.kind == "dynamic-update-slice":
+        return 2 * sum(sizes[1:2])
+    return one.size + sum(sizes)
+
+
+def _moved_by_fusion(found: dict[str, _Instruction]) -> int:
+    """Its parameters and results, of which a slice may be all that is touched."""
+
+    def origin(name: str) -> str:
+        while name in found and found[name].kind == "bitcast":
+            name = found[name].operands[0]
+        return name
+
+    users = collections.defaultdict(list)
+    for one in found.values():
+        if one.kind != "bitcast":
+            for place, name in enumerate(one.operands):
+                users[origin(name)].append((one, place))
+    total = 0
+    for one in found.values():
+        if one.kind == "parameter":
+            uses = users[one.name]
+            if uses and all(u.kind == "dynamic-slice" and place == 0 for u, place in uses):
+                total += sum(u.size for u, _ in uses)
+            elif not all(u.kind == "dynamic-update-slice" and place == 0 for u, place in uses):
+                total += one.size
+        if one.is_root:
+            results = one.operands if one.kind == "tuple" else [one.name]
+            for name in map(origin, results):
+                result = found[name]
+                if result.kind == "dynamic-update-slice":
+                    result = found[result.operands[1]]
+                total += result.size
+    return total
+
+
+def _num_bytes(shapes: str) -> int:
+    return sum(
+        _BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(",") if n)
+        for dtype, dims in _ARRAY.findall(re.sub(r"\{[^}]*\}", "", shapes))
+    )
+
+
+def _group_size(line: str) -> int:
+    """From `{{0,1},{2,3}}`, `[2,2]<=[4]` or `mesh['a'=2,'b'=2] {'b'}`; 0 without."""
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2]))
+    if match := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+        return int(match[1])
+    if match := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+        return match[1].count(",") + 1
+    return 0

@@ -1,0 +1,122 @@
+"""Many processes as one program: how they find each other, agree, wait, and share what they found.
+
+One process drives the devices of one host. All run the same program on the same arguments; what is
+written for all of them, the first one writes.
+"""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+_MESSAGE_BYTES = 2048
+_PARTS = ("config", "code", "versions")
+
+
+def connect(coordinator: str | None, count: int | None, index: int | None, wanted: bool) -> None:
+    """Joins the other processes: given ones, or those of Cloud TPU, Slurm or Open MPI.
+
+    `wanted` asks for what the environment has; a job of several tasks is joined without asking.
+    Raises ValueError for flags that do not go together. Before anything touches a device.
+    """
+    given = [value is not None for value in (coordinator, count, index)]
+    if any(given) and not all(given):
+        raise ValueError("--coordinator, --num_processes and --process_id belong together")
+    if all(given):
+        if not 0 <= index < count:
+            raise ValueError(f"--process_id={index}: there are processes 0 to {count - 1}")
+        if count > 1:
+            jax.distributed.initialize(coordinator, count, index)
+    elif wanted or _tasks() > 1:
+        jax.distributed.initialize()
+
+
+def _tasks() -> int:
+    """Of this job, as Slurm or Open MPI count them."""
+    names = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    return max(int(os.environ.get(name, 1)) for name in names)
+
+
+def count() -> int:
+    return jax.process_count()
+
+
+def index() -> int:
+    return jax.process_index()
+
+
+def is_first() -> bool:
+    return jax.process_index() == 0
+
+
+def gather(array: np.ndarray) -> list[np.ndarray]:
+    """The array `[n, ...]` of every process, in order; n may differ, all else may not."""
+    from jax.experimental import multihost_utils
+
+    if count() == 1:
+        return [array]
+    lengths = multihost_utils.process_allgather(np.int64(len(array)))
+    padded = np.zeros((lengths.max(), *array.shape[1:]), array.dtype)
+    padded[: len(array)] = array
+    parts = multihost_utils.process_allgather(np.frombuffer(padded.tobytes(), np.uint8))
+    parts = [part.tobytes() for part in parts]
+    return [
+        np.frombuffer(part, array.dtype).reshape(padded.shape)[:length]
+        for part, length in zip(parts, lengths, strict=True)
+    ]
+
+
+def check_agreement(config_text: str) -> None:
+    """Raises ValueError, in every process, that names those with other configs or other code."""
+    if count() == 1:
+        return
+    versions = f"{jax.__version__} {np.__version__}"
+    digests = [hashlib.sha256(part).digest() for part in (config_text.encode(), _code())]
+    digests.append(hashlib.sha256(versions.encode()).digest())
+    found = gather(np.frombuffer(b"".join(digests), np.uint8).reshape(len(_PARTS), -1))
+    lines = []
+    for number, part in enumerate(_PARTS):
+        other = [i for i, theirs in enumerate(found) if (theirs[number] != found[0][number]).any()]
+        if other:
+            names = ", ".join(map(str, other))
+            lines.append(f"  {part}: of process {names} not as of process 0")
+    if lines:
+        raise ValueError(
+            "the processes of this run were not started alike; start all of them with the same "
+            "command on the same code:\n" + "\n".join(lines)
+        )
+
+
+def _code() -> bytes:
+    """The source of this package: a commit that need not be one."""
+    files = sorted(pathlib.Path(__file__).parent.rglob("*.py"))
+    return b"".join(path.read_bytes() for path in files)
+
+
+def first_alone(function: Callable, *arguments) -> None:
+    """The first process calls; the others wait for it, and fail where it fails.
+
+    Raises what the first raised, as ValueError elsewhere.
+    """
+    if count() == 1:
+        function(*arguments)
+        return
+    error, message = None, b""
+    if is_first():
+        try:
+            function(*arguments)
+        except (ValueError, OSError) as raised:
+            error, message = raised, (str(raised) or repr(raised)).encode()[:_MESSAGE_BYTES]
+    told = gather(np.frombuffer(message, np.uint8))[0].tobytes()
+    if error:
+        raise error
+    if told:
+        raise ValueError(told.decode(errors="replace"))
+
+
+def wait() -> None:
+    """Until every process is here."""
+    gather(np.zeros(0, np.uint8))

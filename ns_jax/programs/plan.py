@@ -1,0 +1,307 @@
+"""What a training and its labelling would take on a TPU slice, compiled for it without one."""
+
+import copy
+import math
+import pathlib
+import re
+import time
+
+import jax
+import numpy as np
+
+from ns_jax import compiled, experiment, sharding, steps, topology, trainer, trees
+from ns_jax import config as config_lib
+from ns_jax import state as state_lib
+from ns_jax.models import macs
+from ns_jax.progress import say, table
+
+TARGET_PLACES = 16  # of stored labels
+OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def run(config, workdir: pathlib.Path) -> dict:
+    """Prints the plan, and writes and returns it as `plan.json`.
+
+    A step that does not fit is a finding, not an error. Raises ValueError for a slice that does not
+    exist and for numbers that do not go together, ImportError without the TPU compiler.
+    """
+    slice_ = topology.parse(config.plan.topology)
+    devices = slice_.devices()
+    config = _planned(config)
+    found = {
+        "topology": slice_.name,
+        "devices": slice_.num_devices,
+        "chips": slice_.num_chips,
+        "hbm_bytes": slice_.chip.usable,
+        "train": _plan_training(config, slice_, devices),
+    }
+    if config.plan.search:
+        found["largest"] = _largest(config, slice_, devices, found["train"])
+    if config.plan.labelling:
+        found["label"] = _plan_labelling(config, slice_, devices)
+    config_lib.write_json(workdir / "plan.json", found)
+    _print(found, config)
+    return found
+
+
+def _planned(config):
+    """The config with what a training finds at its start: its labels are made by then."""
+    config = copy.deepcopy(config)
+    if config.train.unlabelled_ratio and not config.train.teacher:
+        config.train.selection = config.train.selection or "selection"
+    if config.train.frozen_stages is not None:
+        config.train.init = config.train.init or "checkpoint"
+    return config
+
+
+def _plan_training(config, slice_: topology.Topology, devices: list) -> dict:
+    plan = config.plan
+    parts = trainer.build(config, plan.num_classes, plan.num_labelled, devices)
+    per_step = config_lib.images_per_step(config)
+    _, num_steps = config_lib.steps(config, plan.num_labelled)
+    stored = per_step[1] and config.loss.pseudo_labels == "soft" and not parts.teacher
+    rows = sum(per_step)
+    mesh = parts.mesh
+    rng = jax.eval_shape(lambda: jax.random.key(0))
+    rng = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=sharding.replicated(mesh))
+    teacher = parts.teacher and state_lib.placed(parts.teacher.shapes, parts.teacher.shardings)
+    state = state_lib.placed(parts.shapes, parts.shardings)
+    batch = parts.batch(rows, TARGET_PLACES if stored else 1)
+    size = parts.preprocessing.size
+    forward = 2 * macs.macs(parts.model, size)
+    if parts.teacher:
+        forward += 2 * macs.macs(parts.teacher.step.model, parts.teacher.preprocessing.size) / 3
+    what = (
+        f"{parts.model.name} at {size} pixels, {rows / len(devices):g} images a device "
+        f"({per_step[0]:,} labelled + {per_step[1]:,} unlabelled), mesh {dict(mesh.shape)}, remat "
+        f"{parts.model.remat}, {parts.model.stat_groups} BatchNorm groups"
+    )
+    found = {
+        "model": parts.model.name,
+        "image_size": size,
+        "images_per_device": rows / len(devices),
+        "per_step": list(per_step),
+        "mesh": dict(mesh.shape),
+        "remat": parts.model.remat,
+        "scan_unroll": parts.model.scan_unroll,
+        "stat_groups": parts.model.stat_groups,
+        "parameters": trees.count(parts.shapes.params),
+        "sharded": sharding.coverage(parts.shapes.params, parts.shardings.params),
+        **_compile("training", what, parts.step, (state, batch, rng, teacher)),
+    }
+    if found["fits"]:
+        found |= _times(found, slice_, 3 * forward, rows, num_steps, plan.price)
+    return found
+
+
+def _plan_labelling(config, slice_: topology.Topology, devices: list) -> dict:
+    plan = config.plan
+    model = experiment.build_model(config, plan.num_classes)
+    preprocessing = experiment.preprocessing(config, model)
+    size, mesh = preprocessing.size, sharding.make_mesh(1, devices)
+    rows = sharding.round_up(config.label.batch_size, mesh)
+    shapes = jax.eval_shape(lambda rng: model.init(rng, size), jax.random.key(0))
+    whole = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+    images = jax.ShapeDtypeStruct(
+        (rows, size, size, 3), np.uint8, sharding=sharding.batch_sharding(mesh)
+    )
+    step = steps.compile_inference(
+        mesh,
+        steps.predict_step,
+        model=model,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        k=min(TARGET_PLACES, plan.num_classes),
+    )
+    what = f"{model.name} at {size} pixels, {rows / len(devices):g} images a device"
+    found = {
+        "model": model.name,
+        "image_size": size,
+        "images_per_device": rows / len(devices),
+        **_compile("labelling", what, step, (state_lib.placed(shapes, whole), images)),
+    }
+    if found["fits"]:
+        num_steps = math.ceil(plan.num_unlabelled / rows)
+        found |= _times(found, slice_, 2 * macs.macs(model, size), rows, num_steps, plan.price)
+    return found
+
+
+def _compile(name: str, what: str, step, arguments: tuple) -> dict:
+    """Memory and text of a compiled step; of one that does not fit, by how much."""
+    say(f"compiles {name}: {what}")
+    began = time.perf_counter()
+    try:
+        made = step.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        needed = OUT_OF_MEMORY.search(str(error))
+        used = float(needed[1]) * UNITS[needed[2]] if needed else None
+        return {"fits": False, "peak_bytes": used, "compile_seconds": time.perf_counter() - began}
+    memory = made.memory_analysis()
+    reading = compiled.read(made.as_text())
+    totals = {}
+    for one in reading.collectives:
+        key = f"{one.kind} of {one.group_size}" if one.group_size else one.kind
+        count, num_bytes = totals.get(key, (0, 0))
+        totals[key] = count + one.count, num_bytes + one.count * one.num_bytes
+    return {
+        "fits": True,
+        "compile_seconds": time.perf_counter() - began,
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.peak_memory_in_bytes - memory.argument_size_in_bytes,
+        "moved_bytes": reading.num_bytes,
+        "cycles": reading.cycles,
+        "sent_bytes": sum(one.sent for one in reading.collectives),
+        "collectives": {key: list(both) for key, both in sorted(totals.items())},
+    }
+
+
+def _times(found: dict, slice_, flops: float, rows: int, num_steps: int, price: float) -> dict:
+    """Seconds of a step, by the compiler's estimate and by roofline; of all steps, days and cost.
+
+    `flops` are an image's. Nothing is taken to overlap in the estimate; in the roofline all is.
+    """
+    chip, devices = slice_.chip, slice_.num_devices
+    flops_per_device = flops * rows / devices
+    sending = found["sent_bytes"] / chip.link_speed
+    bounds = {
+        "arithmetic": flops_per_device / chip.flops,
+        "memory": found["moved_bytes"] / chip.hbm_speed,
+        "links": sending,
+    }
+    bound = max(bounds, key=bounds.get)
+    estimate = found["cycles"] / chip.clock + sending
+    estimate = max(estimate, bounds[bound]) if found["cycles"] == 0 else estimate
+    hours = num_steps * estimate / 3600
+    return {
+        "flops_per_image": flops,
+        "bytes_per_image": found["moved_bytes"] * devices / rows,
+        "step_seconds": estimate,
+        "link_seconds": sending,
+        "roofline_seconds": bounds[bound],
+        "bound_by": bound,
+        "utilisation": flops_per_device / (estimate * chip.flops),
+        "images_per_second": rows / estimate,
+        "steps": num_steps,
+        "days": hours / 24,
+        "core_hours": hours * slice_.num_chips * chip.cores,
+        "chip_hours": hours * slice_.num_chips,
+        "cost": hours * slice_.num_chips * price,
+    }
+
+
+def _largest(config, slice_: topology.Topology, devices: list, first: dict) -> dict:
+    """The largest batch a device that fits, as a multiple of the smallest that can be shared.
+
+    Memory grows almost linearly with the batch: two compilations foretell the place to look at.
+    """
+    plan, limit = config.plan, slice_.chip.usable
+
+    def attempt(multiple: int) -> dict:
+        larger = copy.deepcopy(config)
+        larger.train.batch_size = unit * multiple
+        return _plan_training(larger, slice_, devices)
+
+    unit = _smallest_batch(config, len(devices), plan.num_labelled)
+    tried = {}
+    if first["per_step"][0] % unit == 0:
+        tried[first["per_step"][0] // unit] = first
+
+    def fits(multiple: int) -> bool:
+        if multiple not in tried:
+            tried[multiple] = attempt(multiple)
+        return tried[multiple]["fits"] and tried[multiple]["peak_bytes"] <= limit
+
+    good, bad = 0, None
+    multiple = min(tried, default=1)
+    while bad is None or bad - good > 1:
+        if fits(multiple):
+            good = multiple
+        else:
+            bad = multiple
+        known = sorted((m, f["peak_bytes"]) for m, f in tried.items() if f["peak_bytes"])
+        if len(known) > 1:
+            (m0, p0), (m1, p1) = known[0], known[-1]
+            multiple = int(m0 + (limit - p0) * (m1 - m0) / max(p1 - p0, 1))
+        else:
+            multiple = 2 * good or 1
+        multiple = max(multiple, good + 1)
+        multiple = min(multiple, bad - 1) if bad else min(multiple, 4 * max(good, 1))
+        if bad is not None and bad - good <= 1:
+            break
+    largest = tried.get(good)
+    return {
+        "unit": unit,
+        "images_per_device": largest["images_per_device"] if largest else 0,
+        "train": largest,
+        "tried": {tried[m]["images_per_device"]: tried[m]["peak_bytes"] for m in sorted(tried)},
+    }
+
+
+def _smallest_batch(config, num_devices: int, num_labelled: int) -> int:
+    """The fewest labelled images a step that devices and BatchNorm groups can share."""
+    config = copy.deepcopy(config)
+    for batch_size in range(1, 64 * num_devices + 1):
+        config.train.batch_size = batch_size
+        try:
+            config_lib.validate_training(config, num_devices, num_labelled)
+        except ValueError:
+            continue
+        return batch_size
+    raise ValueError(f"no batch up to {64 * num_devices:,} can be shared by {num_devices} devices")
+
+
+def _gb(num_bytes: float | None) -> str:
+    return "?" if num_bytes is None else f"{num_bytes / 1e9:.2f} GB"
+
+
+def _print(found: dict, config) -> None:
+    limit = found["hbm_bytes"]
+    columns = ["", *(name for name in ("train", "label") if name in found)]
+    plans = [found[name] for name in columns[1:]]
+
+    def row(name: str, show) -> list[str]:
+        return [name, *(show(plan) if plan["fits"] else "-" for plan in plans)]
+
+    rows = [
+        ["memory a device", *(f"{_gb(plan['peak_bytes'])} of {_gb(limit)}" for plan in plans)],
+        row("arguments", lambda p: _gb(p["argument_bytes"])),
+        row("temporaries", lambda p: _gb(p["temporary_bytes"])),
+        ["compiled in", *(f"{plan['compile_seconds']:.0f} s" for plan in plans)],
+        row("images a device", lambda p: f"{p['images_per_device']:g}"),
+        row("FLOPs an image", lambda p: f"{p['flops_per_image'] / 1e9:,.1f} G"),
+        row("memory traffic an image", lambda p: _gb(p["bytes_per_image"])),
+        row("sent by a device", lambda p: _gb(p["sent_bytes"])),
+        row("step, the compiler's estimate", lambda p: f"{p['step_seconds'] * 1e3:,.1f} ms"),
+        row("of it between devices", lambda p: f"{p['link_seconds'] * 1e3:,.1f} ms"),
+        row("step, roofline", lambda p: f"{p['roofline_seconds'] * 1e3:,.1f} ms ({p['bound_by']})"),
+        row("model FLOPs utilisation", lambda p: f"{p['utilisation']:.1%}"),
+        row("images a second", lambda p: f"{p['images_per_second']:,.0f}"),
+        row("steps", lambda p: f"{p['steps']:,}"),
+        row("days", lambda p: f"{p['days']:.2f}"),
+        row("core-hours", lambda p: f"{p['core_hours']:,.0f}"),
+    ]
+    if config.plan.price:
+        rows.append(row("cost", lambda p: f"{p['cost']:,.0f}"))
+    table(f"Plan for {found['topology']}, {found['devices']:,} devices", columns, rows)
+    if found["train"]["fits"]:
+        lines = [
+            [kind, f"{count:,}", _gb(num_bytes)]
+            for kind, (count, num_bytes) in found["train"]["collectives"].items()
+        ]
+        table("Messages of a training step", ["of devices", "times", "bytes"], lines)
+    for name, plan in zip(columns[1:], plans, strict=True):
+        if not plan["fits"] or plan["peak_bytes"] > limit:
+            say(
+                f"{name} does not fit: {_gb(plan['peak_bytes'])} of {_gb(limit)}. What helps: "
+                "model.remat=full, a larger mesh.fsdp, train.accumulate, fewer images a device, or "
+                "more devices"
+            )
+    if "largest" in found:
+        say(
+            f"the largest batch that fits: {found['largest']['images_per_device']:g} images a "
+            f"device (tried: {found['largest']['tried']})"
+        )
