@@ -9,6 +9,8 @@ from ns_jax import config as config_lib
 from ns_jax.programs import evaluate, label, select, train
 from ns_jax.progress import say, table
 
+FINETUNE = "finetune"  # directory of an iteration's fine-tune
+
 
 def run(config, workdir: pathlib.Path) -> list[dict]:
     """Runs what is not done yet and returns a summary of each iteration, the teacher's first."""
@@ -26,6 +28,9 @@ def run(config, workdir: pathlib.Path) -> list[dict]:
             summary["selection"] = select.run(iteration_config, directory)
         if k > 0 or not config.selftrain.teacher:
             summary["training"] = train.run(iteration_config, directory)
+            if iteration_config.finetune.epochs > 0:
+                finetune = _finetune_config(iteration_config, directory)
+                summary["finetune"] = train.run(finetune, directory / FINETUNE)
         if config.data.test:
             summary["evaluation"] = evaluate.run(iteration_config, directory)
         summaries.append(summary)
@@ -33,12 +38,25 @@ def run(config, workdir: pathlib.Path) -> list[dict]:
     return summaries
 
 
+def _outcome(config, workdir: pathlib.Path, k: int) -> pathlib.Path:
+    """Where the weights of iteration k are in the end."""
+    directory = workdir / f"iteration_{k}"
+    return directory / FINETUNE if config_lib.at_iteration(config, k).finetune.epochs else directory
+
+
+def _finetune_config(config, directory: pathlib.Path):
+    """The fine-tune of an iteration, from the weights that its training left in `directory`."""
+    config = config_lib.finetuned(config)
+    config.train.init = str(directory)
+    return config
+
+
 def _iteration_config(config, workdir: pathlib.Path, k: int):
     """The config of iteration k with its paths and its own seed filled in."""
     directory, given = workdir / f"iteration_{k}", config.selftrain.teacher
     iteration = config_lib.at_iteration(config, k)
     iteration.seed = int(np.random.SeedSequence([config.seed, k]).generate_state(1)[0] >> 1)
-    iteration.evaluate.checkpoint = str(directory)
+    iteration.evaluate.checkpoint = str(_outcome(config, workdir, k))
     if k == 0 and given:
         network = checkpoint.description(given)["model"]
         iteration.model.name, iteration.model.small_images = (
@@ -48,7 +66,7 @@ def _iteration_config(config, workdir: pathlib.Path, k: int):
         iteration.evaluate.checkpoint = given
     if k == 0:
         return iteration
-    teacher = given if given and k == 1 else workdir / f"iteration_{k - 1}"
+    teacher = given if given and k == 1 else _outcome(config, workdir, k - 1)
     iteration.label.checkpoint = str(teacher)
     iteration.select.labels = str(directory / "labels")
     iteration.train.selection = str(directory / "selection")
@@ -78,6 +96,9 @@ def _validate(configs: list) -> None:
         labelled = source(config, "labelled")
         devices = experiment.training_devices(config)
         config_lib.validate_training(config, len(devices), len(labelled))
+        if config.finetune.epochs > 0:
+            finetune = _finetune_config(config, pathlib.Path("."))
+            config_lib.validate_training(finetune, len(devices), len(labelled))
         model = experiment.build_model(config, len(labelled.class_names))
         experiment.train_view(config, experiment.preprocessing(config, model))
         if k > 0:
