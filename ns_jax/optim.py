@@ -69,4 +69,5 @@ def update_ema(average, new, step, decay: float):
     """
     t = jnp.asarray(step, jnp.float32)
     decay = jnp.minimum(decay, (1.0 + t) / (10.0 + t))
-    return jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, average, new)
+    # As TensorFlow writes it: what does not change stays to the last bit.
+    return jax.tree.map(lambda old, new: old - (1.0 - decay) * (old - new), average, new)

@@ -1,5 +1,6 @@
 """The training step: golden numbers, its loss, weights of 0, and many devices against one."""
 
+import dataclasses
 import functools
 import json
 import subprocess
@@ -134,6 +135,53 @@ def test_noise_is_a_function_of_seed_and_step(step, start):
     later = state_lib.TrainState(**{**vars(start), "step": start.step + 1})
     assert float(step(later, make_batch())[1]["loss"]) != float(again)
     assert float(step(start, make_batch(), seed=4)[1]["loss"]) != float(again)
+
+
+def test_pieces_of_a_batch_are_groups_of_their_own():
+    """Without noise, two pieces give the loss and gradient of two BatchNorm groups."""
+    batch = make_batch()
+    still = {"drop_rate": 0.0, "path_drop_rate": 0.0}
+    found = []
+    for options, pieces in (({"stat_groups": 2}, 1), ({}, 2)):
+        model, optimiser = build(**options, **still)
+        step = functools.partial(
+            steps.train_step, model=model, optimiser=optimiser, objective=objective(pieces=pieces)
+        )
+        start = jax.jit(
+            lambda m=model, o=optimiser: state_lib.from_variables(m.init(jax.random.key(0), 16), o)
+        )()
+        found.append(jax.jit(step)(start, batch, jax.random.key(3)))
+    (grouped, metrics), (turned, others) = found
+    for name in metrics:
+        assert float(metrics[name]) == pytest.approx(float(others[name]), rel=1e-4), name
+    for ours, theirs in zip(
+        jax.tree.leaves(grouped.params), jax.tree.leaves(turned.params), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_a_teacher_in_the_step_gives_its_distribution_or_its_best_class():
+    model, _ = build()
+    variables = jax.jit(lambda: model.init(jax.random.key(1), 16))()
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    batch = {"image": images[::-1], "teacher_image": images}
+    given = steps.Teacher(model, (0.5,) * 3, (0.25,) * 3, 0.5, False, 0.1, False)
+
+    def probs(**changes):
+        changed = dataclasses.replace(given, **changes)
+        return jax.jit(functools.partial(steps.teacher_probs, changed))(
+            variables, batch, jax.random.key(0)
+        )
+
+    normal = steps.normalise(images, given.mean, given.std)
+    logits = jax.jit(lambda: model.apply(variables, normal, train=False)[0])()
+    soft, hard = jax.nn.softmax(logits / 0.5), 0.9 * jax.nn.one_hot(logits.argmax(-1), 10) + 0.01
+    np.testing.assert_allclose(probs(), soft, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(probs(hard=True), hard, rtol=1e-6)
+    noised = probs(noise=True)  # on the student's images
+    assert not np.allclose(noised, soft, atol=1e-3) and not np.allclose(
+        noised, soft[::-1], atol=1e-3
+    )
 
 
 def test_ties_go_to_the_lower_class():

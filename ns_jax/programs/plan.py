@@ -16,7 +16,9 @@ from ns_jax.models import macs
 from ns_jax.progress import say, table
 
 TARGET_PLACES = 16  # of stored labels
-OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+OUT_OF_MEMORY = re.compile(
+    r"(?:Used |temporaries \()([\d.]+)([KMGT]?)\b"
+)  # as the compiler says it
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -137,7 +139,7 @@ def _compile(name: str, what: str, step, arguments: tuple) -> dict:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         needed = OUT_OF_MEMORY.search(str(error))
-        used = float(needed[1]) * UNITS[needed[2]] if needed else None
+        used = needed and float(needed[1]) * UNITS[needed[2]]
         return {"fits": False, "peak_bytes": used, "compile_seconds": time.perf_counter() - began}
     memory = made.memory_analysis()
     reading = compiled.read(made.as_text())
@@ -254,8 +256,13 @@ def _smallest_batch(config, num_devices: int, num_labelled: int) -> int:
     raise ValueError(f"no batch up to {64 * num_devices:,} can be shared by {num_devices} devices")
 
 
-def _gb(num_bytes: float | None) -> str:
-    return "?" if num_bytes is None else f"{num_bytes / 1e9:.2f} GB"
+def _size(num_bytes: float | None) -> str:
+    if num_bytes is None:
+        return "?"
+    unit, scale = next(
+        (both for both in (("GB", 1e9), ("MB", 1e6)) if num_bytes >= both[1]), ("kB", 1e3)
+    )
+    return f"{num_bytes / scale:.2f} {unit}"
 
 
 def _print(found: dict, config) -> None:
@@ -267,14 +274,14 @@ def _print(found: dict, config) -> None:
         return [name, *(show(plan) if plan["fits"] else "-" for plan in plans)]
 
     rows = [
-        ["memory a device", *(f"{_gb(plan['peak_bytes'])} of {_gb(limit)}" for plan in plans)],
-        row("arguments", lambda p: _gb(p["argument_bytes"])),
-        row("temporaries", lambda p: _gb(p["temporary_bytes"])),
+        ["memory a device", *(f"{_size(plan['peak_bytes'])} of {_size(limit)}" for plan in plans)],
+        row("arguments", lambda p: _size(p["argument_bytes"])),
+        row("temporaries", lambda p: _size(p["temporary_bytes"])),
         ["compiled in", *(f"{plan['compile_seconds']:.0f} s" for plan in plans)],
         row("images a device", lambda p: f"{p['images_per_device']:g}"),
         row("FLOPs an image", lambda p: f"{p['flops_per_image'] / 1e9:,.1f} G"),
-        row("memory traffic an image", lambda p: _gb(p["bytes_per_image"])),
-        row("sent by a device", lambda p: _gb(p["sent_bytes"])),
+        row("memory traffic an image", lambda p: _size(p["bytes_per_image"])),
+        row("sent by a device", lambda p: _size(p["sent_bytes"])),
         row("step, the compiler's estimate", lambda p: f"{p['step_seconds'] * 1e3:,.1f} ms"),
         row("of it between devices", lambda p: f"{p['link_seconds'] * 1e3:,.1f} ms"),
         row("step, roofline", lambda p: f"{p['roofline_seconds'] * 1e3:,.1f} ms ({p['bound_by']})"),
@@ -289,14 +296,14 @@ def _print(found: dict, config) -> None:
     table(f"Plan for {found['topology']}, {found['devices']:,} devices", columns, rows)
     if found["train"]["fits"]:
         lines = [
-            [kind, f"{count:,}", _gb(num_bytes)]
+            [kind, f"{count:,}", _size(num_bytes)]
             for kind, (count, num_bytes) in found["train"]["collectives"].items()
         ]
         table("Messages of a training step", ["of devices", "times", "bytes"], lines)
     for name, plan in zip(columns[1:], plans, strict=True):
         if not plan["fits"] or plan["peak_bytes"] > limit:
             say(
-                f"{name} does not fit: {_gb(plan['peak_bytes'])} of {_gb(limit)}. What helps: "
+                f"{name} does not fit: {_size(plan['peak_bytes'])} of {_size(limit)}. What helps: "
                 "model.remat=full, a larger mesh.fsdp, train.accumulate, fewer images a device, or "
                 "more devices"
             )

@@ -1,4 +1,12 @@
-from ns_jax.programs import train
+import json
+
+import numpy as np
+import pytest
+
+from ns_jax import checkpoint, trainer, trees
+from ns_jax import config as config_lib
+from ns_jax.programs import label, select, selftrain, train
+from tests.test_processes import teacher  # noqa: F401  (a fixture)
 
 
 class Share:
@@ -20,3 +28,91 @@ def test_a_device_that_waits_for_images_is_said_once_with_its_share(capsys):
     said = capsys.readouterr().err
     assert "input-bound: the device waited for images 38% of the time" in said
     assert "data.workers is 3" in said
+
+
+def losses(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["train/loss"] for line in lines]
+
+
+def test_a_teacher_in_the_step_equals_its_stored_labels(teacher, tiny_config, tmp_path):  # noqa: F811
+    config = config_lib.at_iteration(tiny_config, 1)
+    config.train.epochs = 0.8  # 4 steps
+    config.label.checkpoint = str(teacher)
+    config.label.classes_kept = 10  # all there are
+    config.select.labels = str(tmp_path / "labels")
+    config.train.selection = str(tmp_path / "selection")
+    label.run(config, tmp_path)
+    select.run(config, tmp_path)
+    train.run(config, tmp_path / "stored")
+    config.train.teacher = str(teacher)
+    train.run(config, tmp_path / "in_the_step")
+    # Stored probabilities are whole 65,535ths.
+    ours, theirs = losses(tmp_path / "stored"), losses(tmp_path / "in_the_step")
+    assert len(ours) == 4
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+def test_a_noised_teacher_must_see_what_its_student_sees(teacher, tiny_config):  # noqa: F811
+    config = config_lib.at_iteration(tiny_config, 1)
+    config.train.teacher, config.train.teacher_noise = str(teacher), True
+    config.data.image_size = 24
+    with pytest.raises(ValueError, match="teacher takes 16 pixels.* have 24"):
+        trainer.build(config, 10, 50)
+
+
+@pytest.mark.parametrize(
+    ("noise", "kind", "operators"),
+    [("all", "pad", 2), ("model", "pad", 0), ("none", "evaluation", 2)],
+)
+def test_noise_can_be_kept_from_unlabelled_images(tiny_config, noise, kind, operators):
+    config = config_lib.at_iteration(tiny_config, 1)
+    config.train.selection = "selection"
+    config.train.unlabelled_noise = noise
+    config.data.train_view = "pad"
+    built = trainer.build(config, 10, 50)
+    assert (built.view.kind, built.view.randaugment.num_layers) == ("pad", 2)
+    view = built.unlabelled_view
+    assert (view.kind, view.randaugment.num_layers) == (kind, operators)
+    assert built.marks == ({"noisy": (True, False)} if noise == "none" else {})
+    assert ("noisy" in built.batch(10, 1)) == (noise == "none")
+
+
+def test_a_fine_tune_is_the_last_stage_of_an_iteration(tiny_config, tmp_path):
+    tiny_config.selftrain.iterations = 0
+    tiny_config.finetune.epochs = 0.4  # 2 steps
+    tiny_config.finetune.image_size = 24
+    tiny_config.finetune.frozen_stages = 2
+    selftrain.run(tiny_config, tmp_path)
+    trained, tuned = tmp_path / "iteration_0", tmp_path / "iteration_0" / "finetune"
+    before, after = (trees.by_path(checkpoint.load_model(d)[1]["params"]) for d in (trained, tuned))
+    kept = {path for path in before if np.array_equal(before[path], after[path])}
+    assert {path.split("/")[0] for path in kept} == {"stem_conv", "stem_bn", "stage1", "stage2"}
+    assert not [p for p in before if p.split("/")[0] in ("stage1", "stage2") and p not in kept]
+    assert checkpoint.description(tuned)["preprocessing"]["size"] == 24
+    score = json.loads((trained / "eval.json").read_text())
+    assert score["inputs"]["model"] == trees.digest(checkpoint.load_model(tuned)[1])
+    rates = [
+        json.loads(line)["train/learning_rate"]
+        for directory in (trained, tuned)
+        for line in (directory / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert rates[-2:] == rates[4:6]  # of the last two of six steps
+
+
+def test_labelled_images_below_one_a_core_scale_the_recipe(tiny_config):
+    config = config_lib.at_iteration(tiny_config, 1)
+    config.train.batch_size, config.train.sample_prob = 2048, 0.5
+    config.train.unlabelled_ratio = 28.0
+    assert config_lib.images_per_step(config) == (2048, 28_672)  # 1 and 14 a core of 2,048
+    assert config_lib.labelled_batch(config) == 1024
+    assert config_lib.steps(config, 1_281_167)[0] == 1_281_167 / 1024
+    assert config_lib.unlabelled_weight(config) == 28 * 2048 / 28_672  # L_labelled + r L_unlabelled
+
+
+def test_groups_follow_the_official_rule(tiny_config):
+    counts = {1: 1, 2: 2, 8: 8, 16: 2, 32: 4, 64: 8, 128: 8, 512: 8, 2048: 8}
+    for devices, groups in counts.items():
+        config = tiny_config.copy_and_resolve_references()
+        found = config_lib.with_stat_groups(config, devices)
+        assert found.model.stat_groups == groups

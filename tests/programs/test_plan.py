@@ -1,0 +1,141 @@
+"""Plans of small networks for slices that are not there, and what the compiled text says."""
+
+import json
+import os
+
+import jax
+import pytest
+
+from configs import base
+from ns_jax import compiled, sharding, topology, trainer
+from ns_jax import state as state_lib
+from ns_jax.programs import plan
+
+pytest.importorskip("libtpu")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiler():
+    before = dict(os.environ)
+    topology.prepare()
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def config(**changes):
+    config = base.get_config()
+    config.model.name = "efficientnet-pico"
+    config.model.small_images = True
+    config.model.dtype = "bfloat16"
+    config.model.remat = "convs"
+    config.data.image_size = 32
+    config.data.crop = "none"
+    config.train.batch_size = 256
+    config.train.unlabelled_ratio = 3.0
+    config.plan.topology = "v3-32"
+    config.plan.labelling = False
+    config.mesh.fsdp = 4
+    config.mesh.shard_above = 64
+    with config.unlocked():
+        for name, value in changes.items():
+            section, key = name.split("__")
+            config[section][key] = value
+    return config
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("small")
+    return workdir, plan.run(config(plan__labelling=True, plan__price=2.0), workdir)
+
+
+def test_a_plan_has_memory_messages_time_and_cost(small):
+    workdir, found = small
+    assert json.loads((workdir / "plan.json").read_text()) == json.loads(json.dumps(found))
+    assert (found["devices"], found["chips"]) == (32, 16)
+    train, label = found["train"], found["label"]
+    assert train["images_per_device"] == 32 and train["mesh"] == {"data": 8, "fsdp": 4}
+    assert train["stat_groups"] == 4 and train["sharded"] > 0.9
+    assert train["peak_bytes"] == train["argument_bytes"] + train["temporary_bytes"]
+    assert 0 < train["utilisation"] < 1 and train["roofline_seconds"] < train["step_seconds"]
+    assert train["steps"] == int(350 * 1_281_167 / 256)
+    hours = train["steps"] * train["step_seconds"] / 3600
+    assert train["chip_hours"] == pytest.approx(16 * hours)
+    assert train["core_hours"] == pytest.approx(32 * hours)
+    assert train["cost"] == pytest.approx(2 * 16 * hours)
+    assert train["flops_per_image"] == 3 * label["flops_per_image"]
+    assert label["sent_bytes"] == 0  # labelling needs no other device
+    assert label["steps"] == -(-300_000_000 // 256)
+
+
+def text_of(topology_name, **changes):
+    """The compiled training step for a slice."""
+    slice_ = topology.parse(topology_name)
+    settings = config(train__selection="selection", **changes)
+    parts = trainer.build(settings, 10, 1_281_167, slice_.devices())
+    rows = settings.train.batch_size * 4
+    state = state_lib.placed(parts.shapes, parts.shardings)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(parts.mesh))
+    made = parts.step.lower(state, parts.batch(rows, 16), rng, None).compile()
+    return parts, compiled.read(made.as_text())
+
+
+def is_forward(one):
+    return "/jvp(" in one.name and "transpose" not in one.name
+
+
+def test_messages_do_not_grow_with_the_slice_and_groups_keep_to_themselves():
+    """32 cores in 4 groups of 8, and 512 in 8 of 64."""
+    reduced = {}
+    for name, batch, group in (("v3-32", 256, 8), ("v3-512", 4096, 64)):
+        parts, found = text_of(name, train__batch_size=batch)
+        assert parts.mesh.size // parts.model.stat_groups == group
+        reduces = [one for one in found.collectives if one.kind == "all-reduce"]
+        reduced[name] = sum(one.num_bytes * one.count for one in reduces)
+        statistics = [one for one in reduces if is_forward(one)]
+        assert sum(one.count for one in statistics) > 10  # of the layers' batches
+        assert {one.group_size for one in statistics} == {group}
+        # The moving averages, which alone take from all groups, go with the gradients.
+        across = [one for one in reduces if one.group_size == parts.mesh.size]
+        assert across and not any(map(is_forward, across))
+        assert not [one for one in found.collectives if one.kind == "all-to-all"]
+    assert reduced["v3-512"] == pytest.approx(reduced["v3-32"], rel=0.02)
+
+
+def test_a_group_within_a_core_needs_no_message():
+    _, found = text_of("v3-8", model__stat_groups=8, mesh__fsdp=1)
+    assert found.collectives and not any(map(is_forward, found.collectives))
+
+
+def test_out_of_memory_is_a_finding(tmp_path, capsys):
+    huge = config(data__image_size=512, train__batch_size=8192, model__remat="none")
+    found = plan.run(huge, tmp_path)
+    assert not found["train"]["fits"] and found["train"]["peak_bytes"] > 16e9
+    assert "does not fit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"plan__topology": "v9-8"}, "known are v2, v3, v4, v5e, v5p, v6e"),
+        ({"plan__topology": "v3-12"}, "power of two"),
+        ({"plan__topology": "v5e:3x5"}, "has no slice"),
+        ({"plan__topology": "v4:4x4"}, "have 3 sides"),
+        ({"train__batch_size": 100}, "cannot be shared by 4 BatchNorm groups|not divisible by 32"),
+        ({"mesh__fsdp": 3}, "does not divide 32 devices"),
+        ({"mesh__shard_above": 10**6}, "splits only 0% of the parameters"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        plan.run(config(**changes), tmp_path)
+
+
+def test_slices_have_the_sides_they_are_sold_with():
+    sides = {"v3-8": (2, 2), "v3-2048": (32, 32), "v4-8": (2, 2, 1), "v4-32": (2, 2, 4)}
+    for name, expected in sides.items():
+        assert topology.parse(name).sides == expected
+    assert topology.parse("v3:32x32x1").num_devices == topology.parse("v3-2048").num_devices == 2048
+    assert topology.parse("v5e-256").num_devices == 256
