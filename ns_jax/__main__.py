@@ -1,6 +1,6 @@
 """python -m ns_jax PROGRAM --config=FILE[:ARG] --workdir=DIR [--config.some.key=value ...]"""
 
-import importlib
+import importlib.util
 import os
 import pathlib
 import sys
@@ -88,6 +88,11 @@ def _set_up_jax() -> None:
     if directory:
         jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    # The TPU compiler, installed for `plan` on a machine without a TPU, would look for one aloud.
+    asked = "JAX_PLATFORMS" in os.environ or importlib.util.find_spec("jax_cuda13_plugin")
+    here = any(pathlib.Path("/dev").glob("accel*")) or any(pathlib.Path("/dev").glob("vfio/[0-9]*"))
+    if importlib.util.find_spec("libtpu") and not (asked or here):
+        jax.config.update("jax_platforms", "cpu")
     # A CPU's devices are its cores: labelling on two of them is 1.5 times as fast as on one device.
     chosen = (jax.config.jax_num_cpu_devices, os.environ.get("XLA_FLAGS", ""))
     if chosen[0] < 0 and "xla_force_host_platform_device_count" not in chosen[1]:

@@ -171,30 +171,29 @@ def with_stat_groups(config: config_dict.ConfigDict, num_devices: int) -> config
 def validate_training(config: config_dict.ConfigDict, num_devices: int, num_labelled: int) -> None:
     """Checks that the numbers of a training go together; raises ValueError naming those at odds."""
     train = config.train
-    if train.batch_size < 1 or train.accumulate < 1 or not 0 < train.sample_prob <= 1:
-        raise ValueError(
-            f"train.batch_size={train.batch_size}, train.accumulate={train.accumulate} and "
-            f"train.sample_prob={train.sample_prob} must be at least 1, at least 1 and in (0, 1]"
-        )
+    for name, valid, range_ in (
+        ("batch_size", train.batch_size >= 1, "at least 1"),
+        ("accumulate", train.accumulate >= 1, "at least 1"),
+        ("sample_prob", 0 < train.sample_prob <= 1, "above 0 and at most 1"),
+    ):
+        if not valid:
+            raise ValueError(f"train.{name} is {train[name]}; it must be {range_}")
     labelled, unlabelled = images_per_step(config)
-    groups = with_stat_groups(config, num_devices).model.stat_groups
-    parts = groups * train.accumulate
-    for name, count in (("labelled", labelled), ("unlabelled", unlabelled)):
-        if count % parts:
-            raise ValueError(
-                f"{count} {name} images a step cannot be shared by {groups} BatchNorm groups"
-                + (f" in {train.accumulate} turns" if train.accumulate > 1 else "")
-                + "; change train.batch_size, train.unlabelled_ratio, train.accumulate or "
-                "model.stat_groups"
-            )
+    turns = f" in {train.accumulate} turns" if train.accumulate > 1 else ""
     if (labelled + unlabelled) % (num_devices * train.accumulate):
         raise ValueError(
             f"{labelled} labelled + {unlabelled} unlabelled images a step are not divisible by "
-            f"{num_devices} devices"
-            + (f" in {train.accumulate} turns" if train.accumulate > 1 else "")
-            + "; make train.batch_size * (1 + train.unlabelled_ratio) a multiple of "
-            f"{num_devices * train.accumulate}"
+            f"{num_devices} devices{turns}; make train.batch_size * (1 + train.unlabelled_ratio) a "
+            f"multiple of {num_devices * train.accumulate}"
         )
+    groups = with_stat_groups(config, num_devices).model.stat_groups
+    for name, count in (("labelled", labelled), ("unlabelled", unlabelled)):
+        if count % (groups * train.accumulate):
+            raise ValueError(
+                f"{count} {name} images a step cannot be shared by {groups} BatchNorm groups{turns}"
+                "; change train.batch_size, train.unlabelled_ratio, train.accumulate or "
+                "model.stat_groups"
+            )
     if num_devices % config.mesh.fsdp:
         raise ValueError(f"mesh.fsdp={config.mesh.fsdp} does not divide {num_devices} devices")
     if steps(config, num_labelled)[1] < 1:

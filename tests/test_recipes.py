@@ -135,3 +135,43 @@ def test_imagenet_has_the_official_numbers(model, ratio, steps, last):
 def test_unknown_arguments_of_recipes_list_the_known_ones(config):
     with pytest.raises(ValueError, match="known: "):
         config()
+
+
+def test_the_papers_chain_is_b7_and_three_l2_with_their_ratios():
+    config = imagenet.get_config("chain=paper")
+    assert config.selftrain.iterations == 3
+    found = []
+    for k in range(4):
+        at = config_lib.at_iteration(config, k)
+        found.append((at.model.name[-2:], *config_lib.images_per_step(at), at.train.sample_prob))
+        assert at.finetune.epochs == (1.5 if k == 3 else 0)
+    assert found == [
+        ("b7", 2048, 0, 1.0),
+        ("l2", 2048, 28_672, 1.0),
+        ("l2", 2048, 28_672, 1.0),
+        ("l2", 2048, 28_672, 0.5),  # 28:1
+    ]
+    steps_per_epoch, steps = config_lib.steps(config_lib.at_iteration(config, 1), 1_281_167)
+    assert steps == 218_949 and f"{steps_per_epoch:.3f}" == "625.570"
+    first = imagenet.get_config("chain=v1")
+    names = [config_lib.at_iteration(first, k).model.name[-2:] for k in range(5)]
+    assert names == ["b7", "l0", "l1", "l2", "l2"]
+
+
+def test_l2_is_tuned_at_800_pixels_with_the_rates_of_the_tail():
+    config = imagenet.get_config("model=l2,role=finetune")
+    assert config.data.image_size == 800 and config.data.train_view == "evaluation"
+    assert (config.train.epochs, config.optim.start_epoch) == (1.5, 348.5)
+    steps_per_epoch, steps = config_lib.steps(config, 1_281_167)
+    assert steps == 938
+    schedule = optim.learning_rate_schedule(config.optim, 2048, steps_per_epoch)
+    assert f"{float(schedule(steps - 1)):.8f}" == "0.00154565"
+
+
+@pytest.mark.parametrize("model", ["b0", "b3", "b7", "l0", "l1", "l2"])
+@pytest.mark.parametrize("batch", ["official", "paper"])
+def test_recipes_go_onto_a_pod(model, batch):
+    for role in ("teacher", "student"):
+        config = imagenet.get_config(f"model={model},batch={batch},role={role}")
+        config.train.selection = "selection"
+        config_lib.validate_training(config, 2048, 1_281_167)

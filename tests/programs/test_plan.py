@@ -86,6 +86,7 @@ def is_forward(one):
     return "/jvp(" in one.name and "transpose" not in one.name
 
 
+@pytest.mark.pod
 def test_messages_do_not_grow_with_the_slice_and_groups_keep_to_themselves():
     """32 cores in 4 groups of 8, and 512 in 8 of 64."""
     reduced = {}
@@ -104,6 +105,7 @@ def test_messages_do_not_grow_with_the_slice_and_groups_keep_to_themselves():
     assert reduced["v3-512"] == pytest.approx(reduced["v3-32"], rel=0.02)
 
 
+@pytest.mark.pod
 def test_a_group_within_a_core_needs_no_message():
     _, found = text_of("v3-8", model__stat_groups=8, mesh__fsdp=1)
     assert found.collectives and not any(map(is_forward, found.collectives))

@@ -178,6 +178,7 @@ def kill_within(stage, workdir, environment, chance) -> bool:
     return begun.exists() and not over.exists()
 
 
+@pytest.mark.chaos
 def test_killed_in_every_stage_it_ends_in_the_same_bits(undisturbed, environment, tmp_path):
     seed = int(os.environ.get("NS_JAX_TEST_SEED", time.time_ns() % 2**32))
     print(f"NS_JAX_TEST_SEED={seed}")
