@@ -1,5 +1,6 @@
 """One training: teacher, student or fine-tune, by config alone. Starts where it stopped."""
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -28,9 +29,8 @@ def run(config, workdir: pathlib.Path) -> dict:
     """
     source = experiment.open_source(config, "labelled")
     devices = experiment.training_devices(config)
+    config = _with_stat_groups(config, len(devices), workdir)
     config_lib.validate_training(config, len(devices), len(source))
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
-    config = _with_stat_groups(config, len(devices), checkpoints)
     per_step = config_lib.images_per_step(config)
     parts = config.model.stat_groups * config.train.accumulate
     steps_per_epoch, total_steps = config_lib.steps(config, len(source))
@@ -53,6 +53,7 @@ def run(config, workdir: pathlib.Path) -> dict:
         f"{per_step[1]} unlabelled images, {steps_per_epoch:.4g} steps an epoch, "
         f"{config.train.epochs:g} epochs"
     )
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
     # What a training starts from, in this order: its own newest checkpoint, train.init, the seed.
     start_step = checkpoints.latest_step() or 0
     if start_step:
@@ -177,12 +178,13 @@ def _inputs(config, source, initial: dict | None) -> dict:
     return inputs
 
 
-def _with_stat_groups(config, num_devices: int, checkpoints):
+def _with_stat_groups(config, num_devices: int, workdir: pathlib.Path):
     """With BatchNorm's groups settled: a run that goes on elsewhere keeps those it began with."""
-    if config.model.stat_groups is None and checkpoints.latest_step():
-        config = copy.deepcopy(config)
-        config.model.stat_groups = checkpoints.description()["stat_groups"]
-        config_lib.validate_training(config, num_devices, 10**9)
+    if config.model.stat_groups is None:
+        with contextlib.suppress(FileNotFoundError):
+            found = checkpoint.description(workdir).get("stat_groups", 1)
+            config = copy.deepcopy(config)
+            config.model.stat_groups = found
     return config_lib.with_stat_groups(config, num_devices)
 
 

@@ -53,6 +53,14 @@ def test_a_teacher_in_the_step_equals_its_stored_labels(teacher, tiny_config, tm
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 
+def test_a_mistake_leaves_the_workdir_free_for_the_corrected_command(tiny_config, tmp_path):
+    config = config_lib.at_iteration(tiny_config, 1)
+    config.train.selection = str(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_noised_teacher_must_see_what_its_student_sees(teacher, tiny_config):  # noqa: F811
     config = config_lib.at_iteration(tiny_config, 1)
     config.train.teacher, config.train.teacher_noise = str(teacher), True
