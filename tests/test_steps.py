@@ -235,6 +235,7 @@ print(json.dumps(result))
 """
 
 
+@pytest.mark.pod
 def test_all_meshes_equal_one_device(environment):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     child = subprocess.run(
