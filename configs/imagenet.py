@@ -11,8 +11,9 @@ teaches a smaller network: `model=b3 --config.selftrain.teacher=runs/l2/iteratio
 picks one training: teacher, student or finetune.
 
 The paper's pool of 300 million images is not public: any pool of photographs takes its place. Not
-reproduced here. What the scripts do not have (L0 to L2 and all of a chain) is the paper's text, and
-mesh and remat are what `plan` found for a v3-2048 (docs/plan.md).
+reproduced here. What the scripts do not have (L0 to L2 and all of a chain) is the paper's text.
+L2's mesh and remat are what `plan` found for a v3-2048 (docs/plan.md); the other networks' are not
+planned yet.
 """
 
 import dataclasses
