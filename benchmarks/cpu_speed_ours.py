@@ -26,15 +26,17 @@ images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3)).astyp
 if mode == "inference":
     mesh = sharding.make_mesh(fsdp=1)
     variables = jax.jit(lambda rng: model.init(rng, size))(jax.random.key(0))
-    variables = sharding.put_whole(jax.device_get(variables), mesh)
+    whole = {"members": [jax.device_get(variables)], "temperature": np.float32(1)}
+    whole = sharding.put_whole(whole, mesh)
     arrays = {"image": images}
-    step = steps.compile_inference(mesh, steps.predict_step, model=model, mean=mean, std=std, k=16)
+    members = (steps.Member(model, 0, mean, std),)
+    step = steps.compile_inference(mesh, steps.predict_step, members=members, flip=False, k=16)
     began = time.perf_counter()
-    compiled = step.lower(variables, sharding.put_batch(arrays, mesh)["image"]).compile()
+    compiled = step.lower(whole, [sharding.put_batch(arrays, mesh)["image"]]).compile()
 
     def run():
         on_device = sharding.put_batch(arrays, mesh)["image"]
-        jax.block_until_ready(compiled(variables, on_device))
+        jax.block_until_ready(compiled(whole, [on_device]))
 
 else:
     mesh = sharding.make_mesh(1, experiment.training_devices(config))

@@ -43,6 +43,9 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     data.labelled = ""  # to train on
     data.unlabelled = ""  # to pseudo-label
     data.test = ""  # to evaluate on; "": no evaluation
+    data.holdout = ""  # labelled, neither trained nor tested on: the teacher is calibrated on it
+    # Test and robustness images: what resembles one of them in the pool is a leak. docs/leaks.md
+    data.guard = ""
     data.labels_per_class = 5  # digits only: the images that keep their label ...
     data.split_seed = 0  # ... and the seed that draws them
     data.image_size = optional(int)  # pixels; None: the network's resolution
@@ -127,9 +130,16 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     finetune.remat = optional(str)  # None: as before
 
     config.label = label = config_dict.ConfigDict()
-    label.checkpoint = ""  # the teacher
+    label.checkpoint = ""  # the teacher; or several with commas between: their mean
+    label.subset = ""  # directory of a selection: label only its images, each once
+    label.temperature = 1.0  # of what is stored: above 1 is less sure; data.holdout has it fitted
+    label.flip = False  # the mean over an image and its mirror image
     label.batch_size = 256
     label.images_per_shard = 16384
+    # Of n workers that are started apart, on any hosts: 0/n for the first to (n-1)/n for the last.
+    # It says where one begins. "": as the processes of one run.
+    label.worker = ""
+    label.lease_seconds = 60.0  # without a sign of life after which another takes a shard over
     label.classes_kept = optional(int)  # most probable classes stored; None: 16, or all if fewer
 
     config.select = select = config_dict.ConfigDict()

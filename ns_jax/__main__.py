@@ -19,6 +19,7 @@ PROGRAMS = {
     "convert": "weights in and out: timm safetensors, TF1 checkpoints, StableHLO",
 }
 ALONE = ("doctor", "convert", "plan")  # in one process
+IN_BUCKETS = ("label",)  # their workdir may be one
 CACHE = "NS_JAX_COMPILE_CACHE"  # a directory; "" switches the cache of compiled steps off
 
 FLAGS = flags.FLAGS
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"unexpected argument {rest[0]!r}; flags start with --")
         if _CONFIG.value is None or _WORKDIR.value is None:
             raise ValueError("--config=FILE and --workdir=DIR are needed")
-        config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value).absolute()
+        config, workdir = _CONFIG.value, _workdir(argv[1], _WORKDIR.value)
     except (KeyError, AttributeError) as error:
         return _fail(_unknown_key(error, argv))
     except (flags.Error, ValueError, TypeError, OSError) as error:
@@ -78,6 +79,21 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return _fail(error)
     return 0
+
+
+def _workdir(program: str, name: str):
+    """A path with pathlib's methods. Raises ValueError for a bucket where a disk is needed."""
+    if "://" not in name:
+        return pathlib.Path(name).absolute()
+    if program not in IN_BUCKETS:
+        raise ValueError(
+            f"--workdir={name}: {program} needs a directory on a disk; mount the bucket (Cloud "
+            f"Storage FUSE) and name its directory. Programs that work in a bucket: "
+            f"{', '.join(IN_BUCKETS)}"
+        )
+    from etils import epath
+
+    return epath.Path(name)
 
 
 def _set_up_jax() -> None:

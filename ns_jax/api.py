@@ -66,11 +66,12 @@ class Classifier:
         source = _source(images)
         found, bad = [], []
         with Progress("classifying", len(images), shown=len(images) >= LONG) as progress:
+            size = self._batch_size(len(images))
             for batch in pipeline.evaluation_batches(
                 source,
-                [range(len(images))],
-                self.preprocessing,
-                batch_size=self._batch_size(len(images)),
+                pipeline.full_batches([range(len(images))], size),
+                [self.preprocessing],
+                batch_size=size,
                 reading=pipeline.Reading(workers=0, prefetch=4),
             ):
                 bad += [
@@ -79,7 +80,7 @@ class Classifier:
                     if status != "ok"
                 ]
                 if not bad:
-                    logits = self._run(batch["image"])[: len(batch["index"])]
+                    logits = self._run(batch["image_0"])[: len(batch["index"])]
                     found += [self._best(row, top) for row in logits]
                 progress.advance(len(batch["index"]))
         if bad:

@@ -3,9 +3,12 @@
 import copy
 import json
 import math
+import os
 import pathlib
 
 from ml_collections import config_dict
+
+from ns_jax.data import files
 
 
 def parse_arg(arg: str, **defaults):
@@ -97,6 +100,20 @@ def _assign(config, path: str, value) -> None:
         raise ValueError(f"selftrain.overrides: config.{path}: {error}") from None
 
 
+# What may differ between the starts of a run, and between the workers of one: no result depends on
+# it.
+HARMLESS = (
+    "data.workers",
+    "data.read_threads",
+    "data.prefetch",
+    "label.batch_size",
+    "label.worker",
+    "label.lease_seconds",
+    "evaluate.batch_size",
+    "select.memory_gb",
+)
+
+
 def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
     """Writes `config.json`, or compares with the one there if anything stands beside it.
 
@@ -108,7 +125,8 @@ def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None
         write_json(path, ours)
         return
     theirs, ours = dict(_leaves(json.loads(path.read_text()))), dict(_leaves(ours))
-    different = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
+    names = (theirs.keys() | ours.keys()) - set(HARMLESS)
+    different = sorted(name for name in names if theirs.get(name) != ours.get(name))
     if different:
         lines = [f"  config.{k}: {theirs.get(k)!r} there, {ours.get(k)!r} now" for k in different]
         raise ValueError(
@@ -119,10 +137,7 @@ def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None
 
 def write_json(path: pathlib.Path, content) -> None:
     """Writes a JSON file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)
+    files.write(os.fspath(path), f"{json.dumps(content, indent=1)}\n".encode())
 
 
 def images_per_step(config: config_dict.ConfigDict) -> tuple[int, int]:

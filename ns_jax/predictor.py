@@ -1,72 +1,117 @@
-"""A checkpoint at work: un-noised predictions over a source. Labelling and evaluation are this."""
+"""Checkpoints at work: un-noised predictions over a source. Labelling and evaluation are this."""
 
-import pathlib
-from collections.abc import Iterator, Sequence
+import collections
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
 
 from ns_jax import checkpoint, experiment, sharding, steps, trees
-from ns_jax.data import pipeline
-from ns_jax.data.source import Source
+from ns_jax.data import pipeline, source
+
+IN_FLIGHT = 2  # batches that the device has or may begin with while the host reads one back
 
 
 class Predictor:
-    """The EMA weights of a checkpoint with the preprocessing that came with them."""
+    """One network, or the mean of several, each with the preprocessing that came with it."""
 
-    def __init__(self, path: str | pathlib.Path, *, batch_size: int, k: int):
-        """Predicts the `k` best classes (all of them, if there are fewer) of images in batches.
+    def __init__(self, paths: str, *, batch_size: int, temperature: float = 1.0, flip=False):
+        """`paths`: a checkpoint, or several with commas between, of the same classes.
 
-        `batch_size` is of all processes together.
+        Predicts in batches of `batch_size`, of all processes together; `flip` takes the mean over
+        an image and its mirror image. Raises ValueError for checkpoints of different classes.
         """
-        self.path = checkpoint.find(path)
-        description, variables = checkpoint.load_model(self.path)
-        self.class_names = description["class_names"]
-        self.preprocessing = experiment.described_preprocessing(description)
-        self.digest = trees.digest(variables)
-        self.k = min(k, len(self.class_names))
+        self.paths = [str(checkpoint.find(path.strip())) for path in paths.split(",")]
+        loaded = [checkpoint.load_model(path) for path in self.paths]
+        descriptions = [description for description, _ in loaded]
+        self.class_names = descriptions[0]["class_names"]
+        for path, description in zip(self.paths, descriptions, strict=True):
+            names = description["class_names"]
+            experiment.check_classes(names, self.class_names, path, self.paths[0])
+        wanted = [experiment.described_preprocessing(description) for description in descriptions]
+        self.views = list(dict.fromkeys(wanted))  # what the networks want to see of an image
+        digests = [trees.digest(variables) for _, variables in loaded]
+        self.digest = digests[0] if len(digests) == 1 else source.digest(*digests)
         # Each process works alone, on its own devices and its own images.
         self._mesh = sharding.make_mesh(1, jax.local_devices())
-        self._variables = sharding.put_whole(variables, self._mesh)
+        self._weights = sharding.put_whole([variables for _, variables in loaded], self._mesh)
         share = -(-batch_size // jax.process_count())
-        self._batch_size = sharding.round_up(share, self._mesh)
-        self._step = steps.compile_inference(
-            self._mesh,
-            steps.predict_step,
-            model=experiment.described_model(description),
-            mean=self.preprocessing.mean,
-            std=self.preprocessing.std,
-            k=self.k,
+        self.batch_size = sharding.round_up(share, self._mesh)
+        self.temperature, self._flip = temperature, flip
+        self._members = tuple(
+            steps.Member(
+                experiment.described_model(description),
+                self.views.index(preprocessing),
+                preprocessing.mean,
+                preprocessing.std,
+            )
+            for description, preprocessing in zip(descriptions, wanted, strict=True)
         )
 
     def predict(
-        self, source: Source, ranges: Sequence[range], reading: pipeline.Reading
+        self,
+        source: source.Source,
+        chunks: Iterable[Sequence[int]],
+        reading: pipeline.Reading,
+        k: int,
+        hashed: bool = False,
     ) -> Iterator[dict]:
-        """For each batch of `ranges`: `index`, `label`, `key`, `status` as in
-        `pipeline.evaluation_batches`, `classes` int32 and `probs` float32 `[n, k]` best first.
+        """The images of `chunks`, indices of `source`, in order, in full batches: for each
 
-        The device works on a batch while the host reads back the one before.
+        `index`, `label`, `key`, `status` (`phash`) as in `pipeline.evaluation_batches`, `classes`
+        int32 and `probs` float32 `[n, k]` best first.
         """
+        step = steps.compile_inference(
+            self._mesh, steps.predict_step, members=self._members, flip=self._flip, k=k
+        )
+        for batch, (classes, probs) in self._run(step, source, chunks, reading, hashed):
+            yield {**batch, "classes": classes, "probs": probs}
+
+    def logits(
+        self, source: source.Source, chunks: Iterable[Sequence[int]], reading: pipeline.Reading
+    ) -> Iterator[dict]:
+        """As `predict`, with `logits` float32 `[n, M, classes]` of members and mirror images."""
+        step = steps.compile_inference(
+            self._mesh, steps.member_logits, members=self._members, flip=self._flip
+        )
+
+        def of_members(whole, views):
+            return step(whole["members"], views)
+
+        for batch, logits in self._run(of_members, source, chunks, reading):
+            yield {**batch, "logits": logits}
+
+    def _run(self, step, source, chunks, reading, hashed=False) -> Iterator[tuple]:
+        """Each batch's host columns, and what `step` returned of it, less the padding.
+
+        While the host reads a batch back, the device has the next one and its result is already
+        on its way.
+        """
+        whole = {"members": self._weights, "temperature": np.float32(self.temperature)}
         batches = pipeline.evaluation_batches(
             source,
-            ranges,
-            self.preprocessing,
-            batch_size=self._batch_size,
+            pipeline.full_batches(chunks, self.batch_size),
+            self.views,
+            batch_size=self.batch_size,
             reading=reading,
+            hashed=hashed,
         )
-        pending = None
-        for batch in batches:
-            images = sharding.put_batch({"image": batch.pop("image")}, self._mesh)["image"]
-            batch["on_device"] = self._step(self._variables, images)
-            if pending:
-                yield _read_back(pending)
-            pending = batch
-        if pending:
-            yield _read_back(pending)
-        batches.close()
+        in_flight = collections.deque()
+        try:
+            for batch in batches:
+                names = [f"image_{number}" for number in range(len(self.views))]
+                views = sharding.put_batch({name: batch.pop(name) for name in names}, self._mesh)
+                result = step(whole, [views[name] for name in names])
+                jax.tree.map(lambda array: array.copy_to_host_async(), result)
+                in_flight.append((batch, result))
+                if len(in_flight) == IN_FLIGHT:
+                    yield _read_back(*in_flight.popleft())
+            while in_flight:
+                yield _read_back(*in_flight.popleft())
+        finally:
+            batches.close()
 
 
-def _read_back(batch: dict) -> dict:
+def _read_back(batch: dict, result) -> tuple:
     rows = len(batch["index"])
-    classes, probs = (np.asarray(array)[:rows] for array in batch.pop("on_device"))
-    return {**batch, "classes": classes, "probs": probs}
+    return batch, jax.tree.map(lambda array: np.asarray(array)[:rows], result)

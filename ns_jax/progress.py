@@ -47,6 +47,10 @@ class Progress:
             return 0.0
         return (self._done - self._done_at_start) / max(time.monotonic() - self._started, 1e-9)
 
+    def reach(self, images: int) -> None:
+        """So many in all, of which others may have done a part; fewer than before count as none."""
+        self.advance(max(0, images - self._done))
+
     def advance(self, images: int, **numbers: float) -> None:
         self._done += images
         if self._started is None:

@@ -58,3 +58,50 @@ def tensors():
     model = efficientnet.build("efficientnet-b0", num_classes=7)
     names = layout.their_shapes(model, timm.entries(model))
     return {name: random_weights.tensor(name, shape) for name, shape in names.items()}
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """gs:// as a directory: fsspec's own local files under Google's name."""
+    from etils.epath import backend
+    from fsspec.implementations.dirfs import DirFileSystem
+    from fsspec.implementations.local import LocalFileSystem
+
+    from ns_jax.data import files
+
+    class Bucket(DirFileSystem):
+        protocol = "gs"
+
+        def __init__(self, **_):
+            super().__init__(path=str(tmp_path), fs=LocalFileSystem(auto_mkdir=True))
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return path.removeprefix("gs://").rstrip("/")
+
+    for name in ("gs", "gcs"):
+        monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, name, Bucket)
+    files._check_library.cache_clear()
+    backend.fsspec_backend._get_filesystem.cache_clear()
+    yield tmp_path
+    files._check_library.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def make_teacher():
+    """`make_teacher(directory, seed, size)`: a checkpoint of random weights for the digits."""
+    from ns_jax import checkpoint, experiment
+    from ns_jax.data import images
+    from ns_jax.models import efficientnet
+
+    def make(directory, seed=1, size=16):
+        model = efficientnet.build("efficientnet-pico", 10, small_images=True)
+        fresh = jax.jit(lambda rng: model.init(rng, size))
+        variables = jax.device_get(fresh(jax.random.key(seed)))
+        preprocessing = images.Preprocessing(size, "none", (0.5,) * 3, (0.25,) * 3)
+        names = [str(digit) for digit in range(10)]
+        description = experiment.describe(model, preprocessing, names)
+        checkpoint.save_model(directory, description, variables)
+        return directory
+
+    return make

@@ -10,17 +10,19 @@ PACKAGE = ROOT / "ns_jax"
 
 # Lowest first. A module imports from lower floors only; none imports a neighbour on its own floor.
 FLOORS = [
+    {"data.files"},
     {
         *("config", "trees", "losses", "metrics", "progress", "idle", "models.convolutions"),
         *("compiled", "processes", "topology"),
-        *("data.decoding", "data.resizing", "data.files", "data.workers"),
+        *("data.decoding", "data.resizing", "data.workers"),
     },
     {
-        *("models.layers", "manifest", "sharding", "optim", "checkpoint"),
+        *("models.layers", "manifest", "sharding", "optim", "checkpoint", "leases", "calibration"),
         *("data.images", "data.randaugment", "data.labels", "data.source", "data.class_names"),
         "data.bad_images",
     },
     {
+        "shards",
         *("state", "models.efficientnet", "weights.published", "weights.layout", "data.views"),
         *("data.formats.digits", "data.formats.folder", "data.formats.tfds"),
         *("data.formats.array_record", "data.formats.parquet", "data.formats.webdataset"),

@@ -7,13 +7,11 @@ import socket
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
-from ns_jax import checkpoint, experiment, trees
+from ns_jax import checkpoint, trees
 from ns_jax.data import labels
-from ns_jax.models import efficientnet
 from tests.conftest import ROOT
 
 FLAGS = {
@@ -36,16 +34,9 @@ FLAGS = {
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    """A checkpoint of random weights: labels need not be good."""
-    directory = tmp_path_factory.mktemp("teacher")
-    model = efficientnet.build("efficientnet-pico", 10, small_images=True)
-    variables = jax.device_get(jax.jit(lambda: model.init(jax.random.key(1), 16))())
-    preprocessing = experiment.images.Preprocessing(16, "none", (0.5,) * 3, (0.25,) * 3)
-    names = [str(digit) for digit in range(10)]
-    description = experiment.describe(model, preprocessing, names)
-    checkpoint.save_model(directory, description, variables)
-    return directory
+def teacher(tmp_path_factory, make_teacher):
+    """Labels need not be good."""
+    return make_teacher(tmp_path_factory.mktemp("teacher"))
 
 
 def command(workdir, teacher, **changes):

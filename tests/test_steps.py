@@ -186,8 +186,10 @@ def test_ties_go_to_the_lower_class():
     model, _ = build()
     shapes = jax.eval_shape(lambda rng: model.init(rng, 16), jax.random.key(0))
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    predict = functools.partial(steps.predict_step, model=model, mean=(0,) * 3, std=(1,) * 3, k=3)
-    classes, probs = jax.jit(predict)(variables, np.zeros((2, 16, 16, 3), np.uint8))
+    members = (steps.Member(model, 0, (0,) * 3, (1,) * 3),)
+    predict = functools.partial(steps.predict_step, members=members, flip=False, k=3)
+    whole = {"members": [variables], "temperature": np.float32(1)}
+    classes, probs = jax.jit(predict)(whole, [np.zeros((2, 16, 16, 3), np.uint8)])
     np.testing.assert_array_equal(classes, [[0, 1, 2]] * 2)
     np.testing.assert_allclose(probs, 0.1, rtol=1e-6)
 

@@ -52,14 +52,20 @@ class Picture:
 
         Raises BadImageError: empty, not an image, or more than `max_pixels`.
         """
-        self._data, self._pixels = data, None
+        self._data, self._pixels, self._header = data, None, None
         if isinstance(data, np.ndarray):
             if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3 or not data.size:
                 raise BadImageError(f"not an RGB image: {data.dtype}{list(data.shape)}")
             self._pixels = data
         elif not data:
             raise BadImageError("empty file")
-        size = data.shape[:2] if isinstance(data, np.ndarray) else _size(data)
+        if self._pixels is not None:
+            size = data.shape[:2]
+        elif _is_jpeg(data):
+            self._header = _jpeg_header(data)
+            size = self._header and self._header.size
+        else:
+            size = _size(data)
         if size is None:  # a rarer format: OpenCV reads it, under its own limit of 2^30 pixels
             self._pixels = _decode(data, 1)
             size = self._pixels.shape[:2]
@@ -80,15 +86,16 @@ class Picture:
         """
         if self._pixels is not None:
             return self._pixels
-        if not self.reducible:
+        if self._header is None:
             return _decode(self._data, 1)
-        pixels = _decode_jpeg(self._data, reduction, self.height if bottom is None else bottom)
+        bottom = self.height if bottom is None else bottom
+        pixels = _decode_jpeg(self._data, self._header, reduction, bottom)
         return _decode(self._data, reduction) if pixels is None else pixels
 
     @property
     def reducible(self) -> bool:
         """Whether `pixels` can be had at reduced size."""
-        return self._pixels is None and _is_jpeg(self._data)
+        return self._header is not None
 
 
 def decode(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -102,19 +109,21 @@ def decode(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> np.ndarray
 def _decode(data: bytes, reduction: int) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[reduction])
     if image is None:
-        raise BadImageError("not an image" if _size(data) is None else "truncated or damaged")
+        known = _is_jpeg(data) or _size(data)
+        raise BadImageError("truncated or damaged" if known else "not an image")
     return image
 
 
-def _decode_jpeg(data: bytes, reduction: int, bottom: int) -> np.ndarray | None:
+def _decode_jpeg(
+    data: bytes, header: "_JpegHeader", reduction: int, bottom: int
+) -> np.ndarray | None:
     """As `_decode`, less the rows below `bottom`; None where only OpenCV can tell.
 
     simplejpeg has the same pixels (both are libjpeg-turbo), and more to the point it keeps silent
     where rows are left out, of which OpenCV's copy of the library complains on stderr.
     """
-    header = _jpeg_header(data)
     # Upright, and with an end: a file without one is truncated, which OpenCV reports.
-    if header is None or header.orientation != 1 or data.rfind(b"\xff\xd9", header.place) < 0:
+    if header.orientation != 1 or data.rfind(b"\xff\xd9", header.place) < 0:
         return None
     # Colours between rows need the row below, of colours sampled at every second row.
     rows = bottom + 2 * reduction if header.one_scan else header.height
@@ -129,14 +138,11 @@ def _decode_jpeg(data: bytes, reduction: int, bottom: int) -> np.ndarray | None:
 
 
 def _size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of the upright image as the header has it; None where we do not read it.
+    """(height, width) of an image that is no JPEG; None where we do not read its header.
 
     Raises BadImageError for a header that breaks off.
     """
     try:
-        if _is_jpeg(data):
-            header = _jpeg_header(data)
-            return header and header.size
         if data[:8] == b"\x89PNG\r\n\x1a\n":
             width, height = struct.unpack_from(">II", data, 16)
         elif data[:4] == b"GIF8":
@@ -173,7 +179,15 @@ class _JpegHeader:
 
 
 def _jpeg_header(data: bytes) -> _JpegHeader | None:
-    """None where we do not read it. Raises IndexError or struct.error if it breaks off."""
+    """None where we do not read it. Raises BadImageError for one that breaks off."""
+    try:
+        return _read_jpeg_header(data)
+    except (struct.error, IndexError):
+        raise BadImageError("truncated or damaged") from None
+
+
+def _read_jpeg_header(data: bytes) -> _JpegHeader | None:
+    """Raises IndexError or struct.error if it breaks off."""
     position, orientation, frame = 2, 1, None
     while True:
         if data[position] != 0xFF:  # rubbish between the segments, which a decoder may skip

@@ -1,10 +1,14 @@
 """Files on disks and, through `etils.epath`, in buckets (`gs://`): lists, bytes, fingerprints."""
 
 import concurrent.futures
+import contextlib
+import errno
 import functools
 import glob
 import hashlib
 import os
+import shutil
+import uuid
 from collections.abc import Sequence
 
 import fsspec
@@ -83,13 +87,87 @@ def open_binary(path: str, buffering: int = -1):
 def write(path: str, data: bytes) -> None:
     """Writes a file whole or not at all, and the directories it lies in. Raises OSError."""
     if is_remote(path):
-        _remote(path).write_bytes(data)
+        _remote(path).write_bytes(data)  # an object is there whole or not at all
         return
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(data)
-    os.replace(temporary, path)
+    with _written(path, data) as temporary:
+        os.replace(temporary, path)
+
+
+def create(path: str, data: bytes) -> bool:
+    """As `write`, but only where no file is yet: whether this call made it, of many hosts' calls.
+
+    On a file system without hard links (some mounts of buckets) two calls at the same instant may
+    both believe that they did; the file is whole all the same. Raises OSError.
+    """
+    if is_remote(path):
+        if _remote(path).exists():
+            return False
+        try:
+            _filesystem(path).pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    with _written(path, data) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            if os.path.exists(path):
+                return False
+            os.replace(temporary, path)
+    return True
+
+
+@contextlib.contextmanager
+def _written(path: str, data: bytes):
+    """A new file beside `path`, gone afterwards. Raises OSError, of a full disk with what to do."""
+    directory = os.path.dirname(path) or "."
+    os.makedirs(directory, exist_ok=True)
+    temporary = os.path.join(directory, f".{os.path.basename(path)}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+        yield temporary
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(directory).free
+            raise OSError(
+                error.errno,
+                f"{os.strerror(error.errno)}: {path} needs {len(data):,} bytes, {free:,} are free. "
+                "What was finished is kept: make room and start the same command again",
+            ) from None
+        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+def exists(path: str) -> bool:
+    return _remote(path).exists() if is_remote(path) else os.path.exists(path)
+
+
+def remove(path: str) -> None:
+    """Removes a file, if it is there. Raises OSError."""
+    if is_remote(path):
+        _remote(path).unlink(missing_ok=True)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+
+
+def names(directory: str) -> list[str]:
+    """Of the files in a directory, sorted; none if it is not there."""
+    if is_remote(directory):
+        if not _remote(directory).exists():
+            return []
+        return sorted(path.name for path in _remote(directory).iterdir())
+    try:
+        return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
 
 
 def read_range(path: str, offset: int, length: int, version: str) -> bytes:
@@ -137,6 +215,12 @@ def _signature(path: str, shard: bool) -> bytes:
             file.seek(offset)
             sample.update(file.read(SAMPLE))
     return sample.digest()
+
+
+def _filesystem(path: str):
+    scheme = path.partition("://")[0]
+    _check_library(scheme)
+    return fsspec.filesystem(scheme)
 
 
 def _remote(path: str) -> epath.Path:

@@ -7,16 +7,19 @@ target is the teacher's) and `teacher_image`; where only some rows are to be noi
 Nothing here touches a device; every row is a function of (seed, step, row).
 """
 
+import collections
+import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import grain
 import numpy as np
 
-from ns_jax.data import decoding, images, labels, views, workers
+from ns_jax.data import decoding, images, labels, perceptual, views, workers
 from ns_jax.data.source import Source
 
 
@@ -34,58 +37,41 @@ class Reading:
             if value is not None and value < least:
                 raise ValueError(f"data.{name} is {value}; set it to {least} or more")
 
-    def iterate(self, batches: "Batches") -> Iterator[dict]:
-        """The batches in order, made ahead. Close the iterator to end the workers."""
+    def iterate(self, make: Callable, parts: Iterable, num_bytes: int) -> Iterator[dict]:
+        """`make(part, empty)` of each of `parts` in order, ahead; see `workers.Workers`.
+
+        `num_bytes` is what a batch's arrays may take. `parts` is read as batches are asked for, no
+        more than `prefetch` ahead of them. Close the iterator to end the workers.
+        """
         count = default_workers() if self.workers is None else self.workers
         if not count:
-            return iter(batches.to_iter_dataset(grain.ReadOptions(self.threads, self.prefetch)))
-        ahead = -(-self.prefetch // count)
-        return workers.Workers(batches, count, ahead, batches.num_bytes)
+            return self._threaded(make, parts)
+        return workers.Workers(make, parts, count, -(-self.prefetch // count), num_bytes)
+
+    def _threaded(self, make: Callable, parts: Iterable) -> Iterator[dict]:
+        parts = iter(parts)
+        with concurrent.futures.ThreadPoolExecutor(self.threads) as pool:
+            owed = collections.deque()
+
+            def ask(count: int) -> None:
+                for part in itertools.islice(parts, count):
+                    owed.append(pool.submit(make, part, np.empty))
+
+            try:
+                ask(self.prefetch)
+                while owed:
+                    batch = owed.popleft().result()
+                    ask(1)
+                    yield batch
+            finally:
+                for batch in owed:
+                    batch.cancel()
 
 
 def default_workers() -> int:
     """All cores but one, if there are more than four: few cores are better shared by threads."""
     cores = getattr(os, "process_cpu_count", os.cpu_count)()
     return min(cores - 1, 64) if cores > 4 else 0
-
-
-class Batches(grain.MapDataset):
-    """Rows, several at a time."""
-
-    def __init__(self, rows: grain.MapDataset, parts: Sequence[range], collate, num_bytes: int):
-        """Batch i is of the rows `parts[i]`.
-
-        `collate(rows, count, empty)` makes it of an iterator over these `count` rows, with arrays,
-        of `num_bytes` at most, that come from `empty` (see `workers.Batches`).
-        """
-        super().__init__(rows)
-        self._rows, self._parts, self._collate, self.num_bytes = rows, parts, collate, num_bytes
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def __getitem__(self, position):
-        return self.slice(position) if isinstance(position, slice) else self.make(position)
-
-    def make(self, position: int, empty=np.empty) -> dict:
-        part = self._parts[position]
-        return self._collate((self._rows[place] for place in part), len(part), empty)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Steps:
-    """The rows of each step from `start` on, of all the same number."""
-
-    start: int
-    stop: int
-    size: int
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __getitem__(self, position: int) -> range:
-        first = (self.start + position) * self.size
-        return range(first, first + self.size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +251,11 @@ def train_batches(
     # target_classes, target_probs, weight, index, bad and up to two marks beside the images; each
     # array starts aligned
     num_bytes = size * (view.num_bytes + 8 * labelled.k + 15) + 9 * workers.ALIGNMENT
-    return reading.iterate(Batches(rows, _Steps(start_step, steps, size), _stack, num_bytes))
+
+    def make(step: int, empty: Callable) -> dict:
+        return _stack((rows[step * size + place] for place in range(size)), size, empty)
+
+    return reading.iterate(make, range(start_step, steps), num_bytes)
 
 
 def _stream_seed(seed: int, number: int) -> int:
@@ -295,52 +285,68 @@ def _stack(rows: Iterator[dict], count: int, empty) -> dict[str, np.ndarray]:
     return batch
 
 
+def full_batches(chunks: Iterable[Sequence[int]], batch_size: int) -> Iterator[np.ndarray]:
+    """The indices of `chunks` in order, int64 `[batch_size]` at a time; the last may be fewer."""
+    held, count = [], 0
+    for chunk in chunks:
+        chunk = np.asarray(chunk, np.int64)
+        while count + len(chunk) >= batch_size:
+            yield np.concatenate([*held, chunk[: batch_size - count]])
+            chunk, held, count = chunk[batch_size - count :], [], 0
+        if len(chunk):
+            held.append(chunk)
+            count += len(chunk)
+    if count:
+        yield np.concatenate(held)
+
+
 def evaluation_batches(
     source: Source,
-    ranges: Sequence[range],
-    preprocessing: images.Preprocessing,
+    parts: Iterable[np.ndarray],
+    preprocessings: Sequence[images.Preprocessing],
     *,
     batch_size: int,
     reading: Reading,
+    hashed: bool = False,
 ) -> Iterator[dict]:
-    """Every image of `ranges` once, un-noised, in order; no batch has images of two ranges.
+    """A batch of the images of each of `parts` (at most `batch_size` indices), in order, un-noised.
 
-    `image` uint8 `[B, S, S, 3]`, a range's last one padded with zeros; for the n images there are,
-    `index`, `label` int `[n]`, `key` and `status` lists: `ok` or why the image cannot be read.
+    `image_0`, `image_1`, ...: for each of `preprocessings` uint8 `[B, S, S, 3]`, padded with zeros;
+    for the n images there are, `index` int64, `label` int32 `[n]`, `key` and `status` lists: `ok`
+    or why the image cannot be read. With `hashed` also `phash` uint64 `[n]`, which is
+    `perceptual.NOTHING` of what cannot be read. An image is decoded once.
     """
+    shapes = [(preprocessing.size,) * 2 + (3,) for preprocessing in preprocessings]
 
-    shape = (preprocessing.size, preprocessing.size, 3)
-
-    def read(index: int) -> dict:
-        example = source[index]
-        try:
-            image = preprocessing(decoding.decode(example["image"], source.max_pixels))
-            status = "ok"
-        except decoding.BadImageError as error:
-            image, status = np.zeros(shape, np.uint8), str(error)
-        return {**example, "image": image, "index": index, "status": status}
-
-    def collate(rows: Iterator[dict], count: int, empty) -> dict:
-        padded = empty((batch_size, *shape), np.uint8)
-        padded[count:] = 0
-        lists = {name: [] for name in ("index", "label", "key", "status")}
-        for place, row in enumerate(rows):
-            padded[place] = row["image"]
-            for name, values in lists.items():
-                values.append(row[name])
-        return {
-            "image": padded,
-            "index": np.asarray(lists["index"], np.int64),
-            "label": np.asarray(lists["label"], np.int32),
-            "key": lists["key"],
-            "status": lists["status"],
+    def make(part: np.ndarray, empty: Callable) -> dict:
+        views = [empty((batch_size, *shape), np.uint8) for shape in shapes]
+        batch = {
+            "index": np.asarray(part, np.int64),
+            "label": np.zeros(len(part), np.int32),
+            "key": [],
+            "status": [],
         }
+        if hashed:
+            batch["phash"] = np.full(len(part), perceptual.NOTHING, np.uint64)
+        for view in views:
+            view[len(part) :] = 0
+        for place, index in enumerate(part):
+            example = source[int(index)]
+            status = "ok"
+            try:
+                pixels = decoding.decode(example["image"], source.max_pixels)
+                for view, preprocessing in zip(views, preprocessings, strict=True):
+                    view[place] = preprocessing(pixels)
+                if hashed:
+                    batch["phash"][place] = perceptual.phash(pixels)
+            except decoding.BadImageError as error:
+                status = str(error)
+                for view in views:
+                    view[place] = 0
+            batch["label"][place] = example["label"]
+            batch["key"].append(example["key"])
+            batch["status"].append(status)
+        return {**{f"image_{n}": view for n, view in enumerate(views)}, **batch}
 
-    parts = [
-        range(start, min(start + batch_size, indices.stop))
-        for indices in ranges
-        for start in range(indices.start, indices.stop, batch_size)
-    ]
-    rows = grain.MapDataset.range(len(source)).map(read)
-    num_bytes = batch_size * math.prod(shape) + workers.ALIGNMENT
-    return reading.iterate(Batches(rows, parts, collate, num_bytes))
+    num_bytes = batch_size * sum(map(math.prod, shapes)) + workers.ALIGNMENT * (1 + len(shapes))
+    return reading.iterate(make, parts, num_bytes)

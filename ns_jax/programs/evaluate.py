@@ -14,10 +14,9 @@ from ns_jax.progress import Progress, say
 def run(config, workdir: pathlib.Path) -> dict:
     """Writes and returns `eval.json`. Images that cannot be read are counted, not scored."""
     source = experiment.open_source(config, "test")
-    model = predictor.Predictor(
-        config.evaluate.checkpoint, batch_size=config.evaluate.batch_size, k=5
-    )
-    experiment.check_classes(source.class_names, model.class_names, source.name, str(model.path))
+    model = predictor.Predictor(config.evaluate.checkpoint, batch_size=config.evaluate.batch_size)
+    names = model.class_names
+    experiment.check_classes(source.class_names, names, source.name, config.evaluate.checkpoint)
     inputs = {"model": model.digest, "source": source.fingerprint}
     path = workdir / "eval.json"
     if path.exists():
@@ -27,11 +26,10 @@ def run(config, workdir: pathlib.Path) -> dict:
 
     bad = bad_images.BadImages(source, config.data.max_bad_fraction)
     share = np.array_split(np.arange(len(source)), processes.count())[processes.index()]
-    k = model.k
+    k = min(5, len(model.class_names))
     parts = [(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), np.zeros(0, np.int32))]
     with Progress("evaluating", len(share)) as progress:
-        mine = [range(share[0], share[-1] + 1)] if len(share) else []
-        for batch in model.predict(source, mine, experiment.reading(config)):
+        for batch in model.predict(source, [share], experiment.reading(config), k):
             ok = np.asarray([status == "ok" for status in batch["status"]])
             bad.add(batch["index"][~ok])
             parts.append([batch[name][ok] for name in ("classes", "probs", "label")])

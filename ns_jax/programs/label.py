@@ -1,98 +1,226 @@
-"""A teacher's predictions over an unlabelled source, as label shards."""
+"""A teacher's predictions over an unlabelled source, as label shards, by any number of workers."""
 
-import pathlib
+import collections
+import concurrent.futures
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ns_jax import experiment, manifest, predictor, processes
-from ns_jax.data import bad_images, labels
+from ns_jax import calibration, experiment, leases, manifest, predictor, processes
+from ns_jax.data import bad_images, files
+from ns_jax.data.selection import Selection
 from ns_jax.progress import Progress, say
+from ns_jax.shards import Shards
 
-CLASSES_KEPT = 16  # of many classes: 80 bytes an image instead of 4,000
+CLASSES_KEPT = 16  # of many classes: 52 bytes an image instead of 4,000
+WAIT_SECONDS = 1.0  # of a worker between two looks for something to do
 
 
-def run(config, workdir: pathlib.Path) -> dict:
-    """Writes `labels/` in `workdir`; finished shards are never computed again."""
+def run(config, workdir) -> dict:
+    """Writes `labels/` in `workdir`; finished shards are never computed again.
+
+    Workers share nothing but that directory: each claims shards, and the last ones take over what
+    others left. All return when every shard is there. Raises ValueError for numbers that do not go
+    together, shards of another teacher or source, and too many bad images.
+    """
+    begin = _begin(config.label.worker)
     source = experiment.open_source(config, "unlabelled")
+    images, subset = _images(config, source)
     teacher = predictor.Predictor(
         config.label.checkpoint,
         batch_size=config.label.batch_size,
-        k=config.label.classes_kept or CLASSES_KEPT,
+        temperature=config.label.temperature,
+        flip=config.label.flip,
     )
+    directory = workdir / "labels"
+    if config.data.holdout:
+        teacher.temperature = _fitted_temperature(config, teacher, directory)
+    k = min(config.label.classes_kept or CLASSES_KEPT, len(teacher.class_names))
     made_of = {
         "teacher": teacher.digest,
         "source": source.fingerprint,
+        "subset": subset,
         "class_names": teacher.class_names,
-        "k": teacher.k,
-        "preprocessing": vars(teacher.preprocessing),
+        "k": k,
+        "temperature": teacher.temperature,
+        "flip": config.label.flip,
+        "preprocessing": [vars(view) for view in teacher.views],
+        "hashed": bool(config.data.guard),
     }
-    directory = workdir / "labels"
     inputs = {**made_of, "images_per_shard": config.label.images_per_shard}
     if manifest.is_done(directory, inputs):
         say(f"{directory}: labelled already")
         return manifest.read(directory)["outputs"]
 
-    ranges = labels.shard_ranges(len(source), config.label.images_per_shard)
-    shards = [directory / labels.shard_name(shard, len(ranges)) for shard in range(len(ranges))]
-    processes.first_alone(_prepare, directory, shards, made_of)
-    missing = [number for number, path in enumerate(shards) if not path.exists()]
-    processes.wait()  # until all have looked
-    mine = missing[processes.index() :: processes.count()]
-    # Batches of all of this process's shards, shard after shard.
-    predictions = teacher.predict(source, [ranges[n] for n in mine], experiment.reading(config))
-    with Progress("labelling", sum(len(ranges[n]) for n in mine)) as progress:
-        for number in mine:
-            columns = _columns(predictions, len(ranges[number]), progress)
-            labels.write_shard(shards[number], columns, made_of)
-    processes.wait()
-    processes.first_alone(_finish, config, source, teacher, directory, shards, inputs)
+    shards = Shards(directory, len(images), config.label.images_per_shard, made_of)
+    shards.check()
+    bad = bad_images.BadImages(source, config.data.max_bad_fraction)
+    with (
+        leases.Leases(f"{directory}/leases", config.label.lease_seconds) as held,
+        Progress("labelling", len(images), shards.images_done()) as progress,
+    ):
+
+        def predictions(claimed: Iterable[range]) -> Iterator[dict]:
+            chunks = (images[rows.start : rows.stop] for rows in claimed)
+            reading = experiment.reading(config)
+            return teacher.predict(source, chunks, reading, k, hashed=bool(config.data.guard))
+
+        while not manifest.is_done(directory, inputs):
+            if shards.missing():
+                did = _label(shards, held, int(begin * len(shards)), predictions, bad, progress)
+            else:
+                did = held.claim("manifest")
+                if did:
+                    _finish(config, source, teacher, directory, shards, inputs)
+                    held.release("manifest")
+            if not did:
+                time.sleep(WAIT_SECONDS)
     return manifest.read(directory)["outputs"]
 
 
-def _prepare(directory: pathlib.Path, shards: list[pathlib.Path], made_of: dict) -> None:
-    """Raises ValueError if a shard that is there was made of something else."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for path in shards:
-        if path.exists():
-            manifest.check_inputs(labels.shard_metadata(path), made_of, path)
+def _begin(worker: str) -> float:
+    """Where in the list of shards this worker begins, 0 to 1: apart from the others."""
+    if not worker:
+        return processes.index() / processes.count()
+    match = re.fullmatch(r"(\d+)/(\d+)", worker)
+    if not match or int(match[1]) >= int(match[2]):
+        raise ValueError(
+            f"label.worker={worker!r}; of n workers write 0/n for the first to (n-1)/n for the last"
+        )
+    return int(match[1]) / int(match[2])
 
 
-def _finish(config, source, teacher, directory, shards, inputs) -> None:
-    """Counts what is in the shards, and writes the manifest."""
+def _images(config, source):
+    """Indices to label, and the digest of the selection that they come from, or None."""
+    if not config.label.subset:
+        return range(len(source)), None
+    selection = Selection(config.label.subset)
+    if selection.metadata["source"] != source.fingerprint:
+        raise ValueError(
+            f"label.subset={config.label.subset} was selected from another source than "
+            f"{source.name}: fingerprint {selection.metadata['source']}, now {source.fingerprint}"
+        )
+    return selection.images(), manifest.read(config.label.subset)["outputs"]["digest"]
+
+
+def _fitted_temperature(config, teacher: predictor.Predictor, directory) -> float:
+    """Of `calibration.json`, which the first worker to get there writes."""
+    if config.label.temperature != 1:
+        raise ValueError(
+            f"label.temperature is {config.label.temperature} and data.holdout asks for it to be "
+            "fitted; leave one of them out"
+        )
+    source = experiment.open_source(config, "holdout")
+    experiment.check_classes(
+        source.class_names, teacher.class_names, source.name, config.label.checkpoint
+    )
+    inputs = {
+        "teacher": teacher.digest,
+        "holdout": source.fingerprint,
+        "flip": config.label.flip,
+    }
+    path = directory / "calibration.json"
+    if not path.exists():
+        logits, true = [], []
+        with Progress(f"calibrating on {source.name}", len(source)) as progress:
+            reading = experiment.reading(config)
+            for batch in teacher.logits(source, [range(len(source))], reading):
+                known = (np.asarray(batch["status"]) == "ok") & (batch["label"] >= 0)
+                logits.append(batch["logits"][known])
+                true.append(batch["label"][known])
+                progress.advance(len(known))
+        found = calibration.fit(np.concatenate(logits), np.concatenate(true))
+        files.create(os.fspath(path), json.dumps({"inputs": inputs, **found}, indent=1).encode())
+    found = json.loads(path.read_text())
+    manifest.check_inputs(found["inputs"], inputs, path)
+    say(
+        f"temperature {found['temperature']:.3f}: on {found['num_images']:,} images of "
+        f"{source.name} the calibration error goes from {found['before']['ece']:.4f} to "
+        f"{found['after']['ece']:.4f}, cross-entropy from {found['before']['cross_entropy']:.4f} "
+        f"to {found['after']['cross_entropy']:.4f}"
+    )
+    return found["temperature"]
+
+
+def _label(shards: Shards, held, begin: int, predictions, bad, progress) -> bool:
+    """Labels shards until none is free; whether there was one.
+
+    A shard is written by a thread while the next one is computed.
+    """
+    claimed = collections.deque()
+
+    def ranges() -> Iterator[range]:
+        for number in shards.claims(held, begin):
+            claimed.append(number)
+            yield shards.ranges[number]
+
+    with concurrent.futures.ThreadPoolExecutor(1) as writer:
+        writing = None
+        for number, columns in _by_shard(predictions(ranges()), claimed, shards, progress):
+            ok = np.asarray(columns["status"]) == "ok"
+            bad.add(columns["index"][~ok])
+            if writing:
+                writing.result()
+            writing = writer.submit(shards.write, number, columns, held)
+        if writing:
+            writing.result()
+    return writing is not None
+
+
+def _by_shard(batches, claimed: collections.deque, shards: Shards, progress):
+    """(number, columns) of each claimed shard as soon as the last of its images is predicted."""
+    parts, count = [], 0
+    for batch in batches:
+        parts.append(batch)
+        count += len(batch["index"])
+        while claimed and count >= len(shards.ranges[claimed[0]]):
+            number = claimed.popleft()
+            rows = len(shards.ranges[number])
+            columns = _joined(parts)
+            yield number, {name: column[:rows] for name, column in columns.items()}
+            parts, count = [{name: column[rows:] for name, column in columns.items()}], count - rows
+        progress.reach(shards.images_done() + count)
+
+
+def _joined(batches: list[dict]) -> dict:
+    columns = {name: [batch[name] for batch in batches] for name in batches[0]}
+    return {
+        name: sum(parts, []) if name in ("key", "status") else np.concatenate(parts)
+        for name, parts in columns.items()
+    }
+
+
+def _finish(config, source, teacher, directory, shards: Shards, inputs: dict) -> None:
+    """Counts what is in the shards, and writes the manifest unless one of them is damaged."""
     bad = bad_images.BadImages(source, config.data.max_bad_fraction)
     truth = source.known_labels(teacher.class_names)
-    right = known = 0
-    for path in shards:
-        found = labels.read_shard(path, ["index", "status", "label"])
+    right = known = num_images = damaged = 0
+    for number in range(len(shards)):
+        found = shards.read(number, ["index", "status", "label"])
+        if found is None:
+            damaged += 1
+            continue
+        num_images += len(found["index"])
         ok = found["status"] == "ok"
         bad.add(found["index"][~ok])
         if truth is not None:
             expected = truth[found["index"][ok]]
             right += int((found["label"][ok] == expected).sum())
             known += int((expected >= 0).sum())
+    if damaged:
+        return
     if len(bad):
         say(f"{len(bad)} images could not be read; their status says why:")
         say("\n".join(bad.lines()))
     outputs = {
         "num_shards": len(shards),
-        "num_images": len(source),
+        "num_images": num_images,
         "num_bad": len(bad),
         "accuracy": right / known if known else None,  # where the source knows better
     }
     manifest.write(directory, inputs, outputs)
-    say(f"labelled {len(source):,} images of {source.name} in {len(shards)} shards: {directory}")
-
-
-def _columns(predictions, count: int, progress) -> dict:
-    """The next `count` predictions as the columns of a shard."""
-    batches = []
-    while count:
-        batch = next(predictions)
-        batches.append(batch)
-        count -= len(batch["index"])
-        progress.advance(len(batch["index"]))
-    columns = {name: [batch[name] for batch in batches] for name in batches[0]}
-    return {
-        name: sum(parts, []) if name in ("key", "status") else np.concatenate(parts)
-        for name, parts in columns.items()
-    }
+    say(f"labelled {num_images:,} images of {source.name} in {len(shards)} shards: {directory}")

@@ -103,7 +103,9 @@ def _plan_labelling(config, slice_: topology.Topology, devices: list) -> dict:
     preprocessing = experiment.preprocessing(config, model)
     size, mesh = preprocessing.size, sharding.make_mesh(1, devices)
     rows = sharding.round_up(config.label.batch_size, mesh)
-    shapes = jax.eval_shape(lambda rng: model.init(rng, size), jax.random.key(0))
+    variables = jax.eval_shape(lambda rng: model.init(rng, size), jax.random.key(0))
+    temperature = jax.ShapeDtypeStruct((), np.float32)
+    shapes = {"members": [variables], "temperature": temperature}
     whole = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
     images = jax.ShapeDtypeStruct(
         (rows, size, size, 3), np.uint8, sharding=sharding.batch_sharding(mesh)
@@ -111,9 +113,8 @@ def _plan_labelling(config, slice_: topology.Topology, devices: list) -> dict:
     step = steps.compile_inference(
         mesh,
         steps.predict_step,
-        model=model,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
+        members=(steps.Member(model, 0, preprocessing.mean, preprocessing.std),),
+        flip=False,
         k=min(TARGET_PLACES, plan.num_classes),
     )
     what = f"{model.name} at {size} pixels, {rows / len(devices):g} images a device"
@@ -121,7 +122,7 @@ def _plan_labelling(config, slice_: topology.Topology, devices: list) -> dict:
         "model": model.name,
         "image_size": size,
         "images_per_device": rows / len(devices),
-        **_compile("labelling", what, step, (state_lib.placed(shapes, whole), images)),
+        **_compile("labelling", what, step, (state_lib.placed(shapes, whole), [images])),
     }
     if found["fits"]:
         num_steps = math.ceil(plan.num_unlabelled / rows)

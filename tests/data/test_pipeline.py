@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 from ml_collections import config_dict
 
-from ns_jax.data import bad_images, images, labels, pipeline, randaugment, sources, views
+from ns_jax.data import (
+    bad_images,
+    images,
+    labels,
+    perceptual,
+    pipeline,
+    randaugment,
+    sources,
+    views,
+)
 from tests.data import made
 
 EVALUATION = images.Preprocessing(size=16, crop="none", mean=(0.3,) * 3, std=(0.4,) * 3)
@@ -263,18 +272,41 @@ def test_bad_images_keep_their_index_and_have_weight_0(tmp_path):
 
 def test_evaluation_sees_every_image_once_in_order_and_pads_the_last_batch(tmp_path):
     source = folder_with_bad_files(tmp_path)
-    ranges = [range(1, 5), range(5, 8)]
+    small = dataclasses.replace(EVALUATION, size=8)
+    parts = list(pipeline.full_batches([range(1, 5), range(5, 8)], 3))
     found, by_workers = (
-        list(pipeline.evaluation_batches(source, ranges, EVALUATION, batch_size=3, reading=reading))
+        list(
+            pipeline.evaluation_batches(
+                source, parts, [EVALUATION, small], batch_size=3, reading=reading, hashed=True
+            )
+        )
         for reading in (THREADS, WORKERS)
     )
     assert_same(found, by_workers)
-    assert [b["index"].tolist() for b in found] == [[1, 2, 3], [4], [5, 6, 7]]
-    assert [len(b["image"]) for b in found] == [3, 3, 3]
-    assert not found[1]["image"][1:].any() and found[1]["image"][0].any()
+    assert [b["index"].tolist() for b in found] == [[1, 2, 3], [4, 5, 6], [7]]
+    assert [b["image_0"].shape for b in found] == [(3, 16, 16, 3)] * 3
+    assert [b["image_1"].shape for b in found] == [(3, 8, 8, 3)] * 3
+    for name in ("image_0", "image_1"):
+        assert not found[2][name][1:].any() and found[2][name][0].any()
+    hashes = {k: h for b in found for k, h in zip(b["key"], b["phash"], strict=True)}
+    assert hashes["3.png"] == hashes["5.png"] == perceptual.NOTHING
     status = {k: s for b in found for k, s in zip(b["key"], b["status"], strict=True)}
     assert status["3.png"] == "not an image" and status["5.png"] == "empty file"
     assert [s for k, s in status.items() if k not in ("3.png", "5.png")] == ["ok"] * 5
+
+
+def test_batches_are_filled_across_chunks_and_read_no_further_than_needed():
+    asked = []
+
+    def chunks():
+        for chunk in ([5, 6, 7], [], range(10, 14), [20]):
+            asked.append(len(asked))
+            yield chunk
+
+    batches = pipeline.full_batches(chunks(), 4)
+    assert next(batches).tolist() == [5, 6, 7, 10] and len(asked) == 3
+    assert [batch.tolist() for batch in batches] == [[11, 12, 13, 20]]
+    assert list(pipeline.full_batches([], 4)) == []
 
 
 def test_bad_images_are_counted_listed_and_limited(tmp_path):

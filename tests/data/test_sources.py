@@ -3,7 +3,6 @@
 import itertools
 import os
 import pickle
-import sys
 import tarfile
 
 import numpy as np
@@ -414,31 +413,6 @@ def test_a_bucket_without_its_library_is_said(name):
         open_source(name)
     with pytest.raises(ValueError, match="http:// cannot be read; name a path on disk, gs://"):
         open_source(name.replace("gs://", "http://"))
-
-
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """gs:// as a directory: fsspec's own local files under Google's name."""
-    from etils.epath import backend
-    from fsspec.implementations.dirfs import DirFileSystem
-    from fsspec.implementations.local import LocalFileSystem
-
-    class Bucket(DirFileSystem):
-        protocol = "gs"
-
-        def __init__(self, **_):
-            super().__init__(path=str(tmp_path), fs=LocalFileSystem())
-
-        @classmethod
-        def _strip_protocol(cls, path):
-            return path.removeprefix("gs://").rstrip("/")
-
-    for name in ("gs", "gcs"):
-        monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, name, Bucket)
-    files._check_library.cache_clear()
-    backend.fsspec_backend._get_filesystem.cache_clear()
-    yield tmp_path
-    files._check_library.cache_clear()
 
 
 @pytest.mark.parametrize("kind", ["folder", "table", "parquet", "wds"])

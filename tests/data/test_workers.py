@@ -16,13 +16,10 @@ from ns_jax.data import workers
 class Squares:
     """Batch i: a large array of i, in shared memory, a small one, and a list."""
 
-    def __init__(self, length, fails_at=None):
-        self.length, self.fails_at = length, fails_at
+    def __init__(self, fails_at=None):
+        self.fails_at = fails_at
 
-    def __len__(self):
-        return self.length
-
-    def make(self, position, empty):
+    def __call__(self, position, empty):
         if position == self.fails_at:
             raise ValueError(f"no square of {position}")
         large = empty((300, 5), np.float32)
@@ -35,7 +32,7 @@ NUM_BYTES = 300 * 5 * 4
 
 def test_batches_come_in_order_from_any_number_of_processes():
     for count, ahead in ((1, 1), (3, 2)):
-        batches = list(workers.Workers(Squares(11), count, ahead, NUM_BYTES))
+        batches = list(workers.Workers(Squares(), range(11), count, ahead, NUM_BYTES))
         assert [int(batch["small"]) for batch in batches] == list(range(11))
         for position, batch in enumerate(batches):  # none has been overwritten by a later one
             np.testing.assert_array_equal(batch["large"], np.full((300, 5), position**2))
@@ -44,7 +41,7 @@ def test_batches_come_in_order_from_any_number_of_processes():
 
 
 def test_memory_is_shared_and_used_again():
-    pool = workers.Workers(Squares(40), 2, 2, NUM_BYTES)
+    pool = workers.Workers(Squares(), range(40), 2, 2, NUM_BYTES)
     slots = [worker._slots for worker in pool._workers]
     list(pool)
     values = {float(slot.view(np.float32)[0]) for ring in slots for slot in ring}
@@ -52,12 +49,12 @@ def test_memory_is_shared_and_used_again():
 
 
 def test_an_array_that_does_not_fit_is_handed_over_all_the_same():
-    batches = list(workers.Workers(Squares(3), 1, 1, 64))
+    batches = list(workers.Workers(Squares(), range(3), 1, 1, 64))
     assert [batch["large"][0, 0] for batch in batches] == [0, 1, 4]
 
 
 def test_an_error_in_a_worker_is_raised_with_its_place():
-    batches = workers.Workers(Squares(9, fails_at=4), 2, 1, NUM_BYTES)
+    batches = workers.Workers(Squares(fails_at=4), range(9), 2, 1, NUM_BYTES)
     for _ in range(4):
         next(batches)
     with pytest.raises(ValueError, match="no square of 4") as error:
@@ -67,7 +64,7 @@ def test_an_error_in_a_worker_is_raised_with_its_place():
 
 
 def test_a_worker_that_is_killed_is_an_error_not_a_hang():
-    batches = workers.Workers(Squares(10_000), 2, 1, NUM_BYTES)
+    batches = workers.Workers(Squares(), range(10_000), 2, 1, NUM_BYTES)
     next(batches)
     os.kill(batches.processes()[1].pid, signal.SIGKILL)
     with pytest.raises(ChildProcessError, match="exit code -9; .* data.workers"):
@@ -77,7 +74,7 @@ def test_a_worker_that_is_killed_is_an_error_not_a_hang():
 
 
 def test_closing_ends_the_processes():
-    batches = workers.Workers(Squares(10_000), 2, 1, NUM_BYTES)
+    batches = workers.Workers(Squares(), range(10_000), 2, 1, NUM_BYTES)
     next(batches)
     processes = batches.processes()
     batches.close()
@@ -90,7 +87,7 @@ def test_workers_end_when_their_trainer_is_killed(environment):
         from ns_jax.data import workers
         from tests.data.test_workers import NUM_BYTES, Squares
         if __name__ == "__main__":
-            batches = workers.Workers(Squares(10_000), 2, 1, NUM_BYTES)
+            batches = workers.Workers(Squares(), range(10_000), 2, 1, NUM_BYTES)
             next(batches)
             print(*[process.pid for process in batches.processes()], flush=True)
             sys.stdin.read()

@@ -1,0 +1,270 @@
+"""Labelling: what is stored, who does what, and what is done again."""
+
+import json
+import os
+import resource
+import signal
+import threading
+
+import numpy as np
+import pytest
+import scipy.special
+
+import ns_jax
+from ns_jax import experiment, leases, manifest, metrics, predictor
+from ns_jax.data import labels, pipeline, sources
+from ns_jax.programs import label, select
+
+SHARD = 100
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory, make_teacher):
+    """Two networks that want their images at 16 and at 20 pixels."""
+    return [
+        str(make_teacher(tmp_path_factory.mktemp("teacher"), seed, size))
+        for seed, size in ((1, 16), (2, 20))
+    ]
+
+
+@pytest.fixture
+def config(tiny_config, teachers):
+    tiny_config.label.checkpoint = teachers[0]
+    tiny_config.label.images_per_shard = SHARD
+    tiny_config.label.batch_size = 64
+    tiny_config.label.lease_seconds = 0.4
+    return tiny_config
+
+
+def read(workdir):
+    """All rows in order of the shards, and what a shard says of itself."""
+    directory = workdir / "labels"
+    count = manifest.read(directory)["outputs"]["num_shards"]
+    paths = [directory / labels.shard_name(number, count) for number in range(count)]
+    names = ["index", "key", "status", "label", "confidence"]
+    shards = [labels.read_shard(path, names) for path in paths]
+    rows = {name: np.concatenate([shard[name] for shard in shards]) for name in names}
+    return rows, labels.shard_metadata(paths[0])
+
+
+def content(workdir):
+    return {p.name: p.read_bytes() for p in sorted((workdir / "labels").glob("*.parquet"))}
+
+
+def probabilities(teacher, images):
+    """`[N, classes]` of a checkpoint, through the interface that a user imports."""
+    classifier = ns_jax.load(teacher)
+    return classifier.logits(np.stack([classifier.preprocessing(image) for image in images]))
+
+
+def test_every_image_has_its_row_whatever_the_batch(config, teachers, tmp_path):
+    outputs = label.run(config, tmp_path / "a")
+    rows, metadata = read(tmp_path / "a")
+    source = experiment.open_source(config, "unlabelled")
+    np.testing.assert_array_equal(rows["index"], np.arange(len(source)))
+    assert rows["key"].tolist() == [source[i]["key"] for i in range(len(source))]
+    assert outputs["num_shards"] == -(-len(source) // SHARD) and outputs["num_bad"] == 0
+    assert metadata["k"] == 10 and metadata["source"] == source.fingerprint
+    images = [source[i]["image"] for i in range(len(source))]
+    probs = scipy.special.softmax(probabilities(teachers[0], images), -1)
+    np.testing.assert_array_equal(rows["label"], probs.argmax(1))
+    np.testing.assert_allclose(rows["confidence"], probs.max(1), rtol=1e-5)
+    truth = source.known_labels(metadata["class_names"])
+    assert outputs["accuracy"] == pytest.approx((probs.argmax(1) == truth).mean())
+    assert not list((tmp_path / "a" / "labels" / "leases").iterdir())
+
+    config.label.batch_size = 1000  # more than a shard
+    label.run(config, tmp_path / "b")
+    others, _ = read(tmp_path / "b")
+    np.testing.assert_array_equal(others["label"], rows["label"])
+    np.testing.assert_allclose(others["confidence"], rows["confidence"], rtol=1e-5)
+
+
+def test_several_teachers_temperature_and_mirror_images_are_averaged(config, teachers, tmp_path):
+    config.label.checkpoint = ", ".join(teachers)
+    config.label.temperature = 2.0
+    config.label.flip = True
+    config.data.unlabelled = "digits:test"
+    label.run(config, tmp_path)
+    rows, metadata = read(tmp_path)
+    source = experiment.open_source(config, "unlabelled")
+    images = [source[i]["image"] for i in range(len(source))]
+    expected = np.mean(
+        [
+            scipy.special.softmax(probabilities(teacher, seen) / 2.0, -1)
+            for teacher in teachers
+            for seen in (images, [image[:, ::-1] for image in images])
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(rows["confidence"], expected.max(1), rtol=1e-4)
+    assert (rows["label"] == expected.argmax(1)).mean() > 0.995  # rounding may settle a tie
+    assert [view["size"] for view in metadata["preprocessing"]] == [16, 20]
+    assert metadata["temperature"] == 2.0 and metadata["flip"] is True
+
+
+def test_the_temperature_is_fitted_on_held_out_images(config, tmp_path, capfd):
+    config.data.holdout = "digits:test"
+    label.run(config, tmp_path)
+    found = json.loads((tmp_path / "labels" / "calibration.json").read_text())
+    rows, metadata = read(tmp_path)
+    assert metadata["temperature"] == found["temperature"] != 1
+    assert found["num_images"] == 599 and "calibration error goes from" in capfd.readouterr().err
+    assert found["after"]["cross_entropy"] < found["before"]["cross_entropy"]
+    assert found["after"]["top1"] == found["before"]["top1"]
+    # What it says of itself is what such a teacher does on these images.
+    source = experiment.open_source(config, "holdout")
+    teacher = predictor.Predictor(
+        config.label.checkpoint, batch_size=64, temperature=found["temperature"]
+    )
+    reading = pipeline.Reading(workers=0)
+    batches = list(teacher.predict(source, [range(len(source))], reading, 1))
+    confidence = np.concatenate([batch["probs"][:, 0] for batch in batches])
+    right = np.concatenate([batch["classes"][:, 0] == batch["label"] for batch in batches])
+    ece = metrics.calibration_error(confidence, right)
+    assert found["after"]["ece"] == pytest.approx(ece, abs=1e-5)
+
+    config.label.temperature = 2.0
+    with pytest.raises(ValueError, match="temperature is 2.0 and data.holdout asks"):
+        label.run(config, tmp_path / "b")
+
+
+def test_only_the_images_of_a_selection_are_labelled_again(config, teachers, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    label.run(config, first)
+    config.select.labels = str(first / "labels")
+    select.run(config, first)
+    config.label.checkpoint = teachers[1]
+    config.label.subset = str(first / "selection")
+    outputs = label.run(config, second)
+    rows, metadata = read(second)
+    chosen = np.unique(labels_of(first / "selection"))
+    np.testing.assert_array_equal(rows["index"], chosen)
+    source = experiment.open_source(config, "unlabelled")
+    assert rows["key"].tolist() == [source[int(i)]["key"] for i in chosen]
+    assert outputs["num_images"] == len(chosen) < len(source)
+    digest = manifest.read(first / "selection")["outputs"]["digest"]
+    assert metadata["subset"] == digest
+
+    config.select.labels = str(second / "labels")
+    select.run(config, second)
+    again, before = (labels_of(d / "selection") for d in (second, first))
+    np.testing.assert_array_equal(again, before)  # copies and all
+
+    config.data.unlabelled = "digits:test"
+    with pytest.raises(ValueError, match="was selected from another source than digits:test"):
+        label.run(config, tmp_path / "third")
+
+
+def labels_of(directory):
+    from ns_jax.data import selection
+
+    return np.asarray(selection.Selection(directory).index)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "flipped", "emptied"])
+def test_a_damaged_shard_is_computed_again(config, tmp_path, damage, capfd):
+    label.run(config, tmp_path)
+    before, directory = content(tmp_path), tmp_path / "labels"
+    shard = directory / "labels-00003-of-00012.parquet"
+    data = bytearray(shard.read_bytes())
+    if damage == "flipped":
+        data[len(data) // 4] ^= 0xFF
+    shard.write_bytes({"cut off": data[:-100], "flipped": data, "emptied": b""}[damage])
+    (directory / "manifest.json").unlink()
+    label.run(config, tmp_path)
+    assert content(tmp_path) == before
+    assert f"{shard} is damaged and is computed again" in capfd.readouterr().err
+
+
+def test_a_shard_of_another_teacher_is_refused(config, teachers, tmp_path):
+    label.run(config, tmp_path)
+    (tmp_path / "labels" / "manifest.json").unlink()
+    config.label.checkpoint = teachers[1]
+    with pytest.raises(ValueError, match="(?s)labels-0.*made of other inputs.*teacher"):
+        label.run(config, tmp_path)
+
+
+def test_workers_of_one_directory_share_the_work(config, tmp_path):
+    """Two at once, in one process; a third lease is of a host that vanished."""
+    label.run(config, tmp_path / "alone")
+    directory = tmp_path / "together" / "labels"
+    name = labels.shard_name(5, 12)
+    content_ = {"worker": "w", "host": "elsewhere", "pid": 1, "started": "1", "beat": 1}
+    (directory / "leases").mkdir(parents=True)
+    (directory / "leases" / f"{name}.0").write_text(json.dumps(content_))
+    claimed = []
+    original = leases.Leases.claim_first
+
+    def recorded(self, names):
+        found = original(self, names)
+        claimed.append((id(self), found))
+        return found
+
+    leases.Leases.claim_first = recorded
+    try:
+        workers = [
+            threading.Thread(target=label.run, args=(config, tmp_path / "together"))
+            for _ in range(2)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        leases.Leases.claim_first = original
+    assert content(tmp_path / "together") == content(tmp_path / "alone")
+    shards = [found for _, found in claimed if found and found.endswith(".parquet")]
+    assert set(shards) == {labels.shard_name(number, 12) for number in range(12)}
+    assert len({worker for worker, found in claimed if found in shards}) == 2
+
+
+@pytest.mark.parametrize("text", ["3/3", "1", "-1/2", "a/b"])
+def test_a_worker_that_cannot_be_is_refused(config, tmp_path, text):
+    config.label.worker = text
+    with pytest.raises(ValueError, match="write 0/n for the first"):
+        label.run(config, tmp_path)
+
+
+def test_labels_may_lie_in_a_bucket(config, bucket, tmp_path_factory):
+    from etils import epath
+
+    here = tmp_path_factory.mktemp("here")
+    label.run(config, here)
+    label.run(config, epath.Path("gs://labels/run"))
+    assert content(bucket / "labels" / "run") == content(here)
+    assert manifest.is_done(
+        epath.Path("gs://labels/run/labels"), manifest.read(here / "labels")["inputs"]
+    )
+
+
+def test_a_full_disk_loses_nothing(config, tmp_path):
+    """The kernel refuses to let files grow beyond a few bytes: as a full disk, but harmless."""
+    label.run(config, tmp_path / "a")
+    sizes = [len(data) for data in content(tmp_path / "a").values()]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (min(sizes), hard))
+        with pytest.raises(OSError, match=r"labels-.* needs [\d,]+ bytes, [\d,]+ are free. What"):
+            label.run(config, tmp_path / "b")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    left = sorted(os.listdir(tmp_path / "b" / "labels"))
+    assert not [name for name in left if name.endswith(".tmp") or name == "manifest.json"]
+    assert not os.listdir(tmp_path / "b" / "labels" / "leases")
+    label.run(config, tmp_path / "b")
+    assert content(tmp_path / "b") == content(tmp_path / "a")
+
+
+def test_pools_are_hashed_where_images_are_to_be_guarded(config, tmp_path):
+    config.data.guard = "digits:test"
+    label.run(config, tmp_path)
+    shard = tmp_path / "labels" / labels.shard_name(0, 12)
+    hashes = labels.read_shard(shard, ["phash"])["phash"]
+    assert hashes.dtype == np.uint64 and len(np.unique(hashes)) > 50
+    source = sources.open_source("digits:unlabelled", labels_per_class=5, seed=0)
+    from ns_jax.data import perceptual
+
+    assert hashes.tolist()[:20] == [perceptual.phash(source[i]["image"]) for i in range(20)]
