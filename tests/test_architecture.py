@@ -13,7 +13,7 @@ FLOORS = [
     {
         *("config", "trees", "losses", "metrics", "progress", "idle", "models.convolutions"),
         *("compiled", "processes", "topology"),
-        *("data.decoding", "data.resizing", "data.files", "data.workers"),
+        *("data.decoding", "data.resizing", "data.files", "data.workers", "data.perceptual"),
     },
     {
         *("models.layers", "manifest", "sharding", "optim", "checkpoint"),
@@ -22,6 +22,7 @@ FLOORS = [
     },
     {
         *("state", "models.efficientnet", "weights.published", "weights.layout", "data.views"),
+        "leaks",
         *("data.formats.digits", "data.formats.folder", "data.formats.tfds"),
         *("data.formats.array_record", "data.formats.parquet", "data.formats.webdataset"),
     },
