@@ -55,11 +55,11 @@ def _reduced(grey: np.ndarray) -> np.ndarray:
 class NearDuplicates:
     """Finds hashes within a distance of any of M given ones, exactly.
 
-    Two hashes that differ in few bits agree, or all but agree, in one of several disjoint bands of
-    bits (pigeonhole). Bands are paired: of two bands with at most 3 differing bits between them one
-    has at most 1, so half as many bands, twice as long, do if the given hashes also stand in a
-    band's table under all its values with one bit changed. At distance 4 and 120,000 hashes that
-    leaves 3 pairs a row to compare, where 5 bands of equal values leave 73.
+    Two hashes within D bits of each other differ in less than (D + 1) / B bits in one of B disjoint
+    bands (pigeonhole). With B = D + 1 that one is equal, but short. Here bands are few and long,
+    and differ by up to two bits: given hashes also stand in a band's table under its values with a
+    bit changed, and a row looks there with a bit changed too. At distance 4 and 120,000 given
+    hashes that leaves 3 pairs a row to compare, where 5 bands of equal values leave 73.
     """
 
     def __init__(self, hashes: np.ndarray, distance: int):
@@ -72,12 +72,12 @@ class NearDuplicates:
         self._distance = distance
         hashes, first = np.unique(np.asarray(hashes, np.uint64), return_index=True)
         self._hashes, self._first = hashes[hashes != NOTHING], first[hashes != NOTHING]
-        num_bands = distance // 2 + 1
+        # A band that may differ in R bits accounts for R + 1 of the distance + 1 bits to place.
+        num_bands = max(min(distance + 1, 3), -(-(distance + 1) // 3))
         bits = min(64 // num_bands, _MOST_BAND_BITS)
-        # A band with one changed bit accounts for two bits of distance, an equal one for one.
         self._bands = [
-            _Band(self._hashes, bits, band * bits, changed=2 * band < distance)
-            for band in range(num_bands)
+            _Band(self._hashes, bits, band * bits, len(share) - 1)
+            for band, share in enumerate(np.array_split(range(distance + 1), num_bands))
         ]
 
     def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -108,16 +108,16 @@ class NearDuplicates:
 
 
 class _Band:
-    """Hashes by the value of some of their bits, or by those that differ from it in one bit."""
+    """Finds hashes by some of their bits, of which `radius` (0, 1 or 2) may differ."""
 
-    def __init__(self, hashes: np.ndarray, bits: int, shift: int, changed: bool):
+    def __init__(self, hashes: np.ndarray, bits: int, shift: int, radius: int):
         self._shift, self._mask = np.uint64(shift), np.uint64((1 << bits) - 1)
-        values = self._values(hashes)[:, None]
-        if changed:
-            values = values ^ np.array([0, *(1 << bit for bit in range(bits))])
-        copies = values.shape[1]
-        values = values.ravel()
-        self._hashes = hashes[np.argsort(values, kind="stable") // copies]  # in order of value
+        changes = np.array([0, *(1 << bit for bit in range(bits))])
+        self._changes = changes[: None if radius == 2 else 1]  # that a row looks for
+        stored = changes[: None if radius else 1]
+        values = (self._values(hashes)[:, None] ^ stored).ravel()
+        order = np.argsort(values, kind="stable")
+        self._hashes = hashes[order // len(stored)]  # in order of value
         # Of each value the place of its first hash, and one place more: int32.
         counts = np.bincount(values, minlength=1 << bits)
         self._places = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
@@ -126,11 +126,15 @@ class _Band:
         return (hashes >> self._shift & self._mask).astype(np.int64)
 
     def pairs(self, hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(row numbers, hashes of this band) of all rows with all hashes of their value, in parts.
+        """(row numbers, hashes of this band) that agree so far, in parts; some more than once.
 
         A part has at most `_PAIRS_AT_ONCE` pairs, and those of one more row.
         """
         values = self._values(hashes)
+        for change in self._changes:
+            yield from self._equal(values ^ change)
+
+    def _equal(self, values: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         first = self._places[values]
         counts = self._places[values + 1] - first
         rows = np.flatnonzero(counts)
