@@ -6,6 +6,7 @@ python -m benchmarks.leaks        (two minutes; --folder=DIR takes one's own ima
 import argparse
 import collections
 import itertools
+import math
 import statistics
 import time
 
@@ -20,6 +21,7 @@ from ns_jax.data import decoding, perceptual, sources
 SIZES = ((500, 375), (333, 250), (4000, 3000))  # width and height
 POOL = 1_000_000
 GUARDS = 60_000
+RANDOM_PIECES = 4000  # of each photograph
 BINS = (0, 2, 4, 6, 8, 10, 12)
 PIECES = ((427, 427), (213, 213), (142, 160), (106, 106), (71, 80))  # height and width
 
@@ -33,6 +35,8 @@ def main() -> None:
     _hashing(sets[0][0])
     _search()
     _distances(sets)
+    if not options.folder:
+        _chance()
 
 
 def read(folder: str) -> list[np.ndarray]:
@@ -133,10 +137,10 @@ def _hashing(photo: np.ndarray) -> None:
         repeats = max(2, 20_000_000 // image.size)
         for _ in range(7):  # in turn
             for name, hashed in (("ours", perceptual.phash), ("whole", _whole)):
-                began = time.perf_counter()
+                began = time.process_time()
                 for _ in range(repeats):
                     hashed(image)
-                times[name].append((time.perf_counter() - began) / repeats * 1e6)
+                times[name].append((time.process_time() - began) / repeats * 1e6)
         ours, whole = (statistics.median(times[name]) for name in ("ours", "whole"))
         row([f"{size[0]} x {size[1]}", f"{ours:,.0f}", f"{whole:,.0f}", f"{whole / ours:.1f}"])
 
@@ -154,17 +158,17 @@ def _search() -> None:
     row(["---"] * 5)
     for count, distance in itertools.product((GUARDS, 2 * GUARDS), (0, 2, 4, 6, 8)):
         guard = _random_hashes(rng, count)
-        began = time.perf_counter()
+        began = time.process_time()
         search = perceptual.NearDuplicates(guard, distance)
-        built = time.perf_counter() - began
+        built = time.process_time() - began
         hashes = pool if distance <= 4 else pool[: POOL // 10]
         hashes = np.concatenate([hashes, guard[:100]])
         times = []
         for _ in range(5):
-            began = time.perf_counter()
+            began = time.process_time()
             for start in range(0, len(hashes), 16_384):  # a label shard
                 search.find(hashes[start : start + 16_384])
-            times.append(time.perf_counter() - began)
+            times.append(time.process_time() - began)
         speed = len(hashes) / statistics.median(times)
         found = search.find(hashes)[0]
         row([f"{count:,}", distance, f"{built:.1f}", f"{speed / 1e6:.2f}", len(found)])
@@ -203,6 +207,32 @@ def _distances(sets: list[list[np.ndarray]]) -> None:
     print(
         f"\nnearest pair {apart.min()} bits, median {np.median(apart):.0f}; {nothing} without hash"
     )
+
+
+def _chance() -> None:
+    """Pairs of a piece of one photograph and a piece of the other, beside random hashes."""
+    from sklearn import datasets
+
+    rng, hashes = np.random.default_rng(0), []
+    for photo in datasets.load_sample_images().images:
+        pieces_of_it = []
+        for _ in range(RANDOM_PIECES):
+            height = int(rng.integers(48, photo.shape[0]))
+            width = int(height * rng.uniform(0.75, 1.4))
+            top = rng.integers(photo.shape[0] - height + 1)
+            left = rng.integers(photo.shape[1] - width + 1)
+            piece = np.ascontiguousarray(photo[top : top + height, left : left + width])
+            pieces_of_it.append(perceptual.phash(piece))
+        pieces_of_it = np.array(pieces_of_it, np.uint64)
+        hashes.append(pieces_of_it[pieces_of_it != perceptual.NOTHING])
+    counts = sum(np.bincount(_apart(one, hashes[1]), minlength=65) for one in hashes[0])
+    # Of 63 bits 31 are set: i of them lie elsewhere.
+    ways = [math.comb(31, i) * math.comb(32, i) / math.comb(63, 31) for i in range(7)]
+    print()
+    row([f"{counts.sum():,} pairs", *(f"<= {most}" for most in BINS)])
+    row(["---"] * (len(BINS) + 1))
+    row(["pieces of two photographs", *(f"{counts[: most + 1].sum():,}" for most in BINS)])
+    row(["a pair, of random hashes", *(f"{sum(ways[: most // 2 + 1]):.1e}" for most in BINS)])
 
 
 def _shares(one, other) -> list[str]:
