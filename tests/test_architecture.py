@@ -14,7 +14,7 @@ FLOORS = [
     {
         *("config", "trees", "losses", "metrics", "progress", "idle", "models.convolutions"),
         *("compiled", "processes", "topology"),
-        *("data.decoding", "data.resizing", "data.workers"),
+        *("data.decoding", "data.resizing", "data.workers", "data.perceptual"),
     },
     {
         *("models.layers", "manifest", "sharding", "optim", "checkpoint", "leases", "calibration"),
@@ -24,6 +24,7 @@ FLOORS = [
     {
         "shards",
         *("state", "models.efficientnet", "weights.published", "weights.layout", "data.views"),
+        "leaks",
         *("data.formats.digits", "data.formats.folder", "data.formats.tfds"),
         *("data.formats.array_record", "data.formats.parquet", "data.formats.webdataset"),
     },
