@@ -40,7 +40,7 @@ def write(directory: pathlib.Path, inputs: dict, outputs: dict) -> None:
 
 def read(directory: str | pathlib.Path) -> dict:
     """`{"inputs": ..., "outputs": ...}`; raises FileNotFoundError if the stage is not finished."""
-    path = pathlib.Path(directory) / NAME
+    path = (pathlib.Path(directory) if isinstance(directory, str) else directory) / NAME
     if not path.exists():
         raise FileNotFoundError(f"{directory} holds no finished stage: there is no {path}")
     return json.loads(path.read_text())

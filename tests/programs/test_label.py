@@ -7,6 +7,7 @@ import signal
 import threading
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import scipy.special
 
@@ -168,8 +169,13 @@ def test_a_damaged_shard_is_computed_again(config, tmp_path, damage, capfd):
     before, directory = content(tmp_path), tmp_path / "labels"
     shard = directory / "labels-00003-of-00012.parquet"
     data = bytearray(shard.read_bytes())
-    if damage == "flipped":
-        data[len(data) // 4] ^= 0xFF
+    if damage == "flipped":  # a bit of a label
+        (column,) = (
+            column
+            for column in map(pq.read_metadata(shard).row_group(0).column, range(7))
+            if column.path_in_schema == "label"
+        )
+        data[column.dictionary_page_offset + column.total_compressed_size - 3] ^= 1
     shard.write_bytes({"cut off": data[:-100], "flipped": data, "emptied": b""}[damage])
     (directory / "manifest.json").unlink()
     label.run(config, tmp_path)
