@@ -174,6 +174,9 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.selftrain = selftrain = config_dict.ConfigDict()
     selftrain.iterations = 3  # students, one after the other; 0: the teacher alone
     selftrain.teacher = ""  # checkpoint to use as iteration 0 instead of training one
+    # Checkpoint of a network, a small one will do, that labels the whole pool once. All teachers
+    # then label only the images selected so, copies kept, as in the paper. "": each labels it all.
+    selftrain.filter = ""
     selftrain.student_init = "scratch"  # or "teacher": from its weights (same network only)
     # What iteration k changes: a tree like this one, holding only the keys that differ. An
     # iteration without an entry takes the nearest entry before it.

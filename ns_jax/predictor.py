@@ -1,6 +1,9 @@
 """Checkpoints at work: un-noised predictions over a source. Labelling and evaluation are this."""
 
 import collections
+import contextlib
+import itertools
+import time
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
@@ -10,6 +13,34 @@ from ns_jax import checkpoint, experiment, sharding, steps, trees
 from ns_jax.data import pipeline, source
 
 IN_FLIGHT = 2  # batches that the device has or may begin with while the host reads one back
+
+
+class Waits:
+    """What the host waited for, and so what bounds the speed: images, or the device."""
+
+    def __init__(self):
+        self._seconds = {"input": 0.0, "device": 0.0}
+
+    @contextlib.contextmanager
+    def timing(self, what: str):
+        began = time.perf_counter()
+        yield
+        self._seconds[what] += time.perf_counter() - began
+
+    def timed(self, what: str, iterator: Iterator) -> Iterator:
+        """The iterator; its first item, for which all is set up, does not count."""
+        for number in itertools.count():
+            with self.timing(what) if number else contextlib.nullcontext():
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
+
+    def __str__(self) -> str:
+        total = sum(self._seconds.values()) or 1.0
+        bound = {"input": "reading and decoding images", "device": "the network"}
+        most = max(self._seconds, key=self._seconds.get)
+        return f"bound by {bound[most]} ({self._seconds[most] / total:.0%} of the waiting)"
 
 
 class Predictor:
@@ -38,6 +69,7 @@ class Predictor:
         share = -(-batch_size // jax.process_count())
         self.batch_size = sharding.round_up(share, self._mesh)
         self.temperature, self._flip = temperature, flip
+        self.waits = Waits()
         self._members = tuple(
             steps.Member(
                 experiment.described_model(description),
@@ -98,20 +130,20 @@ class Predictor:
         )
         in_flight = collections.deque()
         try:
-            for batch in batches:
+            for batch in self.waits.timed("input", batches):
                 names = [f"image_{number}" for number in range(len(self.views))]
                 views = sharding.put_batch({name: batch.pop(name) for name in names}, self._mesh)
                 result = step(whole, [views[name] for name in names])
                 jax.tree.map(lambda array: array.copy_to_host_async(), result)
                 in_flight.append((batch, result))
                 if len(in_flight) == IN_FLIGHT:
-                    yield _read_back(*in_flight.popleft())
+                    yield self._read_back(*in_flight.popleft())
             while in_flight:
-                yield _read_back(*in_flight.popleft())
+                yield self._read_back(*in_flight.popleft())
         finally:
             batches.close()
 
-
-def _read_back(batch: dict, result) -> tuple:
-    rows = len(batch["index"])
-    return batch, jax.tree.map(lambda array: np.asarray(array)[:rows], result)
+    def _read_back(self, batch: dict, result) -> tuple:
+        rows = len(batch["index"])
+        with self.waits.timing("device"):
+            return batch, jax.tree.map(lambda array: np.asarray(array)[:rows], result)

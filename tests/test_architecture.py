@@ -22,7 +22,7 @@ FLOORS = [
         "data.bad_images",
     },
     {
-        "shards",
+        "work",
         *("state", "models.efficientnet", "weights.published", "weights.layout", "data.views"),
         "leaks",
         *("data.formats.digits", "data.formats.folder", "data.formats.tfds"),

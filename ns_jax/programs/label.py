@@ -14,7 +14,7 @@ from ns_jax import calibration, experiment, leases, manifest, predictor, process
 from ns_jax.data import bad_images, files
 from ns_jax.data.selection import Selection
 from ns_jax.progress import Progress, say
-from ns_jax.shards import Shards
+from ns_jax.work import Work
 
 CLASSES_KEPT = 16  # of many classes: 52 bytes an image instead of 4,000
 WAIT_SECONDS = 1.0  # of a worker between two looks for something to do
@@ -56,12 +56,12 @@ def run(config, workdir) -> dict:
         say(f"{directory}: labelled already")
         return manifest.read(directory)["outputs"]
 
-    shards = Shards(directory, len(images), config.label.images_per_shard, made_of)
-    shards.check()
+    work = Work(directory, len(images), config.label.images_per_shard, made_of)
+    work.check()
     bad = bad_images.BadImages(source, config.data.max_bad_fraction)
     with (
         leases.Leases(f"{directory}/leases", config.label.lease_seconds) as held,
-        Progress("labelling", len(images), shards.images_done()) as progress,
+        Progress("labelling", len(images), work.images_done()) as progress,
     ):
 
         def predictions(claimed: Iterable[range]) -> Iterator[dict]:
@@ -70,15 +70,16 @@ def run(config, workdir) -> dict:
             return teacher.predict(source, chunks, reading, k, hashed=bool(config.data.guard))
 
         while not manifest.is_done(directory, inputs):
-            if shards.missing():
-                did = _label(shards, held, int(begin * len(shards)), predictions, bad, progress)
+            if work.missing():
+                did = _label(work, held, int(begin * len(work)), predictions, bad, progress)
             else:
                 did = held.claim("manifest")
                 if did:
-                    _finish(config, source, teacher, directory, shards, inputs)
+                    _finish(config, source, teacher, directory, work, inputs)
                     held.release("manifest")
             if not did:
                 time.sleep(WAIT_SECONDS)
+    say(f"labelling went at {progress.images_per_second():,.0f} images/s, {teacher.waits}")
     return manifest.read(directory)["outputs"]
 
 
@@ -146,7 +147,7 @@ def _fitted_temperature(config, teacher: predictor.Predictor, directory) -> floa
     return found["temperature"]
 
 
-def _label(shards: Shards, held, begin: int, predictions, bad, progress) -> bool:
+def _label(work: Work, held, begin: int, predictions, bad, progress) -> bool:
     """Labels shards until none is free; whether there was one.
 
     A shard is written by a thread while the next one is computed.
@@ -154,36 +155,36 @@ def _label(shards: Shards, held, begin: int, predictions, bad, progress) -> bool
     claimed = collections.deque()
 
     def ranges() -> Iterator[range]:
-        for number in shards.claims(held, begin):
+        for number in work.claims(held, begin):
             claimed.append(number)
-            yield shards.ranges[number]
+            yield work.ranges[number]
 
     with concurrent.futures.ThreadPoolExecutor(1) as writer:
         writing = None
-        for number, columns in _by_shard(predictions(ranges()), claimed, shards, progress):
+        for number, columns in _by_shard(predictions(ranges()), claimed, work, progress):
             ok = np.asarray(columns["status"]) == "ok"
             bad.add(columns["index"][~ok])
             if writing:
                 writing.result()
-            writing = writer.submit(shards.write, number, columns, held)
+            writing = writer.submit(work.write, number, columns, held)
         if writing:
             writing.result()
     return writing is not None
 
 
-def _by_shard(batches, claimed: collections.deque, shards: Shards, progress):
+def _by_shard(batches, claimed: collections.deque, work: Work, progress):
     """(number, columns) of each claimed shard as soon as the last of its images is predicted."""
     parts, count = [], 0
     for batch in batches:
         parts.append(batch)
         count += len(batch["index"])
-        while claimed and count >= len(shards.ranges[claimed[0]]):
+        while claimed and count >= len(work.ranges[claimed[0]]):
             number = claimed.popleft()
-            rows = len(shards.ranges[number])
+            rows = len(work.ranges[number])
             columns = _joined(parts)
             yield number, {name: column[:rows] for name, column in columns.items()}
             parts, count = [{name: column[rows:] for name, column in columns.items()}], count - rows
-        progress.reach(shards.images_done() + count)
+        progress.reach(work.images_done() + count)
 
 
 def _joined(batches: list[dict]) -> dict:
@@ -194,13 +195,13 @@ def _joined(batches: list[dict]) -> dict:
     }
 
 
-def _finish(config, source, teacher, directory, shards: Shards, inputs: dict) -> None:
+def _finish(config, source, teacher, directory, work: Work, inputs: dict) -> None:
     """Counts what is in the shards, and writes the manifest unless one of them is damaged."""
     bad = bad_images.BadImages(source, config.data.max_bad_fraction)
     truth = source.known_labels(teacher.class_names)
     right = known = num_images = damaged = 0
-    for number in range(len(shards)):
-        found = shards.read(number, ["index", "status", "label"])
+    for number in range(len(work)):
+        found = work.read(number, ["index", "status", "label"])
         if found is None:
             damaged += 1
             continue
@@ -217,10 +218,10 @@ def _finish(config, source, teacher, directory, shards: Shards, inputs: dict) ->
         say(f"{len(bad)} images could not be read; their status says why:")
         say("\n".join(bad.lines()))
     outputs = {
-        "num_shards": len(shards),
+        "num_shards": len(work),
         "num_images": num_images,
         "num_bad": len(bad),
         "accuracy": right / known if known else None,  # where the source knows better
     }
     manifest.write(directory, inputs, outputs)
-    say(f"labelled {num_images:,} images of {source.name} in {len(shards)} shards: {directory}")
+    say(f"labelled {num_images:,} images of {source.name} in {len(work)} shards: {directory}")

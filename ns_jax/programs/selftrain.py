@@ -1,5 +1,6 @@
 """The whole loop: a teacher, then for each iteration label, select, train a student, evaluate."""
 
+import copy
 import pathlib
 
 import numpy as np
@@ -10,6 +11,7 @@ from ns_jax.programs import evaluate, label, select, train
 from ns_jax.progress import say, table
 
 FINETUNE = "finetune"  # directory of an iteration's fine-tune
+FILTER = "filter"  # directory of the labels and the selection of `selftrain.filter`
 
 
 def run(config, workdir: pathlib.Path) -> list[dict]:
@@ -19,6 +21,10 @@ def run(config, workdir: pathlib.Path) -> list[dict]:
     ]
     _validate(configs)
     summaries = []
+    if config.selftrain.filter:
+        say("the filter chooses the images that all teachers label")
+        label.run(_filter_config(configs[1], workdir), workdir / FILTER)
+        select.run(_filter_config(configs[1], workdir), workdir / FILTER)
     for k, iteration_config in enumerate(configs):
         directory = workdir / f"iteration_{k}"
         say(f"iteration {k}: {'the teacher' if k == 0 else f'student {k}'}")
@@ -42,6 +48,15 @@ def _outcome(config, workdir: pathlib.Path, k: int) -> pathlib.Path:
     """Where the weights of iteration k are in the end."""
     directory = workdir / f"iteration_{k}"
     return directory / FINETUNE if config_lib.at_iteration(config, k).finetune.epochs else directory
+
+
+def _filter_config(config, workdir: pathlib.Path):
+    """Of the first iteration, with the filter as its teacher and the whole pool to label."""
+    config = copy.deepcopy(config)
+    config.label.checkpoint = config.selftrain.filter
+    config.label.subset = ""
+    config.select.labels = str(workdir / FILTER / "labels")
+    return config
 
 
 def _finetune_config(config, directory: pathlib.Path):
@@ -68,6 +83,8 @@ def _iteration_config(config, workdir: pathlib.Path, k: int):
         return iteration
     teacher = given if given and k == 1 else _outcome(config, workdir, k - 1)
     iteration.label.checkpoint = str(teacher)
+    if config.selftrain.filter:
+        iteration.label.subset = str(workdir / FILTER / "selection")
     iteration.select.labels = str(directory / "labels")
     iteration.train.selection = str(directory / "selection")
     if config.selftrain.student_init == "teacher":
@@ -105,9 +122,12 @@ def _validate(configs: list) -> None:
             source(config, "unlabelled")
             _check_init(config, configs[k - 1], k)
     labelled = source(configs[0], "labelled")
-    if given := configs[0].selftrain.teacher:
-        names = checkpoint.description(given)["class_names"]
-        experiment.check_classes(labelled.class_names, names, labelled.name, given)
+    for key in ("teacher", "filter"):
+        if given := configs[0].selftrain[key]:
+            names = checkpoint.description(given)["class_names"]
+            experiment.check_classes(labelled.class_names, names, labelled.name, given)
+    if configs[0].selftrain.filter and len(configs) == 1:
+        raise ValueError("selftrain.filter is set, but selftrain.iterations is 0")
     if configs[0].data.test:
         test = source(configs[0], "test")
         experiment.check_classes(test.class_names, labelled.class_names, test.name, labelled.name)

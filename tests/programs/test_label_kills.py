@@ -42,11 +42,9 @@ def start(workdir, teacher, environment, worker):
 def content(workdir):
     """All columns of all shards."""
     names = ["index", "key", "status", "label", "confidence"]
-    paths = sorted((workdir / "labels").glob("*.parquet"))
-    return {
-        path.name: {name: column.tolist() for name, column in labels.read_shard(path, names).items()}
-        for path in paths
-    }
+    shards = sorted((workdir / "labels").glob("*.parquet"))
+    columns = {path.name: labels.read_shard(path, names) for path in shards}
+    return {name: {c: v.tolist() for c, v in found.items()} for name, found in columns.items()}
 
 
 @pytest.mark.chaos

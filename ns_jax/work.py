@@ -16,7 +16,7 @@ REFRESH_SECONDS = 10.0  # between two looks at what others have finished
 THREADS = 16  # that wait for the disk or the network
 
 
-class Shards:
+class Work:
     """All shards of one labelling, by number. Each is there whole or not, whatever is stopped."""
 
     def __init__(self, directory, num_images: int, images_per_shard: int, made_of: dict):
