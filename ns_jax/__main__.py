@@ -83,17 +83,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def _workdir(program: str, name: str):
     """A path with pathlib's methods. Raises ValueError for a bucket where a disk is needed."""
-    if "://" not in name:
-        return pathlib.Path(name).absolute()
+    from ns_jax.data import files
+
+    path = files.as_path(name)
+    if not files.is_remote(name):
+        return path.absolute()
     if program not in IN_BUCKETS:
         raise ValueError(
             f"--workdir={name}: {program} needs a directory on a disk; mount the bucket (Cloud "
             f"Storage FUSE) and name its directory. Programs that work in a bucket: "
             f"{', '.join(IN_BUCKETS)}"
         )
-    from etils import epath
-
-    return epath.Path(name)
+    return path
 
 
 def _set_up_jax() -> None:

@@ -4,6 +4,7 @@ import json
 import pathlib
 
 from ns_jax import config as config_lib
+from ns_jax.data import files
 
 NAME = "manifest.json"
 
@@ -40,7 +41,7 @@ def write(directory: pathlib.Path, inputs: dict, outputs: dict) -> None:
 
 def read(directory: str | pathlib.Path) -> dict:
     """`{"inputs": ..., "outputs": ...}`; raises FileNotFoundError if the stage is not finished."""
-    path = (pathlib.Path(directory) if isinstance(directory, str) else directory) / NAME
+    path = files.as_path(directory) / NAME
     if not path.exists():
         raise FileNotFoundError(f"{directory} holds no finished stage: there is no {path}")
     return json.loads(path.read_text())

@@ -7,6 +7,7 @@ import functools
 import glob
 import hashlib
 import os
+import pathlib
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -21,6 +22,12 @@ THREADS = 16  # that wait for the disk or the network
 
 def is_remote(path: str) -> bool:
     return "://" in path
+
+
+def as_path(path):
+    """With pathlib's methods, in a bucket too."""
+    name = os.fspath(path)
+    return epath.Path(name) if is_remote(name) else pathlib.Path(name)
 
 
 def expand(pattern: str) -> list[str]:
