@@ -12,23 +12,23 @@ PACKAGE = ROOT / "ns_jax"
 FLOORS = [
     {
         *("config", "trees", "losses", "metrics", "progress", "idle", "models.convolutions"),
-        *("compiled", "processes", "topology"),
+        *("compiled", "processes", "topology", "data.ranking", "data.tally"),
         *("data.decoding", "data.resizing", "data.files", "data.workers"),
     },
     {
         *("models.layers", "manifest", "sharding", "optim", "checkpoint"),
         *("data.images", "data.randaugment", "data.labels", "data.source", "data.class_names"),
-        "data.bad_images",
+        *("data.bad_images", "data.selection", "data.candidates"),
     },
     {
         *("state", "models.efficientnet", "weights.published", "weights.layout", "data.views"),
         *("data.formats.digits", "data.formats.folder", "data.formats.tfds"),
+        "data.shards",
         *("data.formats.array_record", "data.formats.parquet", "data.formats.webdataset"),
     },
     {
         "steps",
-        "data.sources",
-        "data.pipeline",
+        *("data.sources", "data.pipeline", "data.choice"),
         "weights.timm",
         "weights.tf_checkpoint",
         "models.macs",

@@ -17,6 +17,7 @@ import grain
 import numpy as np
 
 from ns_jax.data import decoding, images, labels, views, workers
+from ns_jax.data import selection as selection_lib
 from ns_jax.data.source import Source
 
 
@@ -93,7 +94,8 @@ class Examples:
     """Images with their targets, by position: `(index, image, classes, probs)` as a dict."""
 
     source: Source
-    index: np.ndarray  # int64 [N], into the source
+    # Of each example, into the source. Pickled for data workers: a range or a mapped column.
+    index: Sequence[int]
     target: Callable  # (position, the source's label) -> (classes int32 [k], probs float32 [k])
     k: int
     marks: dict[str, bool] = dataclasses.field(default_factory=dict)  # the same of every row
@@ -130,11 +132,11 @@ def labelled_examples(source: Source, smoothing: float, k: int) -> Examples:
             )
         return labels.hard_target(label, num_classes, smoothing, k)
 
-    return Examples(source, np.arange(len(source)), target, k)
+    return Examples(source, range(len(source)), target, k)
 
 
 def pseudo_labelled_examples(
-    source: Source, selection: labels.Selection, loss, num_classes: int
+    source: Source, selection: selection_lib.Selection, loss, num_classes: int
 ) -> Examples:
     """Every row of a selection with the teacher's distribution, or its best class as a label."""
     if selection.metadata["source"] != source.fingerprint:
@@ -158,9 +160,11 @@ def pseudo_labelled_examples(
     return Examples(source, selection.index, target, 1 if hard else selection.classes.shape[1])
 
 
-def teacher_labelled_examples(source: Source, selection: labels.Selection | None) -> Examples:
+def teacher_labelled_examples(
+    source: Source, selection: selection_lib.Selection | None
+) -> Examples:
     """The images of a selection, or all, to be labelled by a teacher in the step."""
-    index = np.arange(len(source)) if selection is None else selection.index
+    index = range(len(source)) if selection is None else selection.index
     target = np.zeros(1, np.int32), np.zeros(1, np.float32)  # which the step replaces
     return Examples(source, index, lambda position, label: target, 1)
 

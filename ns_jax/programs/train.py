@@ -12,7 +12,8 @@ import numpy as np
 from ns_jax import checkpoint, experiment, manifest, processes, sharding, trees
 from ns_jax import config as config_lib
 from ns_jax import state as state_lib
-from ns_jax.data import bad_images, labels, pipeline
+from ns_jax.data import bad_images, pipeline
+from ns_jax.data import selection as selection_lib
 from ns_jax.idle import IdleTime
 from ns_jax.progress import MetricsLog, Progress, say
 from ns_jax.trainer import build
@@ -152,7 +153,9 @@ def _examples(config, source) -> tuple[pipeline.Examples, pipeline.Examples | No
     if not config.train.unlabelled_ratio:
         return pipeline.labelled_examples(source, smoothing, k=1), None
     unlabelled_source = experiment.open_source(config, "unlabelled")
-    selection = labels.Selection(config.train.selection) if config.train.selection else None
+    selection = None
+    if config.train.selection:
+        selection = selection_lib.Selection(config.train.selection)
     if config.train.teacher:
         unlabelled = pipeline.teacher_labelled_examples(unlabelled_source, selection)
         return pipeline.labelled_examples(source, smoothing, k=1), unlabelled

@@ -27,7 +27,7 @@ WORKERS = pipeline.Reading(workers=2, prefetch=3)
 
 
 class FakeSelection:
-    """Rows as `labels.Selection` has them, in memory."""
+    """Rows as a `Selection` has them, in memory."""
 
     def __init__(self, source, index):
         self.metadata = {"source": source.fingerprint}
