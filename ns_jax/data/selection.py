@@ -235,15 +235,17 @@ class Writer:
         return self._total.hexdigest()[:16]
 
     def __exit__(self, kind, *_):
-        if kind is None:
-            self._flush()
-        with contextlib.suppress(OSError) if kind else self._explained():
-            self._writer.close()
-            self._file.close()
-        if kind is None:
-            self._temporary.replace(self._path)
-        else:
-            self._temporary.unlink(missing_ok=True)
+        try:
+            if kind is None:
+                self._flush()
+                with self._explained():
+                    self._writer.close()
+                    self._file.close()
+                self._temporary.replace(self._path)
+        finally:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._temporary.unlink(missing_ok=True)  # where it still has that name
 
     def _flush(self) -> None:
         if not self._filled and self._rows:
