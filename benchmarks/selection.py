@@ -33,7 +33,6 @@ MADE_OF = {
     "source": "made up",
     "teacher": "made up",
     "class_names": [f"class {number}" for number in range(CLASSES)],
-    "k": 1,
     "preprocessing": {"size": 224},
 }
 PAPERS_ROWS = 300_000_000  # of which 130,000 a class are selected
@@ -47,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="*", default=[1_000_000, 30_000_000, PAPERS_ROWS])
     parser.add_argument("--duckdb", type=int, default=DUCKDB_ROWS, help="the most rows for DuckDB")
+    parser.add_argument("--k", type=int, default=1, help="classes that are stored for each image")
     parser.add_argument("--directory", default=tempfile.gettempdir())
     options = parser.parse_args()
     print(f"{machine()}\n")
@@ -54,12 +54,12 @@ def main() -> None:
     row(["---"] * 6)
     for rows in options.rows:
         with tempfile.TemporaryDirectory(prefix="ns_jax_", dir=options.directory) as directory:
-            _measure(pathlib.Path(directory), rows, options.duckdb)
+            _measure(pathlib.Path(directory), rows, options.k, options.duckdb)
 
 
-def _measure(directory: pathlib.Path, rows: int, most_for_duckdb: int) -> None:
+def _measure(directory: pathlib.Path, rows: int, k: int, most_for_duckdb: int) -> None:
     where, per_class = directory / "labels", max(1, rows * PER_CLASS // PAPERS_ROWS)
-    _apart(_make, where, rows)
+    _apart(_make, where, rows, k)
     sides = {"ours": _ours(where, directory / "ours", per_class)}
     if rows <= most_for_duckdb:
         sides["duckdb"] = _duckdb(where, directory / "duckdb", per_class)
@@ -116,23 +116,28 @@ def _apart(function, *arguments):
         return pool.submit(function, *arguments).result()
 
 
-def _make(directory: pathlib.Path, rows: int) -> None:
+def _make(directory: pathlib.Path, rows: int, k: int) -> None:
     """Label shards as `label` writes them, on all cores."""
     directory.mkdir(parents=True)
     ranges = labels.shard_ranges(rows, PER_SHARD)
     paths = [directory / labels.shard_name(shard, len(ranges)) for shard in range(len(ranges))]
     columns = {"index": np.zeros(1, np.int64), "key": [""], "status": ["ok"]}
-    columns |= {"classes": np.zeros((1, 1), np.int32), "probs": np.ones((1, 1))}
-    labels.write_shard(paths[0], columns, MADE_OF)
+    columns |= {"classes": np.zeros((1, k), np.int32), "probs": np.ones((1, k))}
+    made_of = {**MADE_OF, "k": k}
+    labels.write_shard(paths[0], columns, made_of)
     schema = pq.read_schema(paths[0])
     tasks, cores = list(zip(paths, ranges, strict=True)), os.cpu_count()
     with concurrent.futures.ProcessPoolExecutor(cores, _SPAWN) as pool:
-        list(pool.map(_make_shards, [tasks[n::cores] for n in range(cores)], [schema] * cores))
-    inputs = {**MADE_OF, "images_per_shard": PER_SHARD}
+        list(
+            pool.map(
+                _make_shards, [tasks[n::cores] for n in range(cores)], [schema] * cores, [k] * cores
+            )
+        )
+    inputs = {**made_of, "images_per_shard": PER_SHARD}
     manifest.write(directory, inputs, {"num_shards": len(ranges), "num_images": rows})
 
 
-def _make_shards(tasks: list, schema: pa.Schema) -> None:
+def _make_shards(tasks: list, schema: pa.Schema, k: int) -> None:
     sizes = 1 / (np.arange(CLASSES) + 20)  # the largest class has 50 times the images of the least
     ends = np.cumsum(sizes) / sizes.sum()
     for path, rows in tasks:
@@ -144,6 +149,8 @@ def _make_shards(tasks: list, schema: pa.Schema) -> None:
         confidence[rng.random(count) < 0.03] = 1
         bad = rng.random(count) < 0.001
         label, confidence = np.where(bad, -1, label), np.where(bad, np.float32(0), confidence)
+        classes = (label[:, None] + np.arange(k)) % CLASSES
+        probs = confidence[:, None] * 0.5 ** np.arange(k) * labels.SCALE
         index = pa.array(np.arange(rows.start, rows.stop))
         columns = {
             "index": index,
@@ -151,10 +158,8 @@ def _make_shards(tasks: list, schema: pa.Schema) -> None:
             "status": pa.array(["ok", "not an image"]).take(pa.array(bad.astype(np.int8))),
             "label": label.astype(np.int32),
             "confidence": confidence.astype(np.float32),
-            "classes": pa.FixedSizeListArray.from_arrays(label.astype(np.int32), 1),
-            "probs": pa.FixedSizeListArray.from_arrays(
-                np.round(confidence * labels.SCALE).astype(np.uint16), 1
-            ),
+            "classes": pa.FixedSizeListArray.from_arrays(classes.ravel().astype(np.int32), k),
+            "probs": pa.FixedSizeListArray.from_arrays(probs.ravel().astype(np.uint16), k),
         }
         table = pa.table(columns).cast(schema)
         pq.write_table(table.replace_schema_metadata(schema.metadata), path, compression="zstd")

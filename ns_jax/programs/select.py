@@ -178,11 +178,15 @@ def _write(directory: pathlib.Path, made_of: dict, rows: int, parts, counts: tal
     """Writes the parts, `rows` rows at most; returns a digest of them."""
     directory.mkdir(parents=True, exist_ok=True)
     metadata = {name: made_of[name] for name in ("source", "teacher", "class_names")}
+    images = 0
     with selection_lib.Writer(directory, made_of["k"], metadata, counts.see) as writer:
         writer.expect(rows)
         for part in parts:
             for columns, copies in part:
                 writer.write(columns, copies)
+                images += len(copies)
+        if not images:
+            raise ValueError("none of the images has a label now: no row to write")
     return writer.digest()
 
 
@@ -248,18 +252,16 @@ def _nothing(settings, num_images: int, shards: shards_lib.Shards) -> ValueError
     """Of no row at all, with the highest confidence that there is."""
 
     def highest(opened: Iterator[shards_lib.Shard]) -> float:
-        found = [
-            predictions[1][predictions[0] >= 0] for predictions in (s.predictions() for s in opened)
-        ]
-        return max(float(confidence.max(initial=-1)) for confidence in found)
+        found = [shard.predictions() for shard in opened]
+        return max(float(confidence[label >= 0].max(initial=-1)) for label, confidence in found)
 
     most = max(shards.map(highest, shards.runs(choice.COPIED_ROWS)))
-    rest = [
-        f"{name}={settings[name]}" for name in ("max_confidence", "quantile", "fraction", "exclude")
-    ]
+    off = {"max_confidence": None, "quantile": 0.0, "fraction": 1.0, "exclude": ""}
+    others = [f"select.{n}={settings[n]}" for n, value in off.items() if settings[n] != value]
     return ValueError(
-        f"select.threshold={settings.threshold} keeps none of {num_images:,} images; "
-        f"the highest confidence is {None if most < 0 else round(most, 4)} ({', '.join(rest)})"
+        f"{' with '.join([f'select.threshold={settings.threshold}', *others])} keeps none of "
+        f"{num_images:,} images; the highest confidence is "
+        f"{None if most < 0 else round(most, 4)}"
     )
 
 

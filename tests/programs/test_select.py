@@ -406,6 +406,17 @@ class TestRelabelling:
         assert outputs["rows"] == len(place)
         assert found.metadata["teacher"] == "u"
 
+    def test_images_that_can_no_longer_be_read_at_all_are_an_error(self, workdir):
+        again = workdir / "gone" / "labels"
+        status = np.full(len(self.images), "empty file")
+        digest = manifest.read(workdir / "selection")["outputs"]["digest"]
+        write_shards(again, self.images, self.label, self.confidence, status, subset=digest)
+        config = self.config(workdir)
+        config.select.labels = str(again)
+        with pytest.raises(ValueError, match="none of the images has a label now"):
+            select.run(config, workdir / "gone")
+        assert not list((workdir / "gone" / "selection").iterdir())
+
     def test_another_selection_is_refused(self, workdir):
         config = self.config(workdir)
         run(workdir / "other", labels=str(workdir / "labels"), per_class=30)
