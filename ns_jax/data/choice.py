@@ -58,9 +58,7 @@ class Choice:
             rows, copies = rows[copies > 0], copies[copies > 0]
             if not len(rows):
                 continue
-            columns = {**shard.read("index", "classes", "probs"), "label": label}
-            columns["confidence"] = confidence
-            shard.check_index(columns["index"], index)
+            columns = shard.columns(label, confidence, index)
             parts.append(({name: array[rows] for name, array in columns.items()}, copies))
         return parts
 

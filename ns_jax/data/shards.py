@@ -71,9 +71,12 @@ class Shard:
             )
         return label, confidence
 
-    def check_index(self, index: np.ndarray, expected: np.ndarray) -> None:
-        if not np.array_equal(index, expected):
+    def columns(self, label, confidence, index: np.ndarray) -> dict[str, np.ndarray]:
+        """All columns of a selection: its `predictions`, the indices it must hold, and the rest."""
+        found = self.read("index", "classes", "probs")
+        if not np.array_equal(found["index"], index):
             raise self._damaged("it holds other images than its place says")
+        return {**found, "label": label, "confidence": confidence}
 
     def _damaged(self, error) -> ValueError:
         what = " ".join(str(error).split())

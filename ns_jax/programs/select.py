@@ -75,13 +75,13 @@ def _select(config, workdir: pathlib.Path) -> None:
     truth = _truth(config, made["inputs"])
     counts = tally.Tally(made["inputs"]["class_names"], truth)
     if earlier:
-        found = _relabel(config, directory, made, counts, earlier["outputs"]["kept"])
+        digest, found = _relabel(config, directory, made, counts, earlier["outputs"]["kept"])
     else:
-        found = _choose(config, directory, made, counts)
+        digest, found = _choose(config, directory, made, counts)
     config_lib.write_json(directory / "report.json", found)
     (directory / "report.txt").write_text(tally.table(found))
-    outputs = {name: found[name] for name in found if name != "classes"}
-    manifest.write(directory, inputs, outputs)
+    totals = {name: found[name] for name in found if name != "classes"}
+    manifest.write(directory, inputs, {"digest": digest, **totals})
     say(
         f"selected {found['kept']:,} of {found['candidates']:,} candidates and "
         f"{found['copies']:,} copies: {directory}"
@@ -90,8 +90,8 @@ def _select(config, workdir: pathlib.Path) -> None:
         say(line)
 
 
-def _choose(config, directory: pathlib.Path, made: dict, counts: tally.Tally) -> dict:
-    """Writes the selection that `select.*` asks for; returns its report."""
+def _choose(config, directory: pathlib.Path, made: dict, counts: tally.Tally) -> tuple:
+    """Writes the selection that `select.*` asks for; returns its digest and its report."""
     settings, num_images = config.select, made["outputs"]["num_images"]
     if num_images > ranking.MAX_IMAGES:
         raise ValueError(
@@ -125,13 +125,13 @@ def _choose(config, directory: pathlib.Path, made: dict, counts: tally.Tally) ->
         raise _nothing(settings, num_images, shards)
     parts = shards.map(chosen.taken, shards.runs(rows))
     digest = _write(directory, made["inputs"], chosen.rows, parts, counts)
-    return {"digest": digest, **counts.report(chosen.candidates)}
+    return digest, counts.report(chosen.candidates)
 
 
 def _relabel(
     config, directory: pathlib.Path, made: dict, counts: tally.Tally, num_images: int
-) -> dict:
-    """Writes the rows of the selection `label.subset` with their new labels; returns its report.
+) -> tuple:
+    """Writes the rows of the selection `label.subset` with their new labels; returns as `_choose`.
 
     Images that cannot be read now are left out.
     """
@@ -144,7 +144,7 @@ def _relabel(
     left_out = num_images - int(kept.sum())
     if left_out:
         say(f"{left_out:,} images of {config.label.subset} have no label now and are left out")
-    return {"digest": digest, **counts.report(kept), "left_out": left_out}
+    return digest, {**counts.report(kept), "left_out": left_out}
 
 
 def _relabelled(
@@ -156,9 +156,7 @@ def _relabelled(
         index, copies = (array[start : start + len(shard.rows)] for array in images)
         start += len(shard.rows)
         label, confidence = shard.predictions()
-        columns = {**shard.read("index", "classes", "probs"), "label": label}
-        columns["confidence"] = confidence
-        shard.check_index(columns["index"], index)
+        columns = shard.columns(label, confidence, index)
         ok = label >= 0
         parts.append(({name: array[ok] for name, array in columns.items()}, copies[ok]))
     return parts
