@@ -135,22 +135,23 @@ def _columns(file: pa.RecordBatchFileReader) -> dict[str, tuple[np.ndarray, np.n
     """Of each column all batches but the last, as one strided array, and the last one."""
     count = file.num_record_batches
     first, last = _arrays(file.get_batch(0)), _arrays(file.get_batch(count - 1))
-    looked_at = sorted({0, 1, count - 2} & set(range(count - 1)))
-    arrays = {batch: _arrays(file.get_batch(batch)) for batch in looked_at}
+    distance = (_address(last["index"]) - _address(first["index"])) // max(1, count - 1)
+    looked_at = {b: _arrays(file.get_batch(b)) for b in {1, count - 2} if 0 < b < count - 1}
     columns = {}
-    for name in DTYPES:
-        starts = [arrays[batch][name].__array_interface__["data"][0] for batch in looked_at]
-        stride = starts[1] - starts[0] if len(starts) > 1 else 0
-        expected = [starts[0] + batch * stride for batch in looked_at] if starts else []
-        sizes = {len(arrays[batch][name]) for batch in looked_at}
-        if starts != expected or len(sizes) > 1:
-            raise ValueError(f"its record batches are not of one size: {sorted(sizes)}")
-        array = first[name]
+    for name, array in first.items():
+        for number, other in looked_at.items():
+            start = _address(array) + number * distance
+            if len(other[name]) != len(array) or _address(other[name]) != start:
+                raise ValueError("its record batches are not of one size")
         whole = np.lib.stride_tricks.as_strided(
-            array, (count - 1, *array.shape), (stride, *array.strides), writeable=False
+            array, (count - 1, *array.shape), (distance, *array.strides), writeable=False
         )
         columns[name] = whole, last[name]
     return columns
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
 
 
 def _arrays(batch: pa.RecordBatch) -> dict[str, np.ndarray]:
