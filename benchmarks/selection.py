@@ -191,7 +191,7 @@ def _selected(directory: pathlib.Path) -> tuple[int, float, float, int]:
 
 def _equal(theirs: pathlib.Path, ours: pathlib.Path) -> bool:
     """Whether two selections have the same rows, by index and label, batch by batch."""
-    found, start = selection.Selection(ours), 0
+    found, start = selection.Selection(ours, in_order=True), 0
     reader = pa.ipc.open_file(pa.memory_map(str(theirs / selection.NAME)))
     for number in range(reader.num_record_batches):
         batch = reader.get_batch(number)

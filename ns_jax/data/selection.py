@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import mmap
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -89,14 +90,17 @@ class Selection:
     Mapped, not read; pickled as its directory, and mapped again by each data worker.
     """
 
-    def __init__(self, directory: str | pathlib.Path):
-        """Raises FileNotFoundError without a selection, ValueError if its file is damaged."""
+    def __init__(self, directory: str | pathlib.Path, in_order: bool = False):
+        """`in_order`: it will be read from the first row to the last, not here and there.
+
+        Raises FileNotFoundError without a selection, ValueError if its file is damaged.
+        """
         self._directory = pathlib.Path(directory)
         path = self._directory / NAME
         if not path.is_file():
             raise FileNotFoundError(f"there is no {path}; run the select program first")
         try:
-            file = pa.ipc.open_file(pa.memory_map(str(path)))
+            file = pa.ipc.open_file(_mapped(path, in_order))
             self.metadata = json.loads(file.schema.metadata[b"ns_jax"])
             columns = _columns(file)
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
@@ -129,6 +133,16 @@ class Selection:
             held = found[:, -1:]
             yield found[0, :-1], found[1, :-1]
         yield held[0], held[1]
+
+
+def _mapped(path: pathlib.Path, in_order: bool) -> pa.Buffer:
+    """The bytes of a file. Unless told, the kernel reads 128 kB around every row: of a file that is
+    not in memory 1,000 random rows then take 2.7 s instead of 0.2 to 0.4 (measured).
+    """
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    mapped.madvise(mmap.MADV_SEQUENTIAL if in_order else mmap.MADV_RANDOM)
+    return pa.py_buffer(mapped)
 
 
 def _columns(file: pa.RecordBatchFileReader) -> dict[str, tuple[np.ndarray, np.ndarray]]:

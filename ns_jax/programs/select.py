@@ -135,7 +135,7 @@ def _relabel(
 
     Images that cannot be read now are left out.
     """
-    earlier = selection_lib.Selection(config.label.subset)
+    earlier = selection_lib.Selection(config.label.subset, in_order=True)
     shards, rows = _shards(config.select, made["inputs"], num_images)
     sizes = (len(shards.rows_of(run)) for run in shards.runs(rows))
     parts = shards.map(_relabelled, shards.runs(rows), _in_parts(earlier.images(), sizes))
