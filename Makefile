@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Huge pages for large blocks: a training step of the demo is 1.3 to 1.7 times faster on CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: install demo test lint chaos pod parity bench bench-cpu bench-input
+.PHONY: install demo test lint chaos pod parity bench bench-cpu bench-input bench-selection
 
 install: .venv/.installed
 
@@ -54,6 +54,10 @@ bench-cpu: install .venv-timm/.installed
 bench-input: install .venv-timm/.installed
 	$(BIN)/python -m benchmarks.input_speed
 	$(BIN)/python -m benchmarks.input_sources
+
+# Selecting from up to 300 million labels, against one DuckDB query.
+bench-selection: install
+	$(BIN)/python -m benchmarks.selection
 
 # All seeds with the baseline: about an hour on 2 cores.
 bench: install

@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks import photos
 from benchmarks.sides import machine, row
 from ns_jax.data import files, images, pipeline, randaugment, sources, views
+from ns_jax.data.reading import Reading
 
 MEMBERS = 100_000
 IMAGES = 50_000
@@ -100,7 +101,7 @@ def _memory(directory: str) -> None:
         steps=IMAGES // batch,
         start_step=0,
         seed=0,
-        reading=pipeline.Reading(workers=WORKERS),
+        reading=Reading(workers=WORKERS),
     )
     pids = [os.getpid(), *(worker.pid for worker in batches.processes())]
     used, began = [], time.perf_counter()

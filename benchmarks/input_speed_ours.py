@@ -6,6 +6,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from benchmarks import worker  # noqa: E402
 from ns_jax.data import images, pipeline, randaugment, sources, views  # noqa: E402
+from ns_jax.data.reading import Reading  # noqa: E402
 
 BATCH = 64
 
@@ -15,7 +16,7 @@ def main() -> None:
     count = int(count)
     source = sources.open_source(f"folder:{directory}", labels_per_class=1, seed=0)
     evaluation = images.Preprocessing(224, "0.875", (0.485,) * 3, (0.229,) * 3)
-    reading = pipeline.Reading(workers=int(cores))
+    reading = Reading(workers=int(cores))
     if mode == "training":
         batches = pipeline.train_batches(
             pipeline.labelled_examples(source, 0.1, 1),

@@ -144,8 +144,23 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
 
     config.select = select = config_dict.ConfigDict()
     select.labels = ""  # directory of label shards
-    select.threshold = 0.3  # an image counts if its confidence is above this
-    select.per_class = 130_000  # images of each class, by copies if scarce; 0: as the largest class
+    select.threshold = 0.3  # an image counts if its confidence is above this ...
+    select.max_confidence = optional(float)  # ... and not above this; None: no limit
+    # Share of the images that were given a label, those of least confidence, that do not count
+    # either: a threshold for each class. 0: off.
+    select.quantile = 0.0
+    select.per_class = 130_000  # rows of each class, by copies if scarce; 0: as the largest class
+    select.balance = "copies"  # of the images of scarce classes; "none": each image once
+    select.max_copies = optional(int)  # times that an image is taken, at most; None: no limit
+    select.order = "confidence"  # a class's best images are taken; "random": drawn from `seed`
+    select.fraction = 1.0  # of the images that count at all, drawn from `seed`; smaller in larger
+    select.seed = 0
+    select.exclude = ""  # text or CSV file whose first column lists indices to leave out; "": none
+    # A leak: an image whose perceptual hash differs from one of data.guard's in so few of 64 bits.
+    # Of tiny images 0.
+    select.guard_distance = 6
+    select.drop_leaks = False  # leave them out; they are listed in leaks.csv either way
+    select.memory_gb = 4.0  # that may be used beside what the program itself takes
 
     config.evaluate = evaluate = config_dict.ConfigDict()
     evaluate.checkpoint = ""

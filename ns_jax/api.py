@@ -10,6 +10,7 @@ import numpy as np
 
 from ns_jax import experiment, sharding, steps
 from ns_jax.data import pipeline
+from ns_jax.data.reading import Reading
 from ns_jax.data.source import Source
 from ns_jax.progress import Progress
 from ns_jax.weights import imported
@@ -72,7 +73,7 @@ class Classifier:
                 pipeline.full_batches([range(len(images))], size),
                 [self.preprocessing],
                 batch_size=size,
-                reading=pipeline.Reading(workers=0, prefetch=4),
+                reading=Reading(workers=0, prefetch=4),
             ):
                 bad += [
                     f"{key}: {status}"

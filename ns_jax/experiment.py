@@ -4,7 +4,8 @@ import dataclasses
 
 import jax
 
-from ns_jax.data import images, pipeline, randaugment, sources, views
+from ns_jax.data import images, randaugment, sources, views
+from ns_jax.data.reading import Reading
 from ns_jax.data.source import Source
 from ns_jax.models import efficientnet
 
@@ -27,9 +28,9 @@ def open_source(config, which: str) -> Source:
     )
 
 
-def reading(config) -> pipeline.Reading:
+def reading(config) -> Reading:
     data = config.data
-    return pipeline.Reading(data.workers, data.read_threads, data.prefetch)
+    return Reading(data.workers, data.read_threads, data.prefetch)
 
 
 def build_model(config, num_classes: int) -> efficientnet.EfficientNet:

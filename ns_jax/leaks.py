@@ -3,7 +3,7 @@
 import concurrent.futures
 import csv
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -58,15 +58,16 @@ def _hash(source: Source, index: int) -> tuple[str, list[int] | None]:
 
 def write(
     path: pathlib.Path,
-    chunks: Iterable[tuple[np.ndarray, Sequence[str], np.ndarray]],
+    chunks: Iterable[tuple[np.ndarray, Callable[[], Sequence[str]], np.ndarray]],
     guard: tuple[np.ndarray, Sequence[str]],
     distance: int,
 ) -> np.ndarray:
     """Writes the pool's images within `distance` bits of a guarded one; returns their indices.
 
-    `chunks`: (index int64 `[n]`, keys `[n]`, hashes uint64 `[n]`) of the pool, in order of index,
-    one at a time in memory. `guard`: as `hash_source` gives it. The CSV file (RFC 4180) names the
-    nearest guarded image of each, the first of equally near ones; it is there whole or not at all.
+    `chunks`: (index int64 `[n]`, a function that gives the keys `[n]`, hashes uint64 `[n]`) of the
+    pool, in order of index, one at a time in memory. `guard`: as `hash_source` gives it. The CSV
+    file (RFC 4180) names the nearest guarded image of each, the first of equally near ones; it is
+    there whole or not at all.
     Raises ValueError for a distance outside 0..16.
     """
     guard_hashes, guard_keys = guard
@@ -78,8 +79,9 @@ def write(
         rows.writerow(COLUMNS)
         for index, keys, hashes in chunks:
             found = search.find(hashes)
+            names = keys() if len(found[0]) else []
             for row, guarded, bits in zip(*(part.tolist() for part in found), strict=True):
-                rows.writerow((index[row], keys[row], guard_keys[guarded], bits))
+                rows.writerow((index[row], names[row], guard_keys[guarded], bits))
             leaked.append(np.asarray(index)[found[0]])
     temporary.replace(path)
     return np.concatenate(leaked)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ns_jax import checkpoint, experiment, sharding, steps, trees
 from ns_jax.data import pipeline, source
+from ns_jax.data.reading import Reading
 
 IN_FLIGHT = 2  # batches that the device has or may begin with while the host reads one back
 
@@ -84,7 +85,7 @@ class Predictor:
         self,
         source: source.Source,
         chunks: Iterable[Sequence[int]],
-        reading: pipeline.Reading,
+        reading: Reading,
         k: int,
         hashed: bool = False,
     ) -> Iterator[dict]:
@@ -100,7 +101,7 @@ class Predictor:
             yield {**batch, "classes": classes, "probs": probs}
 
     def logits(
-        self, source: source.Source, chunks: Iterable[Sequence[int]], reading: pipeline.Reading
+        self, source: source.Source, chunks: Iterable[Sequence[int]], reading: Reading
     ) -> Iterator[dict]:
         """As `predict`, with `logits` float32 `[n, M, classes]` of members and mirror images."""
         step = steps.compile_inference(

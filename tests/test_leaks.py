@@ -28,7 +28,8 @@ def pool_chunks(source, size):
         examples = [source[int(number)] for number in index]
         images = [cv2.imdecode(np.frombuffer(e["image"], np.uint8), 1)[..., ::-1] for e in examples]
         hashes = [perceptual.phash(np.ascontiguousarray(image)) for image in images]
-        yield index, [e["key"] for e in examples], np.array(hashes, np.uint64)
+        keys = [example["key"] for example in examples]
+        yield index, lambda keys=keys: keys, np.array(hashes, np.uint64)
 
 
 def read(path):
@@ -92,7 +93,7 @@ def test_images_that_cannot_be_guarded_are_left_out_and_counted(tmp_path, capsys
 def test_keys_of_any_text_survive_the_file(tmp_path):
     keys = ["a,b.jpg", 'say "x".jpg', "two\nlines.jpg", "cr\rlf\r\n.jpg", " é 画.jpg", "", "'"]
     hashes = np.arange(7, dtype=np.uint64) * np.uint64(0x0F0F0F0F0F0F0F0F) + np.uint64(1)
-    chunks = [(np.arange(100, 107), np.array(keys, object), hashes)]
+    chunks = [(np.arange(100, 107), lambda: keys, hashes)]
     path = tmp_path / "leaks.csv"
     index = leaks.write(path, chunks, (hashes[::-1], keys[::-1]), 0)
     assert index.tolist() == list(range(100, 107))
@@ -103,14 +104,14 @@ def test_the_nearest_guarded_image_is_named_and_the_first_of_equally_near(tmp_pa
     guard = np.array([0b1111, 0b0111, 0b0111, 0b0100], np.uint64)
     hashes = np.array([0b0111, 0b1101], np.uint64)
     path = tmp_path / "leaks.csv"
-    leaks.write(path, [(np.array([5, 8]), ["x", "y"], hashes)], (guard, list("abcd")), 2)
+    leaks.write(path, [(np.array([5, 8]), lambda: ["x", "y"], hashes)], (guard, list("abcd")), 2)
     assert read(path)[1:] == [["5", "x", "b", "0"], ["8", "y", "a", "1"]]
 
 
 def test_without_leaks_the_file_has_its_header_alone(tmp_path):
     path = tmp_path / "leaks.csv"
     none = (np.zeros(0, np.uint64), [])
-    chunks = [(np.arange(2), ["a", "b"], np.array([5, 6], np.uint64))]
+    chunks = [(np.arange(2), lambda: ["a", "b"], np.array([5, 6], np.uint64))]
     assert leaks.write(path, chunks, none, 6).tolist() == []
     assert leaks.write(path, [], none, 6).tolist() == []
     assert path.read_bytes() == b"index,key,guard_key,distance\r\n"
@@ -120,13 +121,13 @@ def test_the_file_is_there_whole_or_not_at_all(tmp_path):
     hashes = np.array([77], np.uint64)
 
     def chunks():
-        yield np.arange(1), ["a"], hashes
+        yield np.arange(1), lambda: ["a"], hashes
         raise OSError("the second shard cannot be read")
 
     path = tmp_path / "leaks.csv"
     with pytest.raises(OSError, match="second shard"):
         leaks.write(path, chunks(), (hashes, ["t"]), 0)
     assert not path.exists()
-    leaks.write(path, [(np.arange(1), ["a"], hashes)], (hashes, ["t"]), 0)
+    leaks.write(path, [(np.arange(1), lambda: ["a"], hashes)], (hashes, ["t"]), 0)
     assert read(path)[1:] == [["0", "a", "t", "0"]]
     assert list(tmp_path.iterdir()) == [path]

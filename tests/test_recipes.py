@@ -10,6 +10,7 @@ from configs import cifar, imagenet, svhn
 from ns_jax import config as config_lib
 from ns_jax import experiment, optim
 from ns_jax.data import decoding, pipeline
+from ns_jax.data.reading import Reading
 from tests.data import made
 
 SPLITS = {
@@ -97,7 +98,7 @@ def test_recipes_read_data_of_their_data_sets_features(
             steps=1,
             start_step=0,
             seed=0,
-            reading=pipeline.Reading(workers=0),
+            reading=Reading(workers=0),
         )
     )
     assert batch["image"].shape == (4, size, size, 3) and batch["weight"].all()

@@ -1,4 +1,4 @@
-"""Label shards, selections, and the targets that training makes of them."""
+"""Label shards, and the targets that training makes of them."""
 
 import io
 import json
@@ -20,7 +20,6 @@ ENCODINGS = {
     "key": "DELTA_BYTE_ARRAY",
     "confidence": "BYTE_STREAM_SPLIT",
 }
-SELECTION = "selection.arrow"
 
 
 def shard_name(shard: int, num_shards: int) -> str:
@@ -89,42 +88,6 @@ def read_shard(path: pathlib.Path, columns: list[str]) -> dict[str, np.ndarray]:
     with files.open_binary(os.fspath(path)) as file:
         table = pq.read_table(file, columns=columns, page_checksum_verification=True)
     return {name: table.column(name).to_numpy() for name in columns}
-
-
-class Selection:
-    """A selection: a row for each training example, copies repeated.
-
-    Memory-mapped while it is one record batch; several are joined in memory.
-    """
-
-    def __init__(self, directory: str | pathlib.Path):
-        self._directory = directory
-        path = pathlib.Path(directory) / SELECTION
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no {path}; run the select program first")
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        self.metadata = json.loads(table.schema.metadata[b"ns_jax"])
-        self.index = _column(table, "index")
-        self.label = _column(table, "label")
-        self.confidence = _column(table, "confidence")
-        k = table.schema.field("classes").type.list_size
-        self.classes = _column(table, "classes").reshape(-1, k)
-        self.probs = _column(table, "probs").reshape(-1, k)
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __reduce__(self):
-        return Selection, (self._directory,)  # a data worker maps the file itself
-
-
-def _column(table: pa.Table, name: str) -> np.ndarray:
-    column = table.column(name).combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0)
-    if pa.types.is_fixed_size_list(column.type):
-        column = column.flatten()
-    return column.to_numpy(zero_copy_only=True)
 
 
 def hard_target(label: int, num_classes: int, smoothing: float, k: int):

@@ -7,71 +7,18 @@ target is the teacher's) and `teacher_image`; where only some rows are to be noi
 Nothing here touches a device; every row is a function of (seed, step, row).
 """
 
-import collections
-import concurrent.futures
 import dataclasses
 import functools
-import itertools
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import grain
 import numpy as np
 
 from ns_jax.data import decoding, images, labels, perceptual, views, workers
+from ns_jax.data import selection as selection_lib
+from ns_jax.data.reading import Reading
 from ns_jax.data.source import Source
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """Who decodes and augments: processes of their own, or threads of this one."""
-
-    workers: int | None = None  # processes; 0: none, None: as many as pay
-    threads: int = 2  # of this process, without workers
-    prefetch: int = 8  # batches made ahead, over all workers
-
-    def __post_init__(self):
-        for name, least in (("workers", 0), ("threads", 1), ("prefetch", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"data.{name} is {value}; set it to {least} or more")
-
-    def iterate(self, make: Callable, parts: Iterable, num_bytes: int) -> Iterator[dict]:
-        """`make(part, empty)` of each of `parts` in order, ahead; see `workers.Workers`.
-
-        `num_bytes` is what a batch's arrays may take. `parts` is read as batches are asked for, no
-        more than `prefetch` ahead of them. Close the iterator to end the workers.
-        """
-        count = default_workers() if self.workers is None else self.workers
-        if not count:
-            return self._threaded(make, parts)
-        return workers.Workers(make, parts, count, -(-self.prefetch // count), num_bytes)
-
-    def _threaded(self, make: Callable, parts: Iterable) -> Iterator[dict]:
-        parts = iter(parts)
-        with concurrent.futures.ThreadPoolExecutor(self.threads) as pool:
-            owed = collections.deque()
-
-            def ask(count: int) -> None:
-                for part in itertools.islice(parts, count):
-                    owed.append(pool.submit(make, part, np.empty))
-
-            try:
-                ask(self.prefetch)
-                while owed:
-                    batch = owed.popleft().result()
-                    ask(1)
-                    yield batch
-            finally:
-                for batch in owed:
-                    batch.cancel()
-
-
-def default_workers() -> int:
-    """All cores but one, if there are more than four: few cores are better shared by threads."""
-    cores = getattr(os, "process_cpu_count", os.cpu_count)()
-    return min(cores - 1, 64) if cores > 4 else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +26,8 @@ class Examples:
     """Images with their targets, by position: `(index, image, classes, probs)` as a dict."""
 
     source: Source
-    index: np.ndarray  # int64 [N], into the source
+    # Of each example, into the source. Pickled for data workers: a range or a mapped column.
+    index: Sequence[int]
     target: Callable  # (position, the source's label) -> (classes int32 [k], probs float32 [k])
     k: int
     marks: dict[str, bool] = dataclasses.field(default_factory=dict)  # the same of every row
@@ -116,11 +64,11 @@ def labelled_examples(source: Source, smoothing: float, k: int) -> Examples:
             )
         return labels.hard_target(label, num_classes, smoothing, k)
 
-    return Examples(source, np.arange(len(source)), target, k)
+    return Examples(source, range(len(source)), target, k)
 
 
 def pseudo_labelled_examples(
-    source: Source, selection: labels.Selection, loss, num_classes: int
+    source: Source, selection: selection_lib.Selection, loss, num_classes: int
 ) -> Examples:
     """Every row of a selection with the teacher's distribution, or its best class as a label."""
     if selection.metadata["source"] != source.fingerprint:
@@ -144,9 +92,11 @@ def pseudo_labelled_examples(
     return Examples(source, selection.index, target, 1 if hard else selection.classes.shape[1])
 
 
-def teacher_labelled_examples(source: Source, selection: labels.Selection | None) -> Examples:
+def teacher_labelled_examples(
+    source: Source, selection: selection_lib.Selection | None
+) -> Examples:
     """The images of a selection, or all, to be labelled by a teacher in the step."""
-    index = np.arange(len(source)) if selection is None else selection.index
+    index = range(len(source)) if selection is None else selection.index
     target = np.zeros(1, np.int32), np.zeros(1, np.float32)  # which the step replaces
     return Examples(source, index, lambda position, label: target, 1)
 

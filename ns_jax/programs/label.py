@@ -105,7 +105,8 @@ def _images(config, source):
             f"label.subset={config.label.subset} was selected from another source than "
             f"{source.name}: fingerprint {selection.metadata['source']}, now {source.fingerprint}"
         )
-    return selection.images(), manifest.read(config.label.subset)["outputs"]["digest"]
+    images = np.concatenate([index for index, _ in selection.images()])
+    return images, manifest.read(config.label.subset)["outputs"]["digest"]
 
 
 def _fitted_temperature(config, teacher: predictor.Predictor, directory) -> float:

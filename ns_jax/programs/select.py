@@ -1,170 +1,320 @@
-"""Threshold, best of each class, balance by copies: label shards -> selection."""
+"""Threshold, best of each class, balance by copies: label shards -> selection. docs/selection.md.
+
+Or, of labels of an earlier selection's images alone: the same rows with their new labels.
+"""
 
 import hashlib
-import json
+import itertools
 import pathlib
+from collections.abc import Iterable, Iterator
 
-import duckdb
 import numpy as np
-import pyarrow as pa
 
 from ns_jax import config as config_lib
-from ns_jax import experiment, manifest, processes
-from ns_jax.data import labels
+from ns_jax import experiment, leaks, manifest, processes
+from ns_jax.data import candidates, choice, files, perceptual, ranking, tally
+from ns_jax.data import selection as selection_lib
+from ns_jax.data import shards as shards_lib
+from ns_jax.data.source import Source
 from ns_jax.progress import say
 
-ROWS_AT_ONCE = 1_000_000  # rows of a record batch
-
-# Among the images of a label, ranked by (confidence descending, index ascending), the best
-# `per_class` stay. A scarce class is filled up in rounds through its ranking, so the best of it get
-# the extra copy. `index` orders the result and makes every step of it exact.
-SELECT = """
-WITH candidates AS (
-    SELECT index, label, confidence, classes, probs,
-           row_number() OVER (PARTITION BY label ORDER BY confidence DESC, index) AS rank,
-           count(*) OVER (PARTITION BY label) AS candidates
-    FROM read_parquet($shards)
-    WHERE status = 'ok' AND confidence > $threshold::FLOAT
-), kept AS (
-    SELECT *, $per_class // least(candidates, $per_class)
-              + (rank <= $per_class % least(candidates, $per_class))::BIGINT AS copies
-    FROM candidates
-    WHERE rank <= $per_class
+MOST_THREADS = 16  # a thread for each core, but one process writes
+# Of `select.*`, what the result is made of. `labels` and `exclude` count by their content.
+RULES = (
+    *("threshold", "max_confidence", "quantile", "per_class", "balance", "max_copies"),
+    *("order", "fraction", "seed"),
 )
-SELECT index, label, confidence, classes, probs
-FROM (SELECT *, unnest(range(copies)) AS copy FROM kept)
-ORDER BY index, copy
-"""
-
-COUNT = """
-SELECT label, count(*) AS candidates
-FROM read_parquet($shards)
-WHERE status = 'ok' AND confidence > $threshold::FLOAT
-GROUP BY label
-"""
 
 
 def run(config, workdir: pathlib.Path) -> dict:
-    """Writes `selection/` in `workdir`: `selection.arrow`, `report.json`, `manifest.json`.
+    """Writes `selection/` in `workdir`: `selection.arrow`, `report.json`, `report.txt`,
+    `manifest.json`.
 
-    Raises ValueError if the threshold keeps nothing. Of many processes the first one does it.
+    Raises ValueError if nothing is kept, for settings out of range, and for shards that are damaged
+    or of other labels; OSError if the disk has no room. Of many processes the first one does it.
     """
+    check(config)
     processes.first_alone(_select, config, workdir)
     return manifest.read(workdir / "selection")["outputs"]
 
 
+def check(config) -> None:
+    """Raises ValueError for a setting out of range, FileNotFoundError for no file to exclude."""
+    select = config.select
+    highest = select.max_confidence
+    for name, valid, must in (
+        ("threshold", 0 <= select.threshold <= 1, "be 0 to 1"),
+        ("per_class", select.per_class >= 0, "be 1 or more, or 0: as the largest class"),
+        ("quantile", 0 <= select.quantile < 1, "be 0 (off) or more, and below 1"),
+        ("fraction", 0 < select.fraction <= 1, "be above 0 and at most 1"),
+        ("max_copies", select.max_copies is None or select.max_copies >= 1, "be 1 or more"),
+        ("balance", select.balance in ("copies", "none"), "be copies or none"),
+        ("order", select.order in ("confidence", "random"), "be confidence or random"),
+        ("memory_gb", select.memory_gb > 0, "be above 0"),
+        (
+            "guard_distance",
+            0 <= select.guard_distance <= perceptual.MOST_DISTANCE,
+            f"be 0 to {perceptual.MOST_DISTANCE}",
+        ),
+        (
+            "max_confidence",
+            highest is None or highest > select.threshold,
+            f"be above select.threshold, which is {select.threshold}",
+        ),
+    ):
+        if not valid:
+            raise ValueError(f"select.{name} is {select[name]}; it must {must}")
+    if select.exclude and not pathlib.Path(select.exclude).is_file():
+        raise FileNotFoundError(f"select.exclude={select.exclude}: there is no such file")
+
+
 def _select(config, workdir: pathlib.Path) -> None:
-    made = manifest.read(config.select.labels)
+    settings = config.select
+    made = manifest.read(settings.labels)
     directory = workdir / "selection"
-    threshold, per_class = config.select.threshold, config.select.per_class
-    inputs = {"labels": made["inputs"], "threshold": threshold, "per_class": per_class}
+    earlier = _earlier(config.label.subset, made["inputs"].get("subset"), settings.labels)
+    inputs = {"labels": made["inputs"]}
+    guard = experiment.open_source(config, "guard") if config.data.guard and not earlier else None
+    if not earlier:
+        inputs.update({name: settings[name] for name in RULES}, exclude=_digest(settings.exclude))
+    if guard:
+        names = ("guard_distance", "drop_leaks")
+        inputs.update({name: settings[name] for name in names}, guard=guard.fingerprint)
     if manifest.is_done(directory, inputs):
         say(f"{directory}: selected already")
-        return None
-
-    class_names = made["inputs"]["class_names"]
-    num_shards = made["outputs"]["num_shards"]
-    shards = [
-        str(pathlib.Path(config.select.labels) / labels.shard_name(shard, num_shards))
-        for shard in range(num_shards)
-    ]
-    database = duckdb.connect()
-    values = {"shards": shards, "threshold": threshold}
-    candidates = dict(database.execute(COUNT, values).fetchall())
-    if not candidates:
-        query = "SELECT max(confidence) FROM read_parquet($shards) WHERE status = 'ok'"
-        highest = database.execute(query, {"shards": shards}).fetchone()[0]
-        raise ValueError(
-            f"select.threshold={threshold} keeps none of {made['outputs']['num_images']:,} images; "
-            f"the highest confidence is {highest if highest is None else round(highest, 4)}"
-        )
-    if per_class == 0:
-        per_class = max(candidates.values())
-
-    directory.mkdir(parents=True, exist_ok=True)
-    rows = database.execute(SELECT, {**values, "per_class": per_class}).to_arrow_reader(
-        ROWS_AT_ONCE
-    )
-    metadata = {
-        "source": made["inputs"]["source"],
-        "teacher": made["inputs"]["teacher"],
-        "class_names": class_names,
-    }
-    digest = _write(directory / labels.SELECTION, rows, made["inputs"]["k"], metadata)
-    selection = labels.Selection(directory)
-    accuracy = _accuracy(config, selection, class_names)
-    report = _report(selection, candidates, class_names, accuracy)
-    config_lib.write_json(directory / "report.json", report)
-    missing = [c["name"] for c in report["classes"] if not c["candidates"]]
-    if missing:
-        say(f"{len(missing)} classes have no candidate: {', '.join(missing[:20])}")
-    outputs = {"digest": digest, **{name: report[name] for name in report if name != "classes"}}
-    manifest.write(directory, inputs, outputs)
+        return
+    truth = _truth(config, made["inputs"])
+    counts = tally.Tally(made["inputs"]["class_names"], truth)
+    if earlier:
+        digest, found = _relabel(config, directory, made, counts, earlier["outputs"]["kept"])
+    else:
+        digest, found = _choose(config, directory, made, counts, guard)
+    config_lib.write_json(directory / "report.json", found)
+    (directory / "report.txt").write_text(tally.table(found))
+    totals = {name: found[name] for name in found if name != "classes"}
+    manifest.write(directory, inputs, {"digest": digest, **totals})
     say(
-        f"selected {outputs['kept']:,} of {outputs['candidates']:,} candidates and "
-        f"{outputs['copies']:,} copies: {directory}"
+        f"selected {found['kept']:,} of {found['candidates']:,} candidates and "
+        f"{found['copies']:,} copies: {directory}"
     )
-    return outputs
+    for line in tally.summary(found):
+        say(line)
 
 
-def _write(path: pathlib.Path, batches: pa.RecordBatchReader, k: int, metadata: dict) -> str:
-    """Streams rows to an Arrow file, whole or not at all; returns a digest of their content."""
-    schema = pa.schema(
-        {
-            "index": pa.int64(),
-            "label": pa.int32(),
-            "confidence": pa.float32(),
-            "classes": pa.list_(pa.int32(), k),
-            "probs": pa.list_(pa.uint16(), k),
-        },
-        metadata={"ns_jax": json.dumps(metadata)},
-    )
-    total = hashlib.sha256(json.dumps(metadata).encode())
-    temporary = path.with_name(f".{path.name}.tmp")
-    with pa.ipc.new_file(temporary, schema) as writer:
-        for batch in batches:
-            batch = batch.cast(schema)
-            for column in batch.columns:
-                flat = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
-                total.update(flat.to_numpy().tobytes())
-            writer.write_batch(batch)
-    temporary.replace(path)
-    return total.hexdigest()[:16]
-
-
-def _report(selection, candidates: dict, class_names: list[str], accuracy: float | None) -> dict:
-    first = np.ones(len(selection), bool)
-    first[1:] = selection.index[1:] != selection.index[:-1]  # rows are in order of index
-    classes = []
-    for label, name in enumerate(class_names):
-        rows = selection.label == label
-        kept = int((rows & first).sum())
-        classes.append(
-            {
-                "name": name,
-                "candidates": candidates.get(label, 0),
-                "kept": kept,
-                "copies": int(rows.sum()) - kept,
-                "lowest_confidence": float(selection.confidence[rows].min()) if kept else None,
-            }
+def _choose(
+    config, directory: pathlib.Path, made: dict, counts: tally.Tally, guard: Source | None
+) -> tuple:
+    """Writes the selection that `select.*` asks for; returns its digest and its report."""
+    settings, num_images = config.select, made["outputs"]["num_images"]
+    if num_images > ranking.MAX_IMAGES:
+        raise ValueError(
+            f"{settings.labels} are labels of {num_images:,} images; {ranking.MAX_IMAGES:,} are "
+            "the most that can be ranked"
         )
-    return {
-        "rows": len(selection),
-        **{name: sum(c[name] for c in classes) for name in ("candidates", "kept", "copies")},
-        "accuracy": accuracy,
-        "classes": classes,
-    }
+    excluded = None
+    if settings.exclude:
+        excluded = candidates.read_excluded(pathlib.Path(settings.exclude), num_images)
+    shards, rows = _shards(settings, made["inputs"], num_images)
+    leaked = _leaked(config, directory, made, shards, guard) if guard else None
+    if guard and settings.drop_leaks:
+        excluded = candidates.nothing_excluded(num_images) if excluded is None else excluded
+        candidates.exclude(excluded, leaked)
+    rules = candidates.Rules(
+        num_images=num_images,
+        threshold=settings.threshold,
+        max_confidence=settings.max_confidence,
+        order=settings.order,
+        fraction=settings.fraction,
+        seed=settings.seed,
+        excluded=excluded,
+    )
+    chosen = choice.choose(
+        shards,
+        rules,
+        choice.Balance(
+            settings.per_class, 1 if settings.balance == "none" else settings.max_copies
+        ),
+        settings.quantile,
+        len(made["inputs"]["class_names"]),
+        _bytes(settings),
+    )
+    if not chosen.rows:
+        raise _nothing(settings, num_images, shards)
+    parts = shards.map(chosen.taken, shards.runs(rows))
+    digest = _write(directory, made["inputs"], chosen.rows, parts, counts)
+    report = counts.report(chosen.candidates)
+    return digest, {**report, "leaks": len(leaked)} if guard else report
 
 
-def _accuracy(config, selection: labels.Selection, class_names: list[str]) -> float | None:
-    """Of the kept labels without their copies, where the source knows the truth; else None."""
+def _leaked(config, directory, made: dict, shards: shards_lib.Shards, guard: Source) -> np.ndarray:
+    """Indices of the pool's images that resemble one of the guard's; lists them in `leaks.csv`."""
+    settings = config.select
+    if not made["inputs"].get("hashed"):
+        raise ValueError(
+            f"data.guard={config.data.guard}, but {settings.labels} were made without it and hold "
+            "no hashes; label again with the same data.guard, or leave it empty"
+        )
+    hashes = leaks.hash_source(guard, config.data.read_threads)
+
+    def chunks(opened: Iterator[shards_lib.Shard]) -> list:
+        return [
+            (np.arange(s.rows.start, s.rows.stop), s.keys, s.read("phash")["phash"]) for s in opened
+        ]
+
+    parts = shards.map(chunks, shards.runs(choice.COPIED_ROWS))
+    directory.mkdir(parents=True, exist_ok=True)
+    found = leaks.write(
+        directory / "leaks.csv",
+        itertools.chain.from_iterable(parts),
+        hashes,
+        settings.guard_distance,
+    )
+    say(
+        f"{len(found):,} of {made['outputs']['num_images']:,} images are within "
+        f"{settings.guard_distance} bits of one of {guard.name} ({directory / 'leaks.csv'}) and "
+        f"{'left out' if settings.drop_leaks else 'stay: select.drop_leaks=True leaves them out'}"
+    )
+    return found
+
+
+def _relabel(
+    config, directory: pathlib.Path, made: dict, counts: tally.Tally, num_images: int
+) -> tuple:
+    """Writes the rows of the selection `label.subset` with their new labels; returns as `_choose`.
+
+    Images that cannot be read now are left out.
+    """
+    earlier = selection_lib.Selection(config.label.subset, in_order=True)
+    shards, rows = _shards(config.select, made["inputs"], num_images)
+    sizes = (len(shards.rows_of(run)) for run in shards.runs(rows))
+    parts = shards.map(_relabelled, shards.runs(rows), _in_parts(earlier.images(), sizes))
+    digest = _write(directory, made["inputs"], len(earlier), parts, counts)
+    kept = counts.images()
+    left_out = num_images - int(kept.sum())
+    if left_out:
+        say(f"{left_out:,} images of {config.label.subset} have no label now and are left out")
+    return digest, {**counts.report(kept), "left_out": left_out}
+
+
+def _relabelled(
+    shards: Iterator[shards_lib.Shard], images: tuple[np.ndarray, np.ndarray]
+) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """As `Choice.taken`, of shards that hold just these images (index, copies), int64 `[n]`."""
+    parts, start = [], 0
+    for shard in shards:
+        index, copies = (array[start : start + len(shard.rows)] for array in images)
+        start += len(shard.rows)
+        label, confidence = shard.predictions()
+        columns = shard.columns(label, confidence, index)
+        ok = label >= 0
+        parts.append(({name: array[ok] for name, array in columns.items()}, copies[ok]))
+    return parts
+
+
+def _in_parts(blocks: Iterator, sizes: Iterable[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of arrays, joined and cut anew into parts of the given sizes."""
+    held = [np.zeros(0, np.int64)] * 2
+    for size in sizes:
+        while len(held[0]) < size:
+            held = [np.concatenate(both) for both in zip(held, next(blocks), strict=True)]
+        yield tuple(array[:size] for array in held)
+        held = [array[size:] for array in held]
+
+
+def _write(directory: pathlib.Path, made_of: dict, rows: int, parts, counts: tally.Tally) -> str:
+    """Writes the parts, `rows` rows at most; returns a digest of them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    metadata = {name: made_of[name] for name in ("source", "teacher", "class_names")}
+    images = 0
+    with selection_lib.Writer(directory, made_of["k"], metadata, counts.see) as writer:
+        writer.expect(rows)
+        for part in parts:
+            for columns, copies in part:
+                writer.write(columns, copies)
+                images += len(copies)
+        if not images:
+            raise ValueError("none of the images has a label now: no row to write")
+    return writer.digest()
+
+
+def _shards(settings, made_of: dict, num_rows: int) -> tuple[shards_lib.Shards, int]:
+    """The label shards, and how many rows of them to take at once with all of their columns."""
+    each, size = choice.copied_bytes(made_of["k"]), min(made_of["images_per_shard"], num_rows)
+    fit, needed = _bytes(settings) // 2 // (each * size), shards_lib.WAITING + 1
+    if fit < needed:
+        raise ValueError(
+            f"select.memory_gb={settings.memory_gb}: {needed} shards of {size:,} images with "
+            f"{made_of['k']} classes each do not fit; set it to {2e-9 * needed * each * size:.2g} "
+            "or more, or label with a smaller label.images_per_shard"
+        )
+    threads = min(MOST_THREADS, fit - shards_lib.WAITING)
+    shards = shards_lib.Shards(files.as_path(settings.labels), made_of, num_rows, threads)
+    return shards, min(choice.COPIED_ROWS, _bytes(settings) // 2 // shards.in_flight // each)
+
+
+def _bytes(settings) -> int:
+    return int(settings.memory_gb * 1e9)
+
+
+def _earlier(subset: str, digest: str | None, labels: str) -> dict | None:
+    """The manifest of the selection whose images were labelled, if it was not all images.
+
+    Raises ValueError if `label.subset` is not that selection.
+    """
+    if not subset and not digest:
+        return None
+    if not digest:
+        raise ValueError(
+            f"label.subset={subset}, but {labels} are labels of a whole source; leave label.subset "
+            "empty, or label that selection's images first"
+        )
+    if not subset:
+        raise ValueError(
+            f"{labels} are labels of the images of a selection; name its directory as label.subset"
+        )
+    earlier = manifest.read(subset)
+    if earlier["outputs"]["digest"] != digest:
+        raise ValueError(
+            f"label.subset={subset} is the selection {earlier['outputs']['digest']}, but {labels} "
+            f"are labels of the images of {digest}; name that one"
+        )
+    return earlier
+
+
+def _truth(config, made_of: dict) -> np.ndarray | None:
+    """True labels, int32 `[images]`, where the source knows them."""
     if not config.data.unlabelled:
         return None
     source = experiment.open_source(config, "unlabelled")
-    truth = source.known_labels(class_names)
-    if truth is None:
+    if source.fingerprint != made_of["source"]:
+        raise ValueError(
+            f"{config.select.labels} are labels of another source than {source.name}: fingerprint "
+            f"{made_of['source']}, now {source.fingerprint}; label it again, or correct "
+            "data.unlabelled"
+        )
+    return source.known_labels(made_of["class_names"])
+
+
+def _nothing(settings, num_images: int, shards: shards_lib.Shards) -> ValueError:
+    """Of no row at all, with the highest confidence that there is."""
+
+    def highest(opened: Iterator[shards_lib.Shard]) -> float:
+        found = [shard.predictions() for shard in opened]
+        return max(float(confidence[label >= 0].max(initial=-1)) for label, confidence in found)
+
+    most = max(shards.map(highest, shards.runs(choice.COPIED_ROWS)))
+    off = {"max_confidence": None, "quantile": 0.0, "fraction": 1.0, "exclude": ""}
+    others = [f"select.{n}={settings[n]}" for n, value in off.items() if settings[n] != value]
+    return ValueError(
+        f"{' with '.join([f'select.threshold={settings.threshold}', *others])} keeps none of "
+        f"{num_images:,} images; the highest confidence is "
+        f"{None if most < 0 else round(most, 4)}"
+    )
+
+
+def _digest(path: str) -> str | None:
+    """Of a file's content; None without a file."""
+    if not path:
         return None
-    index, rows = np.unique(selection.index, return_index=True)
-    expected = truth[index]
-    right, known = (selection.label[rows] == expected).sum(), (expected >= 0).sum()
-    return float(right / known) if known else None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -119,6 +119,7 @@ def _validate(configs: list) -> None:
         model = experiment.build_model(config, len(labelled.class_names))
         experiment.train_view(config, experiment.preprocessing(config, model))
         if k > 0:
+            select.check(config)
             source(config, "unlabelled")
             _check_init(config, configs[k - 1], k)
     labelled = source(configs[0], "labelled")

@@ -12,7 +12,9 @@ import numpy as np
 from ns_jax import checkpoint, experiment, manifest, processes, sharding, trees
 from ns_jax import config as config_lib
 from ns_jax import state as state_lib
-from ns_jax.data import bad_images, labels, pipeline
+from ns_jax.data import bad_images, pipeline
+from ns_jax.data import selection as selection_lib
+from ns_jax.data.reading import default_workers
 from ns_jax.idle import IdleTime
 from ns_jax.progress import MetricsLog, Progress, say
 from ns_jax.trainer import build
@@ -152,7 +154,9 @@ def _examples(config, source) -> tuple[pipeline.Examples, pipeline.Examples | No
     if not config.train.unlabelled_ratio:
         return pipeline.labelled_examples(source, smoothing, k=1), None
     unlabelled_source = experiment.open_source(config, "unlabelled")
-    selection = labels.Selection(config.train.selection) if config.train.selection else None
+    selection = None
+    if config.train.selection:
+        selection = selection_lib.Selection(config.train.selection)
     if config.train.teacher:
         unlabelled = pipeline.teacher_labelled_examples(unlabelled_source, selection)
         return pipeline.labelled_examples(source, smoothing, k=1), unlabelled
@@ -207,7 +211,7 @@ def _warn_if_input_bound(idle: IdleTime, workers: int | None) -> bool:
     """Says, once it is clear, that the device waits for images; whether it said so."""
     if idle.share() < INPUT_BOUND or idle.elapsed() < CLEAR_AFTER_SECONDS:
         return False
-    count = pipeline.default_workers() if workers is None else workers
+    count = default_workers() if workers is None else workers
     say(
         f"input-bound: the device waited for images {idle.share():.0%} of the time. "
         f"data.workers is {count}; more of them, smaller files or a lighter view help, and "

@@ -55,8 +55,3 @@ def test_soft_targets_are_the_tempered_distribution(temperature, k):
     expected = full ** (1 / temperature) / (full ** (1 / temperature)).sum()
     assert classes.dtype == np.int32 and probs.dtype == np.float32
     np.testing.assert_allclose(probs, expected[:k], atol=3e-5)
-
-
-def test_a_missing_selection_is_said(tmp_path):
-    with pytest.raises(FileNotFoundError, match="run the select program first"):
-        labels.Selection(tmp_path)

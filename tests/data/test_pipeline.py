@@ -15,6 +15,7 @@ from ns_jax.data import (
     sources,
     views,
 )
+from ns_jax.data.reading import Reading
 from tests.data import made
 
 EVALUATION = images.Preprocessing(size=16, crop="none", mean=(0.3,) * 3, std=(0.4,) * 3)
@@ -31,12 +32,12 @@ def view(**changes):
     return views.TrainView(evaluation=EVALUATION, randaugment=augment, **settings)
 
 
-THREADS = pipeline.Reading(workers=0, threads=2, prefetch=2)
-WORKERS = pipeline.Reading(workers=2, prefetch=3)
+THREADS = Reading(workers=0, threads=2, prefetch=2)
+WORKERS = Reading(workers=2, prefetch=3)
 
 
 class FakeSelection:
-    """Rows as `labels.Selection` has them, in memory."""
+    """Rows as a `Selection` has them, in memory."""
 
     def __init__(self, source, index):
         self.metadata = {"source": source.fingerprint}
@@ -106,7 +107,7 @@ def test_batches_have_the_contracted_form():
 
 def test_starting_at_a_step_gives_the_same_bytes_as_running_up_to_it():
     assert_same(batches(start_step=4), batches()[4:])
-    assert_same(batches(reading=pipeline.Reading(workers=0, threads=1, prefetch=1)), batches())
+    assert_same(batches(reading=Reading(workers=0, threads=1, prefetch=1)), batches())
 
 
 def test_workers_make_the_same_bytes_from_any_step_on():
@@ -321,4 +322,4 @@ def test_bad_images_are_counted_listed_and_limited(tmp_path):
 @pytest.mark.parametrize("changes", [{"workers": -1}, {"threads": 0}, {"prefetch": 0}])
 def test_numbers_of_readers_that_make_no_sense_are_refused(changes):
     with pytest.raises(ValueError, match="data.*set it to"):
-        pipeline.Reading(**changes)
+        Reading(**changes)

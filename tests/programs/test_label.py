@@ -13,7 +13,8 @@ import scipy.special
 
 import ns_jax
 from ns_jax import experiment, leases, manifest, metrics, predictor
-from ns_jax.data import labels, pipeline, sources
+from ns_jax.data import labels, perceptual, selection, sources
+from ns_jax.data.reading import Reading
 from ns_jax.programs import label, select
 
 SHARD = 100
@@ -118,7 +119,7 @@ def test_the_temperature_is_fitted_on_held_out_images(config, tmp_path, capfd):
     teacher = predictor.Predictor(
         config.label.checkpoint, batch_size=64, temperature=found["temperature"]
     )
-    reading = pipeline.Reading(workers=0)
+    reading = Reading(workers=0)
     batches = list(teacher.predict(source, [range(len(source))], reading, 1))
     confidence = np.concatenate([batch["probs"][:, 0] for batch in batches])
     right = np.concatenate([batch["classes"][:, 0] == batch["label"] for batch in batches])
@@ -158,8 +159,6 @@ def test_only_the_images_of_a_selection_are_labelled_again(config, teachers, tmp
 
 
 def labels_of(directory):
-    from ns_jax.data import selection
-
     return np.asarray(selection.Selection(directory).index)
 
 
@@ -271,6 +270,4 @@ def test_pools_are_hashed_where_images_are_to_be_guarded(config, tmp_path):
     hashes = labels.read_shard(shard, ["phash"])["phash"]
     assert hashes.dtype == np.uint64 and len(np.unique(hashes)) > 50
     source = sources.open_source("digits:unlabelled", labels_per_class=5, seed=0)
-    from ns_jax.data import perceptual
-
     assert hashes.tolist()[:20] == [perceptual.phash(source[i]["image"]) for i in range(20)]

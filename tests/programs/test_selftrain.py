@@ -17,6 +17,7 @@ import pytest
 from ns_jax import checkpoint, trees
 from ns_jax import config as config_lib
 from ns_jax.data import labels, sources
+from ns_jax.data import selection as selection_lib
 from ns_jax.programs import evaluate, label, select, selftrain, train
 
 FLAGS = {  # of the tiny config, for the command line
@@ -73,7 +74,7 @@ def results(workdir):
     for shard in sorted((directory / "labels").glob("*.parquet")):
         columns = labels.read_shard(shard, ["index", "label", "confidence", "status"])
         found[shard.name] = [column.tolist() for column in columns.values()]
-    found["selection"] = (directory / "selection" / labels.SELECTION).read_bytes()
+    found["selection"] = (directory / "selection" / selection_lib.NAME).read_bytes()
     return found
 
 
@@ -114,7 +115,7 @@ def test_scores_and_selection_belong_together(undisturbed):
     score = json.loads((workdir / "iteration_1" / "eval.json").read_text())
     assert score["num_images"] == 599 and score["num_corrupt"] == 0
     assert 0 <= score["top1"] <= score["top5"] <= 1 and len(score["per_class"]) == 10
-    selection = labels.Selection(workdir / "iteration_1" / "selection")
+    selection = selection_lib.Selection(workdir / "iteration_1" / "selection")
     report = json.loads((workdir / "iteration_1" / "selection" / "report.json").read_text())
     seen = [c for c in report["classes"] if c["candidates"]]
     assert len(selection) == 20 * len(seen) == report["kept"] + report["copies"]
@@ -324,8 +325,8 @@ def test_stages_work_one_by_one_too(undisturbed, tiny_config, tmp_path):
     label.run(tiny_config, tmp_path)
     outputs = select.run(tiny_config, tmp_path)
     theirs = undisturbed[0] / "iteration_1" / "selection"
-    assert (tmp_path / "selection" / labels.SELECTION).read_bytes() == (
-        theirs / labels.SELECTION
+    assert (tmp_path / "selection" / selection_lib.NAME).read_bytes() == (
+        theirs / selection_lib.NAME
     ).read_bytes()
     assert (
         outputs["digest"] == json.loads((theirs / "manifest.json").read_text())["outputs"]["digest"]
