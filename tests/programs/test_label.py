@@ -271,3 +271,38 @@ def test_pools_are_hashed_where_images_are_to_be_guarded(config, tmp_path):
     assert hashes.dtype == np.uint64 and len(np.unique(hashes)) > 50
     source = sources.open_source("digits:unlabelled", labels_per_class=5, seed=0)
     assert hashes.tolist()[:20] == [perceptual.phash(source[i]["image"]) for i in range(20)]
+
+
+def test_guarded_images_in_the_pool_are_listed_and_left_out_on_request(config, tmp_path, capfd):
+    config.data.unlabelled = "digits:test+digits:unlabelled"
+    config.data.guard = "digits:test"
+    config.select.guard_distance = 0
+    config.select.per_class = 10_000
+    config.select.balance = "none"
+    config.select.labels = str(tmp_path / "labels")
+    label.run(config, tmp_path)
+    chosen, reports = {}, {}
+    for drop in (False, True):
+        config.select.drop_leaks = drop
+        workdir = tmp_path / str(drop)
+        reports[drop] = select.run(config, workdir)
+        chosen[drop] = labels_of(workdir / "selection")
+        listed = np.loadtxt(
+            workdir / "selection" / "leaks.csv", str, delimiter=",", skiprows=1, usecols=(0, 1, 2)
+        )
+    index = listed[:, 0].astype(int)
+    assert set(range(599)) <= set(index) and len(index) == reports[True]["leaks"]
+    assert (listed[:599, 1] == np.char.add("0:", listed[:599, 2])).mean() > 0.9  # or a twin of it
+    assert set(range(599)) <= set(chosen[False])
+    assert set(chosen[True]) == set(chosen[False]) - set(index)
+    assert "are within 0 bits of one of digits:test" in capfd.readouterr().err
+
+    config.data.guard = "digits:train"
+    with pytest.raises(ValueError, match="guard: .* there, .* now"):
+        select.run(config, tmp_path / "True")
+    config.data.guard = ""
+    label.run(config, tmp_path / "unhashed")
+    config.data.guard = "digits:test"
+    config.select.labels = str(tmp_path / "unhashed" / "labels")
+    with pytest.raises(ValueError, match="made without it and hold no hashes; label again"):
+        select.run(config, tmp_path / "unhashed")

@@ -318,6 +318,25 @@ def test_folders_of_images_with_broken_files_go_through_the_whole_loop(
         label.run(at_student, tmp_path / "again")
 
 
+def test_a_filter_chooses_once_what_all_teachers_label(tiny_config, make_teacher, tmp_path):
+    given, small = (make_teacher(tmp_path / str(seed), seed) for seed in (1, 2))
+    tiny_config.selftrain.teacher, tiny_config.selftrain.filter = str(given), str(small)
+    tiny_config.train.epochs = 0.4  # 2 steps
+    workdir = tmp_path / "run"
+    _, student = selftrain.run(tiny_config, workdir)
+    filtered, relabelled = (
+        selection_lib.Selection(workdir / place / "selection")
+        for place in ("filter", "iteration_1")
+    )
+    np.testing.assert_array_equal(relabelled.index, filtered.index)  # copies and all
+    assert (np.asarray(relabelled.label) != np.asarray(filtered.label)).any()
+    assert student["labels"]["num_images"] == len(np.unique(filtered.index)) < 1148
+
+    tiny_config.selftrain.iterations = 0
+    with pytest.raises(ValueError, match="filter is set, but selftrain.iterations is 0"):
+        selftrain.run(tiny_config, tmp_path / "other")
+
+
 def test_stages_work_one_by_one_too(undisturbed, tiny_config, tmp_path):
     """The programs by themselves give what the loop gives."""
     tiny_config.label.checkpoint = str(undisturbed[0] / "iteration_0")
