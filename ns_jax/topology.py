@@ -1,8 +1,7 @@
 """TPU slices by name, as the compiler knows them without one: their devices and their numbers.
 
-A device is what the compiler calls one: a core up to v4 (on a v4 slice itself JAX joins the two
-cores of a chip), a chip from v5e on. The numbers are Google's published ones of a chip, shared by
-its devices.
+A device is what JAX on such a slice calls one: a core up to v3, a chip from v4 on. The numbers are
+Google's published ones of a chip, shared by its devices.
 """
 
 import dataclasses
@@ -45,7 +44,7 @@ CHIPS = {
     for chip in (
         Chip("v2", 2, 2, 23e12, 8e9, 350e9, 124e9, 0.70e9, False),
         Chip("v3", 2, 2, 61.5e12, 16e9, 450e9, 164e9, 0.94e9, False),
-        Chip("v4", 2, 2, 137.5e12, 16e9, 614e9, 150e9, 1.05e9, True),
+        Chip("v4", 1, 2, 275e12, 32e9, 1228e9, 300e9, 1.05e9, True),
         Chip("v5e", 1, 1, 197e12, 16e9, 819e9, 200e9, 1.50e9, False),
         Chip("v5p", 1, 2, 459e12, 95e9, 2765e9, 600e9, 1.75e9, True),
         Chip("v6e", 1, 1, 918e12, 32e9, 1640e9, 448e9, 1.75e9, False),
@@ -80,7 +79,9 @@ class Topology:
             ) from None
         try:
             name = f"{self.chip.name}:{'x'.join(map(str, sides))}"
-            found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+            # The two cores of a v4 chip are one device, which the compiler has to be told.
+            joined = {"chip_config_name": "megacore"} if self.chip.name == "v4" else {}
+            found = topologies.get_topology_desc(platform="tpu", topology_name=name, **joined)
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"the TPU compiler has no slice {self.name}: {reason}") from None

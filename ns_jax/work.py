@@ -28,6 +28,7 @@ class Work:
         self._there: set[str] = set()  # as far as is known
         self._mine: set[str] = set()  # claimed
         self._looked = -math.inf
+        self.predicted = 0  # images, by this worker, whose shards may not be written yet
 
     def __len__(self) -> int:
         return len(self.ranges)
@@ -43,7 +44,7 @@ class Work:
     def images_done(self) -> int:
         """Of all workers, as of a moment ago."""
         self._look(REFRESH_SECONDS)
-        return self._images_done
+        return self._elsewhere + self.predicted
 
     def claims(self, held: leases.Leases, begin: int) -> Iterator[int]:
         """Numbers that are this worker's from then on, until nothing is free; from `begin` on.
@@ -70,7 +71,6 @@ class Work:
         """Of a shard that was claimed. Raises OSError."""
         labels.write_shard(self.path(number), columns, self._made_of)
         self._there.add(self._names[number])
-        self._images_done += len(self.ranges[number])
         held.release(self._names[number])
 
     def check(self) -> None:
@@ -115,5 +115,6 @@ class Work:
         if time.monotonic() - self._looked >= seconds:
             self._there = set(files.names(self._directory))
             self._looked = time.monotonic()
+            others = self._there - self._mine
             known = zip(self._names, self.ranges, strict=True)
-            self._images_done = sum(len(rows) for name, rows in known if name in self._there)
+            self._elsewhere = sum(len(rows) for name, rows in known if name in others)

@@ -179,13 +179,14 @@ def _by_shard(batches, claimed: collections.deque, work: Work, progress):
     for batch in batches:
         parts.append(batch)
         count += len(batch["index"])
+        work.predicted += len(batch["index"])
         while claimed and count >= len(work.ranges[claimed[0]]):
             number = claimed.popleft()
             rows = len(work.ranges[number])
             columns = _joined(parts)
             yield number, {name: column[:rows] for name, column in columns.items()}
             parts, count = [{name: column[rows:] for name, column in columns.items()}], count - rows
-        progress.reach(work.images_done() + count)
+        progress.reach(work.images_done())
 
 
 def _joined(batches: list[dict]) -> dict:
