@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Huge pages for large blocks: a training step of the demo is 1.3 to 1.7 times faster on CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: install demo test lint chaos pod parity bench bench-cpu bench-input bench-selection
+.PHONY: install demo test lint chaos pod parity bench bench-cpu bench-input bench-labelling bench-selection
 
 install: .venv/.installed
 
@@ -54,6 +54,12 @@ bench-cpu: install .venv-timm/.installed
 bench-input: install .venv-timm/.installed
 	$(BIN)/python -m benchmarks.input_speed
 	$(BIN)/python -m benchmarks.input_sources
+
+# Labelling against its two halves, what a stored label costs and loses, the guard against leaks.
+bench-labelling: install
+	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.labelling
+	$(BIN)/python -m benchmarks.label_store
+	$(BIN)/python -m benchmarks.leaks
 
 # Selecting from up to 300 million labels, against one DuckDB query.
 bench-selection: install
