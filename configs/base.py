@@ -134,7 +134,7 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     label.subset = ""  # directory of a selection: label only its images, each once
     label.temperature = 1.0  # of what is stored: above 1 is less sure; data.holdout has it fitted
     label.flip = False  # the mean over an image and its mirror image
-    label.batch_size = 256
+    label.batch_size = 256  # of all processes of a run; of a worker that is started apart, its own
     label.images_per_shard = 16384
     # Of n workers that are started apart, on any hosts: 0/n for the first to (n-1)/n for the last.
     # It says where one begins. "": as the processes of one run.

@@ -113,8 +113,12 @@ def _process() -> dict:
 
 
 def _host() -> str:
+    """The machine since its start, and its processes as seen from here: containers may share it."""
     boot = pathlib.Path("/proc/sys/kernel/random/boot_id")
-    return f"{socket.gethostname()} {boot.read_text().strip() if boot.exists() else ''}"
+    processes = pathlib.Path("/proc/self/ns/pid")
+    if not (boot.exists() and processes.is_symlink()):
+        return socket.gethostname()
+    return f"{socket.gethostname()} {boot.read_text().strip()} {os.readlink(processes)}"
 
 
 def _started(pid: int) -> str | None:

@@ -29,8 +29,8 @@ def make_mesh(fsdp: int, devices: list | None = None) -> Mesh:
     devices = jax.devices() if devices is None else devices
     if fsdp < 1 or len(devices) % fsdp:
         raise ValueError(f"mesh.fsdp={fsdp} does not divide {len(devices)} devices")
-    # Neighbours on the slice are neighbours in the mesh. Unlike in jax.make_mesh, a side of the slice
-    # may be split between the axes: fsdp = 8 on the 16 x 16 chips of a v5e-256.
+    # Neighbours on the slice are neighbours in the mesh. Unlike in jax.make_mesh, a side of the
+    # slice may be split between the axes: fsdp = 8 on the 16 x 16 chips of a v5e-256.
     shape = (len(devices) // fsdp, fsdp)
     grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))

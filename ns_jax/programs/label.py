@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import itertools
 import json
 import os
 import re
@@ -153,10 +154,14 @@ def _label(work: Work, held, begin: int, predictions, bad, progress) -> bool:
 
     A shard is written by a thread while the next one is computed.
     """
+    claims = work.claims(held, begin)
+    first = next(claims, None)
+    if first is None:  # before readers are started
+        return False
     claimed = collections.deque()
 
     def ranges() -> Iterator[range]:
-        for number in work.claims(held, begin):
+        for number in itertools.chain([first], claims):
             claimed.append(number)
             yield work.ranges[number]
 
@@ -168,9 +173,8 @@ def _label(work: Work, held, begin: int, predictions, bad, progress) -> bool:
             if writing:
                 writing.result()
             writing = writer.submit(work.write, number, columns, held)
-        if writing:
-            writing.result()
-    return writing is not None
+        writing.result()
+    return True
 
 
 def _by_shard(batches, claimed: collections.deque, work: Work, progress):

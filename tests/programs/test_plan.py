@@ -88,9 +88,9 @@ def is_forward(one):
 
 @pytest.mark.pod
 def test_messages_do_not_grow_with_the_slice_and_groups_keep_to_themselves():
-    """32 cores in 4 groups of 8, and 512 in 8 of 64."""
+    """32 cores in 4 groups of 8, and 2,048 in 8 of 256."""
     reduced = {}
-    for name, batch, group in (("v3-32", 256, 8), ("v3-512", 4096, 64)):
+    for name, batch, group in (("v3-32", 256, 8), ("v3-2048", 16384, 256)):
         parts, found = text_of(name, train__batch_size=batch)
         assert parts.mesh.size // parts.model.stat_groups == group
         reduces = [one for one in found.collectives if one.kind == "all-reduce"]
@@ -102,7 +102,7 @@ def test_messages_do_not_grow_with_the_slice_and_groups_keep_to_themselves():
         across = [one for one in reduces if one.group_size == parts.mesh.size]
         assert across and not any(map(is_forward, across))
         assert not [one for one in found.collectives if one.kind == "all-to-all"]
-    assert reduced["v3-512"] == pytest.approx(reduced["v3-32"], rel=0.02)
+    assert reduced["v3-2048"] == pytest.approx(reduced["v3-32"], rel=0.02)
 
 
 @pytest.mark.pod
@@ -133,6 +133,15 @@ def test_out_of_memory_is_a_finding(tmp_path, capsys):
 def test_what_cannot_be_planned_is_said(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         plan.run(config(**changes), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["v2-8", "v3-32", "v4-512", "v5e-256", "v5p-16", "v6e-256"])
+def test_a_mesh_can_be_made_of_every_generation(name):
+    slice_ = topology.parse(name)
+    devices = slice_.devices()
+    assert len(devices) == slice_.num_devices
+    mesh = sharding.make_mesh(8, devices)  # where no side has 8 devices, one is split
+    assert mesh.shape["fsdp"] == 8 and set(mesh.devices.flat) == set(devices)
 
 
 def test_slices_have_the_sides_they_are_sold_with():
