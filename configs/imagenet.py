@@ -12,8 +12,8 @@ picks one training: teacher, student or finetune.
 
 The paper's pool of 300 million images is not public: any pool of photographs takes its place. Not
 reproduced here. What the scripts do not have (L0 to L2 and all of a chain) is the paper's text.
-L2's mesh and remat are what `plan` found for a v3-2048 (docs/plan.md); the other networks' are not
-planned yet.
+L2's mesh and remat are what `plan` found fastest for a v3-2048; the other networks' fit the slices
+that docs/plan.md lists, and were not compared with others.
 """
 
 import dataclasses
