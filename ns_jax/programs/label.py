@@ -146,6 +146,12 @@ def _fitted_temperature(config, teacher: predictor.Predictor, directory) -> floa
         f"{found['after']['ece']:.4f}, cross-entropy from {found['before']['cross_entropy']:.4f} "
         f"to {found['after']['cross_entropy']:.4f}"
     )
+    low, high = calibration.RANGE
+    if not 1.05 * low < found["temperature"] < high / 1.05:
+        say(
+            f"that is the end of the range {low} to {high} that was searched: on these images the "
+            "teacher's confidence says nothing, or everything"
+        )
     return found["temperature"]
 
 
