@@ -73,8 +73,8 @@ def run(config, workdir) -> dict:
         while not manifest.is_done(directory, inputs):
             if work.missing():
                 did = _label(work, held, int(begin * len(work)), predictions, bad, progress)
-            else:
-                did = held.claim("manifest")
+            else:  # of the processes of a run the one that speaks
+                did = processes.is_first() and held.claim("manifest")
                 if did:
                     _finish(config, source, teacher, directory, work, inputs)
                     held.release("manifest")
