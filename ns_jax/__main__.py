@@ -8,6 +8,8 @@ import sys
 from absl import flags, logging
 from ml_collections import config_flags
 
+from ns_jax import preemption
+
 PROGRAMS = {
     "selftrain": "the main job: teacher, then label, select, train, evaluate for each iteration",
     "train": "one training: teacher, student or fine-tune",
@@ -34,7 +36,12 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "join the other hosts of 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one program; returns the exit status: 0, or 2 for input that it cannot work with."""
+    """Runs one program; returns the exit status: 0, or 2 for input that it cannot work with.
+
+    143 (raised, as SystemExit) after SIGTERM: what there was is saved, and the same command goes
+    on. 1 for what should not happen.
+    """
+    preemption.hold()
     argv = sys.argv if argv is None else argv
     if len(argv) < 2 or argv[1] not in PROGRAMS:
         known = "\n".join(f"  {name:10} {does}" for name, does in PROGRAMS.items())
@@ -53,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(_unknown_key(error, argv))
     except (flags.Error, ValueError, TypeError, OSError) as error:
         return _fail(error)
+    preemption.watch(config.preemption.grace_seconds)
     # Orbax and Grain tell their every step at INFO.
     logging.set_verbosity(logging.INFO if FLAGS["verbosity"].value > 0 else logging.WARNING)
     if argv[1] == "plan":

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from ns_jax import preemption
+
 _MESSAGE_BYTES = 2048
 _PARTS = ("config", "code", "versions")
 
@@ -50,6 +52,18 @@ def index() -> int:
 
 def is_first() -> bool:
     return jax.process_index() == 0
+
+
+def leave_after(step: int) -> bool:
+    """Whether to leave after this step of a training, for one process was told that it must go.
+
+    All are told so after the same step. Called after each one.
+    """
+    from jax.experimental import multihost_utils
+
+    if count() == 1:
+        return preemption.noticed()
+    return multihost_utils.reached_preemption_sync_point(step)
 
 
 def gather(array: np.ndarray) -> list[np.ndarray]:

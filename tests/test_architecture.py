@@ -10,19 +10,20 @@ PACKAGE = ROOT / "ns_jax"
 
 # Lowest first. A module imports from lower floors only; none imports a neighbour on its own floor.
 FLOORS = [
-    {"data.files"},
+    {"data.files", "preemption"},
     {
         *("config", "trees", "losses", "metrics", "progress", "idle", "models.convolutions"),
         *("compiled", "processes", "topology", "data.ranking", "data.tally"),
         *("data.decoding", "data.resizing", "data.workers", "data.perceptual"),
     },
     {
-        *("models.layers", "manifest", "sharding", "optim", "checkpoint", "leases", "calibration"),
+        *("models.layers", "manifest", "sharding", "optim", "leases", "calibration"),
+        "guard",
         *("data.images", "data.randaugment", "data.labels", "data.source", "data.class_names"),
         *("data.bad_images", "data.selection", "data.candidates", "data.reading"),
     },
     {
-        "work",
+        *("work", "checksum"),
         *("state", "models.efficientnet", "weights.published", "weights.layout", "data.views"),
         "leaks",
         *("data.formats.digits", "data.formats.folder", "data.formats.tfds"),
@@ -32,8 +33,7 @@ FLOORS = [
     {
         "steps",
         *("data.sources", "data.pipeline", "data.choice"),
-        "weights.timm",
-        "weights.tf_checkpoint",
+        *("checkpoint", "weights.timm", "weights.tf_checkpoint"),
         "models.macs",
     },
     {"experiment"},
