@@ -6,9 +6,13 @@ Whoever labels, evaluates or serves reads the last two and never the optimiser.
 """
 
 import contextlib
+import gc
 import json
 import pathlib
 import shutil
+import sys
+import time
+import traceback
 from collections.abc import Callable
 
 import jax
@@ -173,14 +177,32 @@ def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [repr(error)])[0][:300]
 
 
+@contextlib.contextmanager
+def _reader():
+    """Of Orbax trees. What it has begun when it finds damage it would complain of, array by array,
+    at any later time; one error is enough.
+    """
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+            yield reader
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)
+        time.sleep(0.5)  # its threads end meanwhile
+        gc.collect()
+        raise
+    finally:
+        sys.unraisablehook = hook
+
+
 def _read_frame(directory: pathlib.Path) -> tuple[dict, dict]:
     """The description, and the shapes of the state."""
-    with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+    with _reader() as reader:
         return description(directory), dict(reader.metadata(directory / "state"))
 
 
 def _read_state(directory: pathlib.Path, placed):
-    with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+    with _reader() as reader:
         return reader.restore(directory / "state", args=ocp.args.StandardRestore(placed))
 
 
@@ -272,7 +294,7 @@ def load_model(path: str | pathlib.Path) -> tuple[dict, dict]:
 
 def _read_model(step_dir: pathlib.Path, described: dict) -> dict:
     """Raises DamageError, or whatever reading damaged files raises."""
-    with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+    with _reader() as reader:
         shapes = reader.metadata(step_dir / "model")
         one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
