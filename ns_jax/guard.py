@@ -22,18 +22,16 @@ class Guard:
         self._directory, self.count = directory, count
 
     def look(self, step: int, metrics: dict) -> dict[str, float]:
-        """The metrics on the host.
+        """Loss and accuracy, on the host.
 
         Raises GoBack where that is what to do, FloatingPointError beyond the limit.
         """
-        numbers = {name: float(metrics[name]) for name in ("loss", "top1", "grad_norm")}
-        if all(math.isfinite(numbers[name]) for name in ("loss", "grad_norm")):
+        numbers = {name: float(metrics[name]) for name in ("loss", "top1")}
+        norm = float(metrics["grad_norm"])
+        if math.isfinite(numbers["loss"]) and math.isfinite(norm):
             return numbers
         self.count += 1
-        what = (
-            f"the loss of step {step:,} is {numbers['loss']}, the norm of its gradient "
-            f"{numbers['grad_norm']}"
-        )
+        what = f"the loss of step {step:,} is {numbers['loss']}, the norm of its gradient {norm}"
         if self.count > self._limit:
             raise FloatingPointError(
                 f"{what}: step {self.count} of this kind, train.nonfinite_limit is {self._limit}. "
