@@ -6,7 +6,6 @@ end: there the program looks for the notice itself. Whatever it does, it is over
 machine is given, for what is written is whole or not there at any moment.
 """
 
-import _thread
 import contextlib
 import os
 import signal
@@ -14,6 +13,7 @@ import sys
 import threading
 import time
 
+WAKING = signal.SIGURG  # tells the main thread; nobody else uses it, and it ends nothing
 STATUS = 143  # of the process, as a shell has it for one that SIGTERM ended: start it again
 
 _notice = threading.Event()
@@ -33,7 +33,8 @@ def hold() -> None:
     So the notice does not end a child process; its parent does.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    signal.signal(signal.SIGTERM, _interrupt)
+    for one in (signal.SIGTERM, WAKING):
+        signal.signal(one, _interrupt)
 
 
 def watch(grace_seconds: float) -> None:
@@ -76,7 +77,7 @@ def _wait(grace_seconds: float) -> None:
     signal.sigwait({signal.SIGTERM})
     _notice.set()
     print(f"SIGTERM: ends within {grace_seconds:g} s, what there is is saved", file=sys.stderr)
-    _thread.interrupt_main(signal.SIGTERM)
+    signal.pthread_kill(threading.main_thread().ident, WAKING)
     # JAX has put a handler of its own in the place of ours where processes are joined: it tells the
     # other processes. Of all threads this one alone takes the signal.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
