@@ -56,11 +56,14 @@ def main(argv: list[str] | None = None) -> int:
         if _CONFIG.value is None or _WORKDIR.value is None:
             raise ValueError("--config=FILE and --workdir=DIR are needed")
         config, workdir = _CONFIG.value, _workdir(argv[1], _WORKDIR.value)
+        grace_seconds = config.preemption.grace_seconds
+        if not grace_seconds >= 0:
+            raise ValueError(f"preemption.grace_seconds is {grace_seconds}; it must be 0 or more")
     except (KeyError, AttributeError) as error:
         return _fail(_unknown_key(error, argv))
     except (flags.Error, ValueError, TypeError, OSError) as error:
         return _fail(error)
-    preemption.watch(config.preemption.grace_seconds)
+    preemption.watch(grace_seconds)
     # Orbax and Grain tell their every step at INFO.
     logging.set_verbosity(logging.INFO if FLAGS["verbosity"].value > 0 else logging.WARNING)
     if argv[1] == "plan":
