@@ -64,8 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     except (flags.Error, ValueError, TypeError, OSError) as error:
         return _fail(error)
     preemption.watch(grace_seconds)
-    # Orbax and Grain tell their every step at INFO.
-    logging.set_verbosity(logging.INFO if FLAGS["verbosity"].value > 0 else logging.WARNING)
+    # Orbax and Grain tell their every step at INFO. Setting the level sets the flag.
+    shows_all = FLAGS["verbosity"].value > 0
+    logging.set_verbosity(logging.INFO if shows_all else logging.WARNING)
     if argv[1] == "plan":
         from ns_jax import topology
 
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         processes.first_alone(config_lib.claim_workdir, config, workdir)
         importlib.import_module(f"ns_jax.programs.{argv[1]}").run(config, workdir)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        if FLAGS["verbosity"].value > 0:
+        if shows_all:
             raise
         return _fail(error)
     return 0
