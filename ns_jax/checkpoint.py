@@ -126,6 +126,13 @@ class Checkpoints:
             )
         return None
 
+    def first_description(self) -> dict | None:
+        """Of the newest checkpoint whose description can be read; None if there is none."""
+        for step in sorted(_steps(self.directory), reverse=True):
+            with contextlib.suppress(ValueError, OSError):
+                return description(self.directory / str(step))
+        return None
+
     def _open(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
             self.directory,

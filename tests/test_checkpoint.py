@@ -116,6 +116,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(
     directory = shutil.copytree(two, tmp_path / "run") / "checkpoints"
     name = "model.json" if item == "description" else "*"
     damage(largest(directory / "2" / item, name))
+    checkpoints = checkpoint.Checkpoints(directory, 10)
+    assert checkpoints.first_description()["inputs"] == {"labelled": "a"}
     assert_is(restored(directory, mesh), mesh, 1)
     assert "2 is damaged, the one before it is taken" in capsys.readouterr().err
     assert (tmp_path / "run" / "damaged_checkpoints" / "2" / item).is_dir()

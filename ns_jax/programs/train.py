@@ -280,10 +280,10 @@ def _inputs(config, source, initial: dict | None) -> dict:
 def _with_stat_groups(config, num_devices: int, workdir: pathlib.Path):
     """With BatchNorm's groups settled: a run that goes on elsewhere keeps those it began with."""
     if config.model.stat_groups is None:
-        with contextlib.suppress(FileNotFoundError):
-            found = checkpoint.description(workdir).get("stat_groups", 1)
+        found = checkpoint.Checkpoints(workdir / "checkpoints", keep=1).first_description()
+        if found:
             config = copy.deepcopy(config)
-            config.model.stat_groups = found
+            config.model.stat_groups = found.get("stat_groups", 1)
     return config_lib.with_stat_groups(config, num_devices)
 
 
