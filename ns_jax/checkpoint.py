@@ -7,6 +7,7 @@ Whoever labels, evaluates or serves reads the last two and never the optimiser.
 
 import contextlib
 import gc
+import hashlib
 import json
 import pathlib
 import shutil
@@ -24,6 +25,7 @@ from ns_jax import checksum, processes, trees
 from ns_jax.progress import say
 
 DAMAGED = "damaged_checkpoints"  # beside `checkpoints`: steps that could not be read
+SEAL = "seal"  # of a description: a digest of the rest of it
 # What reading raises for other reasons than damage: a lack of memory. All else (Orbax raises a bare
 # Exception for an array that is cut off) is taken for damage.
 OTHERWISE = (MemoryError, RuntimeError)
@@ -31,10 +33,6 @@ OTHERWISE = (MemoryError, RuntimeError)
 
 class DamageError(ValueError):
     """A checkpoint that does not hold what was saved."""
-
-
-class ReplicaError(RuntimeError):
-    """Copies of one weight that are no longer equal: a device or a link is broken."""
 
 
 class Checkpoints:
@@ -57,7 +55,7 @@ class Checkpoints:
         Raises OSError if the save before this one failed, ReplicaError if devices disagree.
         """
         sums = checksum.of_copies(state)
-        _check_replicas(sums, state, step)
+        checksum.check_replicas(sums, state, step)
         sums = jax.tree.unflatten(jax.tree.structure(state), sums[0].tolist())
         checksums = {
             "state": checksum.total(sums),
@@ -71,7 +69,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
                     model=ocp.args.StandardSave(state.ema_variables),
-                    description=ocp.args.JsonSave({**description, "checksums": checksums}),
+                    description=ocp.args.JsonSave(_sealed(description, checksums)),
                 ),
                 force=True,  # whether to save is not the manager's to decide
             )
@@ -220,27 +218,6 @@ def _check_sum(item: str, sums, described: dict) -> None:
         raise DamageError(f"the checksum of its {item} is wrong")
 
 
-def _check_replicas(sums: np.ndarray, state, step: int) -> None:
-    """Raises ReplicaError that names devices and leaves, unless all rows of `sums` are equal."""
-    _, row_of, counts = np.unique(sums, axis=0, return_inverse=True, return_counts=True)
-    if len(counts) == 1:
-        return
-    others = np.flatnonzero(row_of.reshape(-1) != counts.argmax())
-    usual = sums[np.flatnonzero(row_of.reshape(-1) == counts.argmax())[0]]
-    devices = jax.tree.leaves(state)[0].sharding.mesh.devices.reshape(-1)
-    leaves = [
-        path
-        for path, differ in zip(trees.by_path(state), (sums != usual).any(0), strict=True)
-        if differ
-    ]
-    named = ", ".join(f"{devices[i]} of process {devices[i].process_index}" for i in others[:8])
-    raise ReplicaError(
-        f"at step {step:,} {len(others)} of {len(devices)} devices have other weights than the "
-        f"rest: {named}; in {len(leaves)} arrays, the first is {leaves[0]}. Nothing was saved. The "
-        "same command goes on from the last checkpoint; leave that host out if it happens again"
-    )
-
-
 def _set_aside(directory: pathlib.Path) -> None:
     """Moves a damaged step to where it is in nobody's way, and may be looked at."""
     there = directory.parent.parent / DAMAGED / directory.name
@@ -259,7 +236,7 @@ def save_model(directory: pathlib.Path, description: dict, variables: dict) -> N
     Raises ValueError if a checkpoint of anything else stands there.
     """
     directory = pathlib.Path(directory).absolute() / "checkpoints"
-    description = {**description, "checksums": {"model": checksum.of_host(variables)}}
+    description = _sealed(description, {"model": checksum.of_host(variables)})
     handlers = {
         "model": ocp.StandardCheckpointHandler(),
         "description": ocp.JsonCheckpointHandler("model.json"),
@@ -269,7 +246,6 @@ def save_model(directory: pathlib.Path, description: dict, variables: dict) -> N
     with contextlib.closing(manager):
         if manager.latest_step() is not None:
             there, found = load_model(directory)
-            description = json.loads(json.dumps(description))  # as it reads back: no tuples
             if there != description or trees.digest(found) != trees.digest(variables):
                 raise ValueError(f"{directory} holds another checkpoint; take another directory")
             return
@@ -315,8 +291,26 @@ def _read_model(step_dir: pathlib.Path, described: dict) -> dict:
 
 
 def description(path: str | pathlib.Path) -> dict:
-    """`model.json` of the newest checkpoint below `path`."""
-    return json.loads((find(path) / "description" / "model.json").read_text())
+    """`model.json` of the newest checkpoint below `path`. Raises DamageError if it changed."""
+    path = find(path) / "description" / "model.json"
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise DamageError(f"{path} is damaged: {error}") from error
+    rest = {name: value for name, value in found.items() if name != SEAL}
+    if found.get(SEAL) not in (None, _seal(rest)):
+        raise DamageError(f"{path} is damaged: it has another seal")
+    return found
+
+
+def _sealed(description: dict, checksums: dict) -> dict:
+    """As it reads back: no tuples, and with what shows that it is whole."""
+    content = json.loads(json.dumps({**description, "checksums": checksums}))
+    return {**content, SEAL: _seal(content)}
+
+
+def _seal(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def find(path: str | pathlib.Path) -> pathlib.Path:

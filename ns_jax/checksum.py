@@ -11,9 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ns_jax import sharding
+from ns_jax import sharding, trees
 
 PIECE = 2**22  # words that the host takes at once
+
+
+class ReplicaError(RuntimeError):
+    """Copies of one weight that are no longer equal: a device or a link is broken."""
 
 
 def of_host(tree) -> int:
@@ -39,6 +43,27 @@ def of_copies(tree) -> np.ndarray:
     """
     leaves, treedef = jax.tree.flatten(tree)
     return np.asarray(_compiled(treedef, tuple(leaf.sharding for leaf in leaves))(tree))
+
+
+def check_replicas(sums: np.ndarray, tree, step: int) -> None:
+    """Raises ReplicaError that names devices and leaves unless all rows of `of_copies` are equal."""
+    _, row_of, counts = np.unique(sums, axis=0, return_inverse=True, return_counts=True)
+    if len(counts) == 1:
+        return
+    others = np.flatnonzero(row_of.reshape(-1) != counts.argmax())
+    usual = sums[np.flatnonzero(row_of.reshape(-1) == counts.argmax())[0]]
+    devices = jax.tree.leaves(tree)[0].sharding.mesh.devices.reshape(-1)
+    leaves = [
+        path
+        for path, differ in zip(trees.by_path(tree), (sums != usual).any(0), strict=True)
+        if differ
+    ]
+    named = ", ".join(f"{devices[i]} of process {devices[i].process_index}" for i in others[:8])
+    raise ReplicaError(
+        f"at step {step:,} {len(others)} of {len(devices)} devices have other weights than the "
+        f"rest: {named}; in {len(leaves)} arrays, the first is {leaves[0]}. Nothing was saved. The "
+        "same command goes on from the last checkpoint; leave that host out if it happens again"
+    )
 
 
 def total(sums) -> int:

@@ -11,7 +11,7 @@ from ns_jax import checksum
 MANY_DEVICES = """
 import json
 import jax, numpy as np
-from ns_jax import checkpoint, checksum, sharding
+from ns_jax import checksum, sharding
 
 rng = np.random.default_rng(0)
 params = {
@@ -28,7 +28,7 @@ for fsdp in (1, 2, 8):
     totals = {checksum.total(jax.tree.unflatten(jax.tree.structure(tree), row)) for row in sums}
     split = len({str(shard.index) for shard in tree["a"]["kernel"].addressable_shards})
     result["meshes"][fsdp] = [split, list(totals)]
-    checkpoint._check_replicas(sums, tree, 7)
+    checksum.check_replicas(sums, tree, 7)
 
 mesh = sharding.make_mesh(2, jax.devices())
 tree = sharding.put(params, sharding.params_shardings(params, mesh, 16))
@@ -39,8 +39,8 @@ wrong[3] = np.nextafter(wrong[3], 9)
 copies[5] = jax.device_put(wrong, copies[5].device)
 tree["b"]["bias"] = jax.make_array_from_single_device_arrays(bias.shape, bias.sharding, copies)
 try:
-    checkpoint._check_replicas(checksum.of_copies(tree), tree, 7)
-except checkpoint.ReplicaError as error:
+    checksum.check_replicas(checksum.of_copies(tree), tree, 7)
+except checksum.ReplicaError as error:
     result["error"] = str(error)
     result["device"] = str(copies[5].device)
 print(json.dumps(result))
