@@ -46,7 +46,7 @@ def of_copies(tree) -> np.ndarray:
 
 
 def check_replicas(sums: np.ndarray, tree, step: int) -> None:
-    """Raises ReplicaError that names devices and leaves unless all rows of `of_copies` are equal."""
+    """Raises ReplicaError, naming devices and leaves, unless all rows of `of_copies` are equal."""
     _, row_of, counts = np.unique(sums, axis=0, return_inverse=True, return_counts=True)
     if len(counts) == 1:
         return
