@@ -1,6 +1,8 @@
 """python -m ns_jax PROGRAM --config=FILE[:ARG] --workdir=DIR [--config.some.key=value ...]"""
 
+import errno
 import importlib.util
+import logging as std_logging
 import os
 import pathlib
 import sys
@@ -64,9 +66,12 @@ def main(argv: list[str] | None = None) -> int:
     except (flags.Error, ValueError, TypeError, OSError) as error:
         return _fail(error)
     preemption.watch(grace_seconds)
-    # Orbax and Grain tell their every step at INFO. Setting the level sets the flag.
+    # Orbax and Grain tell their every step at INFO. Setting the level sets the flag. A save that
+    # fails is said once, and not again by each of its arrays.
     shows_all = FLAGS["verbosity"].value > 0
     logging.set_verbosity(logging.INFO if shows_all else logging.WARNING)
+    if not shows_all:
+        std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
     if argv[1] == "plan":
         from ns_jax import topology
 
@@ -89,7 +94,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if shows_all:
             raise
-        return _fail(error)
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        room = f"; make room on the disk of {workdir}, and the same command goes on"
+        return _fail(f"{error}{room}" if full else error)
     return 0
 
 

@@ -198,7 +198,8 @@ class Driver:
             file.write(bytes(max(0, free - 2**17)))
         status = self._wait(self._start())
         assert status not in (0, STOPPED), self._said()
-        assert "No space left" in self._said() or "could not be saved" in self._said()
+        said = self._output.read_text()
+        assert "could not be saved" in said and "Make room" in said or "No space left" in said, said
         filler.unlink()
         self.counts["disk full"] += 1
 
