@@ -306,6 +306,7 @@ def description(path: str | pathlib.Path) -> dict:
 def _sealed(description: dict, checksums: dict) -> dict:
     """As it reads back: no tuples, and with what shows that it is whole."""
     content = json.loads(json.dumps({**description, "checksums": checksums}))
+    content.pop(SEAL, None)  # of where it comes from
     return {**content, SEAL: _seal(content)}
 
 

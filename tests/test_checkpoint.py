@@ -182,6 +182,10 @@ def test_trees_of_weights_alone_are_checked_too(tmp_path, make_teacher):
     make_teacher(tmp_path / "teacher")
     _, variables = checkpoint.load_model(tmp_path / "teacher")
     make_teacher(tmp_path / "teacher")  # the same again is fine
+    description = checkpoint.description(tmp_path / "teacher")
+    description["class_names"] = [*description["class_names"][:9], "nine"]
+    checkpoint.save_model(tmp_path / "renamed", description, variables)  # sealed before
+    assert checkpoint.load_model(tmp_path / "renamed")[0]["class_names"][9] == "nine"
     assert trees.count(variables) > 0
     cut(largest(tmp_path / "teacher" / "checkpoints" / "0" / "model"))
     with pytest.raises(checkpoint.DamageError, match="is damaged"):
