@@ -1,5 +1,6 @@
 """python -m ns_jax PROGRAM --config=FILE[:ARG] --workdir=DIR [--config.some.key=value ...]"""
 
+import functools
 import importlib.util
 import os
 import pathlib
@@ -15,7 +16,7 @@ PROGRAMS = {
     "select": "threshold, best per class, balance by copies: label shards -> selection",
     "evaluate": "top-1, top-5, per class, calibration of a checkpoint",
     "plan": "compiles the steps for a TPU slice without one: memory, messages, time, cost",
-    "doctor": "checks sources, their overlap with the test images, and what bounds the speed",
+    "doctor": "checks sources, their overlap and the speed; with --distributed, the workers",
     "convert": "weights in and out: timm safetensors, TF1 checkpoints, StableHLO",
 }
 ALONE = ("doctor", "convert", "plan")  # in one process
@@ -60,13 +61,17 @@ def main(argv: list[str] | None = None) -> int:
 
         topology.prepare()
     from ns_jax import config as config_lib  # after the flags: a bad one needs no JAX
-    from ns_jax import processes, progress
+    from ns_jax import fleet, processes, progress
 
+    where = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
     try:
         _set_up_jax()
-        processes.connect(
-            _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
-        )
+        if argv[1] == "doctor":  # of many processes, before they depend on each other
+            index, count = processes.place(*where)
+            if count > 1:
+                connect = functools.partial(processes.connect, *where)
+                return fleet.check(config, workdir, index, count, connect)
+        processes.connect(*where)
         if not processes.is_first():
             progress.mute()
         processes.check_agreement(" ".join([argv[1], str(workdir), config.to_json_best_effort()]))

@@ -13,11 +13,20 @@ FLOORS = [
     {"data.files"},
     {
         *("config", "trees", "losses", "metrics", "progress", "idle", "models.convolutions"),
-        *("compiled", "processes", "topology", "data.ranking", "data.tally"),
+        *("compiled", "processes", "rollcall", "topology", "data.ranking", "data.tally"),
         *("data.decoding", "data.resizing", "data.workers", "data.perceptual"),
     },
     {
-        *("models.layers", "manifest", "sharding", "optim", "checkpoint", "leases", "calibration"),
+        *(
+            "models.layers",
+            "manifest",
+            "sharding",
+            "optim",
+            "checkpoint",
+            "leases",
+            "calibration",
+            "fleet",
+        ),
         *("data.images", "data.randaugment", "data.labels", "data.source", "data.class_names"),
         *("data.bad_images", "data.selection", "data.candidates", "data.reading"),
     },
