@@ -130,7 +130,9 @@ def _unknown_key(error: Exception, argv: list[str]) -> str:
 
 def _fail(error: Exception | str) -> int:
     """One message that says what to do; `-v=1` shows where it came from."""
-    first, *more = str(error).splitlines() or [repr(error)]
+    from ns_jax import progress
+
+    first, *more = progress.visible(str(error)).splitlines() or [repr(error)]
     if "Traceback (most recent call last):" in more:  # of a config file: its last line says it
         more = more[-1:]
     print("\n".join([f"error: {first}", *more]), file=sys.stderr)

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "ns_jax"
 
 # Lowest first. A module imports from lower floors only; none imports a neighbour on its own floor.
 FLOORS = [
-    {"data.files"},
+    {"data.files", "data.headers"},
     {
         *("config", "trees", "losses", "metrics", "progress", "idle", "models.convolutions"),
         *("compiled", "processes", "rollcall", "topology", "data.ranking", "data.tally"),
