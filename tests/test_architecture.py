@@ -10,9 +10,9 @@ PACKAGE = ROOT / "ns_jax"
 
 # Lowest first. A module imports from lower floors only; none imports a neighbour on its own floor.
 FLOORS = [
-    {"data.files", "data.headers"},
+    {"data.files", "data.headers", "progress"},
     {
-        *("config", "trees", "losses", "metrics", "progress", "idle", "models.convolutions"),
+        *("config", "trees", "losses", "metrics", "idle", "models.convolutions"),
         *("compiled", "processes", "rollcall", "topology", "data.ranking", "data.tally"),
         *("data.decoding", "data.resizing", "data.workers", "data.perceptual"),
     },
