@@ -27,6 +27,11 @@ def visible(text: str) -> str:
     return "".join(map(_visible, text))
 
 
+def one_line(name: str) -> str:
+    """As `visible`, line breaks too: of a name that stands in a line, and is not to make more."""
+    return visible(name).replace("\n", "\\n")
+
+
 def _visible(character: str) -> str:
     if character in "\n\t" or character.isprintable() or unicodedata.category(character) == "Zs":
         return character

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ns_jax.progress import visible
+from ns_jax.progress import one_line
 
 
 class Tally:
@@ -62,7 +62,7 @@ def table(report: dict) -> str:
     rows = [
         (
             str(number),
-            _one_line(c["name"]),
+            one_line(c["name"]),
             *(f"{c[name]:,}" for name in ("candidates", "kept", "copies")),
             f"{c['lowest_confidence']:.4f}" if c["kept"] else "-",
         )
@@ -84,19 +84,15 @@ def table(report: dict) -> str:
 
 def summary(report: dict, shown: int = 5) -> list[str]:
     """Lines for a person: the scarcest classes, and those without an image."""
-    none = [_one_line(c["name"]) for c in report["classes"] if not c["kept"]]
+    none = [one_line(c["name"]) for c in report["classes"] if not c["kept"]]
     scarce = sorted((c for c in report["classes"] if c["kept"]), key=lambda c: c["kept"])[:shown]
     lines = [
         "scarcest: "
         + ", ".join(
-            f"{_one_line(c['name'])} ({c['kept']:,} images, {c['copies']:,} copies)" for c in scarce
+            f"{one_line(c['name'])} ({c['kept']:,} images, {c['copies']:,} copies)" for c in scarce
         )
     ]
     if none:
         more = ", ..." if len(none) > 20 else ""
         lines.append(f"{len(none)} classes have no image: {', '.join(none[:20])}{more}")
     return lines
-
-
-def _one_line(name: str) -> str:
-    return visible(name).replace("\n", "\\n")
