@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
             index, count = processes.place(*where)
             if count > 1:
                 connect = functools.partial(processes.connect, *where)
-                return fleet.check(config, workdir, index, count, connect)
+                return fleet.check(config, workdir, index, count, connect, _COORDINATOR.value)
         processes.connect(*where)
         if not processes.is_first():
             progress.mute()

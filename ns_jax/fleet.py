@@ -32,6 +32,7 @@ TIMES = {  # facts, and what took so many seconds
 SLOW_FACTOR, SLOW_SECONDS = 3.0, 1.0  # beyond the median: both of them
 STEPS = (
     "starting",
+    "reaching for the coordinator's port",
     "connecting to process 0",
     "finding its devices",
     "computing on its devices",
@@ -50,16 +51,25 @@ REMEDIES = {  # facts that are to be process 0's
 SHOWN = 5  # keys of a config that differ; the others are counted
 
 
-def check(config, workdir: pathlib.Path, index: int, count: int, connect: Callable) -> int:
+def check(
+    config,
+    workdir: pathlib.Path,
+    index: int,
+    count: int,
+    connect: Callable[[], None],
+    coordinator: str | None,
+) -> int:
     """Calls the roll, connects if all are alike, and says what it finds; returns the exit status.
 
     0 if all is well, else 2, in every process. Process 0 prints one line a worker and names those
-    that are missing, stuck, slow, or not as it is; `connect()` joins the processes. Where they have
-    begun to connect and cannot, this process ends here. Raises OSError where the workdir cannot be
+    that are missing, stuck, slow, or not as it is; `connect()` joins the processes, at HOST:PORT
+    `coordinator` if that is known. Where they have begun to connect and cannot, this process ends
+    here. Raises OSError where the workdir cannot be
     written, ValueError where another process 0 calls.
     """
     facts = {"workdir": str(workdir), "count": count, **_facts(config)}
-    work = threading.Thread(target=_work, args=(connect, facts), daemon=True)
+    reached = coordinator if index else None  # process 0 is the one that listens there
+    work = threading.Thread(target=_work, args=(connect, reached, facts), daemon=True)
     seconds = config.doctor.wait_seconds
     if index:
         troubles = rollcall.answer(workdir, index, facts, work.start, seconds)
@@ -163,9 +173,12 @@ def _commit() -> str:
         return ""
 
 
-def _work(connect: Callable, facts: dict) -> None:
+def _work(connect: Callable[[], None], coordinator: str | None, facts: dict) -> None:
     """Connects, computes, and computes together; `facts["step"]` says how far it has come."""
     try:
+        if coordinator:  # tried apart: JAX does not say which process it waits for
+            facts["step"] = "reaching for the coordinator's port"
+            _reach(coordinator)
         facts["step"] = "connecting to process 0"
         connect()
         facts["step"] = "finding its devices"
@@ -179,6 +192,17 @@ def _work(connect: Callable, facts: dict) -> None:
     except Exception as error:  # whatever it is, process 0 is to say it
         first = (str(error).splitlines() or [""])[0]
         facts["failed"] = f"{type(error).__name__}: {first}"
+
+
+def _reach(coordinator: str) -> None:
+    """Returns once something takes connections there."""
+    host, _, port = coordinator.rpartition(":")
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)
 
 
 @jax.jit
@@ -272,8 +296,8 @@ def unconnected(found: dict[int, dict], silent: list[int], seconds: float) -> li
     first = min(STEPS.index(found[i]["step"]) for i in waiting)  # the others wait for these
     behind = [i for i in waiting if STEPS.index(found[i]["step"]) == first]
     text = (
-        f"still {STEPS[first]} after {seconds:g} s; see whether the hosts reach each other, "
-        "the coordinator's port first of all"
+        f"still {STEPS[first]} after {seconds:g} s; see whether the hosts reach each other: names, "
+        "firewalls, and the same --coordinator for all"
     )
     return [(behind, f"{_named(behind, found)}: {text}")]
 

@@ -23,15 +23,18 @@ class Fleet:
             free.bind(("127.0.0.1", 0))
             self.coordinator = f"127.0.0.1:{free.getsockname()[1]}"
 
-    def start(self, name, *flags, index=None, workdir=None, **environment):
+    def start(self, name, *flags, index=None, workdir=None, coordinator=None):
         command = [
             *(sys.executable, "-m", "ns_jax", "doctor", "--config=configs/digits.py"),
-            *(f"--workdir={workdir or self.workdir}", f"--coordinator={self.coordinator}"),
+            *(
+                f"--workdir={workdir or self.workdir}",
+                f"--coordinator={coordinator or self.coordinator}",
+            ),
             *(f"--num_processes={self.count}", f"--process_id={name if index is None else index}"),
         ]
         self.children[name] = subprocess.Popen(
             [*command, *flags],
-            env={**self.environment, "JAX_NUM_CPU_DEVICES": "2", **environment},
+            env={**self.environment, "JAX_NUM_CPU_DEVICES": "2"},
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -88,7 +91,7 @@ def test_workers_that_are_well_have_a_line_each(launch, tmp_path):
 
 def test_the_missing_and_the_different_are_named(launch, tmp_path):
     fleet = launch(5)
-    wait = "--config.doctor.wait_seconds=8"
+    wait = "--config.doctor.wait_seconds=7"
     fleet.start(1, wait, "--config.seed=1")
     fleet.start(2, wait, workdir=tmp_path / "elsewhere")
     fleet.start(3, wait)
@@ -98,7 +101,7 @@ def test_the_missing_and_the_different_are_named(launch, tmp_path):
     host = socket.gethostname()
     assert status == 2
     for line in (
-        "error: processes 2, 4: no answer within 8 s: not started, stuck, or its workdir is anoth",
+        "error: processes 2, 4: no answer within 7 s: not started, stuck, or its workdir is anoth",
         f"error: process 1 ({host}): config.seed is 1, of process 0 0; start all with the same com",
         f"error: process 3 is there 2 times, on {host} and {host}; give each worker a --process_id",
     ):
@@ -108,7 +111,7 @@ def test_the_missing_and_the_different_are_named(launch, tmp_path):
     assert status == 2 and "config.seed is 1" in output
     status, output = fleet.end(2)
     assert (
-        status == 2 and f"did not write in {tmp_path / 'elsewhere' / '.doctor'} for 8 s" in output
+        status == 2 and f"did not write in {tmp_path / 'elsewhere' / '.doctor'} for 7 s" in output
     )
     for name in (3, "twin"):
         status, output = fleet.end(name)
@@ -134,6 +137,18 @@ def test_a_stuck_worker_is_named(launch, tmp_path):
     assert output.count("error: ") == 1
     status, output = fleet.end(2)
     assert status == 2 and "error: process 0 names other processes" in output
+
+
+def test_who_cannot_reach_the_coordinator_is_named(launch):
+    fleet = launch(3)
+    flags = ["--config.doctor.wait_seconds=5"]
+    fleet.start(1, *flags, coordinator="127.0.0.1:1")  # nothing listens there
+    fleet.start(2, *flags)
+    fleet.start(0, *flags)
+    status, output = fleet.end(0)
+    assert status == 2 and output.count("error: ") == 1, output
+    assert f"process 1 ({socket.gethostname()}): still reaching for the coordinator's" in output
+    assert [fleet.end(index)[0] for index in (1, 2)] == [2, 2]
 
 
 def facts(**changes):
