@@ -99,8 +99,17 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     train.init = ""  # checkpoint whose weights to start from; "": from scratch
     train.new_head = False  # True: start the classifier afresh, for other classes than train.init's
     train.log_every_steps = 100
+    # Checkpoints are written while the training goes on: every so many steps, and when so many
+    # minutes have passed since the last one, which is looked at when metrics are logged; 0: never.
     train.save_every_steps = 1000
-    train.keep_checkpoints = 2  # newest ones kept
+    train.save_every_minutes = 10.0
+    train.keep_checkpoints = 2  # newest ones kept; one that is damaged is replaced by the next
+    train.keep_every_steps = optional(int)  # kept for good: those of steps that it divides
+    # What follows a loss or gradient that is not finite: "skip" leaves that step out; "back" goes
+    # back to the last checkpoint and on with other noise and another order. More of them than the
+    # limit, in all, end the run.
+    train.nonfinite = "skip"
+    train.nonfinite_limit = 10
 
     config.optim = optim = config_dict.ConfigDict()
     optim.learning_rate_per_256 = 0.016  # peak, for every 256 labelled images a step
@@ -165,6 +174,11 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.evaluate = evaluate = config_dict.ConfigDict()
     evaluate.checkpoint = ""
     evaluate.batch_size = 256
+
+    config.preemption = preemption = config_dict.ConfigDict()
+    # Seconds from SIGTERM to the end of the process, at most: a little less than the machine gives
+    # (Google's spot machines, Kubernetes and Slurm: 30).
+    preemption.grace_seconds = 25.0
 
     config.doctor = doctor = config_dict.ConfigDict()
     doctor.sample = 500  # images of each source that are decoded

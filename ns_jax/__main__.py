@@ -9,6 +9,8 @@ import sys
 from absl import flags, logging
 from ml_collections import config_flags
 
+from ns_jax import preemption
+
 PROGRAMS = {
     "selftrain": "the main job: teacher, then label, select, train, evaluate for each iteration",
     "train": "one training: teacher, student or fine-tune",
@@ -35,7 +37,12 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "join the other hosts of 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one program; returns the exit status: 0, or 2 for input that it cannot work with."""
+    """Runs one program; returns the exit status: 0, or 2 for input that it cannot work with.
+
+    143 (raised, as SystemExit) after SIGTERM: what there was is saved, and the same command goes
+    on. 1 for what should not happen.
+    """
+    preemption.hold()
     argv = sys.argv if argv is None else argv
     if len(argv) < 2 or argv[1] not in PROGRAMS:
         known = "\n".join(f"  {name:10} {does}" for name, does in PROGRAMS.items())
@@ -50,12 +57,17 @@ def main(argv: list[str] | None = None) -> int:
         if _CONFIG.value is None or _WORKDIR.value is None:
             raise ValueError("--config=FILE and --workdir=DIR are needed")
         config, workdir = _CONFIG.value, _workdir(argv[1], _WORKDIR.value)
+        grace_seconds = config.preemption.grace_seconds
+        if not grace_seconds >= 0:
+            raise ValueError(f"preemption.grace_seconds is {grace_seconds}; it must be 0 or more")
     except (KeyError, AttributeError) as error:
         return _fail(_unknown_key(error, argv))
     except (flags.Error, ValueError, TypeError, OSError) as error:
         return _fail(error)
-    # Orbax and Grain tell their every step at INFO.
-    logging.set_verbosity(logging.INFO if FLAGS["verbosity"].value > 0 else logging.WARNING)
+    preemption.watch(grace_seconds)
+    # Orbax and Grain tell their every step at INFO. Setting the level sets the flag.
+    shows_all = FLAGS["verbosity"].value > 0
+    logging.set_verbosity(logging.INFO if shows_all else logging.WARNING)
     if argv[1] == "plan":
         from ns_jax import topology
 
@@ -80,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         processes.first_alone(config_lib.claim_workdir, config, workdir)
         importlib.import_module(f"ns_jax.programs.{argv[1]}").run(config, workdir)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        if FLAGS["verbosity"].value > 0:
+        if shows_all:
             raise
         return _fail(error)
     return 0

@@ -111,6 +111,11 @@ HARMLESS = (
     "label.lease_seconds",
     "evaluate.batch_size",
     "select.memory_gb",
+    "train.save_every_steps",
+    "train.save_every_minutes",
+    "train.keep_checkpoints",
+    "train.keep_every_steps",
+    "preemption.grace_seconds",
 )
 
 
@@ -195,6 +200,10 @@ def validate_training(config: config_dict.ConfigDict, num_devices: int, num_labe
         ("batch_size", train.batch_size >= 1, "at least 1"),
         ("accumulate", train.accumulate >= 1, "at least 1"),
         ("sample_prob", 0 < train.sample_prob <= 1, "above 0 and at most 1"),
+        ("save_every_steps", train.save_every_steps >= 1, "at least 1"),
+        ("save_every_minutes", train.save_every_minutes >= 0, "0 (never) or more"),
+        ("keep_checkpoints", train.keep_checkpoints >= 1, "at least 1"),
+        ("nonfinite_limit", train.nonfinite_limit >= 0, "0 or more"),
     ):
         if not valid:
             raise ValueError(f"train.{name} is {train[name]}; it must be {range_}")
@@ -234,6 +243,7 @@ def validate_training(config: config_dict.ConfigDict, num_devices: int, num_labe
         "data.train_view": ("crop", "pad", "evaluation"),
         "data.crop_sampler": ("official", "area"),
         "train.unlabelled_noise": ("all", "model", "none"),
+        "train.nonfinite": ("skip", "back"),
         "selftrain.student_init": ("scratch", "teacher"),
     }
     for path, known in choices.items():

@@ -39,6 +39,11 @@ def write(directory: pathlib.Path, inputs: dict, outputs: dict) -> None:
     config_lib.write_json(directory / NAME, {"inputs": inputs, "outputs": outputs})
 
 
+def remove(directory: str | pathlib.Path) -> None:
+    """The stage is finished no longer."""
+    files.remove(f"{directory}/{NAME}")
+
+
 def read(directory: str | pathlib.Path) -> dict:
     """`{"inputs": ..., "outputs": ...}`; raises FileNotFoundError if the stage is not finished."""
     path = files.as_path(directory) / NAME

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from ns_jax import preemption
+
 _MESSAGE_BYTES = 2048
 _PARTS = ("config", "code", "versions")
 
@@ -98,6 +100,18 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def leave_after(step: int) -> bool:
+    """Whether to leave after this step of a training, for one process was told that it must go.
+
+    All are told so after the same step. Called after each one.
+    """
+    from jax.experimental import multihost_utils
+
+    if count() == 1:
+        return preemption.noticed()
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
 def gather(array: np.ndarray) -> list[np.ndarray]:
     """The array `[n, ...]` of every process, in order; n may differ, all else may not."""
     from jax.experimental import multihost_utils
@@ -166,6 +180,12 @@ def first_alone(function: Callable, *arguments) -> None:
         raise error
     if told:
         raise ValueError(told.decode(errors="replace"))
+
+
+def first_says(function: Callable, *arguments) -> int:
+    """What the first process's call returned, in every process."""
+    said = function(*arguments) if is_first() else 0
+    return int(gather(np.array([said], np.int64))[0][0])
 
 
 def wait() -> None:

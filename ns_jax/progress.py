@@ -1,6 +1,7 @@
 """What a person sees while it runs, and `metrics.jsonl`, which machines read."""
 
 import json
+import math
 import pathlib
 import sys
 import time
@@ -118,6 +119,8 @@ class MetricsLog:
         if self._file is None:
             return
         named = {name.replace("__", "/"): float(value) for name, value in numbers.items()}
+        # JSON has no words for what is not finite.
+        named = {name: value if math.isfinite(value) else None for name, value in named.items()}
         self._file.write(json.dumps({"step": step, "time": time.time(), **named}) + "\n")
 
     def close(self) -> None:

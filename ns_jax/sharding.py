@@ -55,6 +55,33 @@ def per_device(function, mesh: Mesh):
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=rows, check_vma=False)
 
 
+def of_copies(function, mesh: Mesh, shardings):
+    """`tree -> [devices, leaves]` of `function(part, firsts, shape)`, a number, on each device.
+
+    Each device works on its own copies; of an array that is split over `fsdp` the parts' numbers
+    are summed. `firsts` is the place of a part's first element in each dimension of the whole,
+    which has `shape`. `shardings` are the tree's.
+    """
+    specs = jax.tree.map(lambda one: one.spec, shardings)
+
+    def of_leaf(leaf, one: NamedSharding):
+        firsts, shape = [0] * leaf.ndim, list(leaf.shape)
+        split = [dim for dim, axis in enumerate(one.spec) if axis is not None]
+        for dim in split:
+            firsts[dim] = jax.lax.axis_index("fsdp") * leaf.shape[dim]
+            shape[dim] *= mesh.shape["fsdp"]
+        found = function(leaf, firsts, shape)
+        return jax.lax.psum(found, "fsdp") if split else found
+
+    def of_device(tree):
+        leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
+        return jnp.stack([of_leaf(leaf, one) for leaf, one in leaves])[None]
+
+    rows = PartitionSpec(("data", "fsdp"))
+    shared = jax.shard_map(of_device, mesh=mesh, in_specs=(specs,), out_specs=rows, check_vma=False)
+    return jax.jit(shared, out_shardings=replicated(mesh))
+
+
 def round_up(batch_size: int, mesh: Mesh) -> int:
     """The next batch size that the devices can share equally."""
     return -(-batch_size // mesh.size) * mesh.size

@@ -54,6 +54,8 @@ def train_step(
 ) -> tuple[TrainState, dict]:
     """One update on a batch as in `data.pipeline`; metrics are scalars on the device.
 
+    Where the loss or the gradient is not finite, nothing but `step` changes.
+
     `rng` is the key of the training, the same at every step. It is an argument, so that trainings
     which differ in the seed alone share one compiled step. `teacher` has the variables of
     `objective.teacher`; None without one.
@@ -91,7 +93,7 @@ def train_step(
         "top1": sums["right"] / jnp.maximum(batch["weight"].sum(), 1.0),
         "grad_norm": optax.tree.norm(grads),
     }
-    state = TrainState(
+    new = TrainState(
         step=state.step + 1,
         params=params,
         batch_stats=batch_stats,
@@ -99,7 +101,9 @@ def train_step(
         ema_params=average(state.ema_params, params),
         ema_batch_stats=average(state.ema_batch_stats, batch_stats),
     )
-    return state, metrics
+    sound = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    unchanged = dataclasses.replace(state, step=new.step)
+    return jax.tree.map(functools.partial(jnp.where, sound), new, unchanged), metrics
 
 
 def teacher_probs(given: Teacher, variables: dict, batch: dict, rng: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from ns_jax import leases, manifest
+from ns_jax import leases, manifest, preemption
 from ns_jax.data import files, labels
 from ns_jax.progress import say
 
@@ -47,11 +47,12 @@ class Work:
         return self._elsewhere + self.predicted
 
     def claims(self, held: leases.Leases, begin: int) -> Iterator[int]:
-        """Numbers that are this worker's from then on, until nothing is free; from `begin` on.
+        """Numbers that are this worker's from then on, from `begin` on.
 
-        What another worker holds is passed over, and taken once that worker is gone.
+        Until nothing is free, or the machine is about to go. What another worker holds is passed
+        over, and taken once that worker is gone.
         """
-        while True:
+        while not preemption.noticed():
             self._look(REFRESH_SECONDS)
             order = (*range(begin, len(self)), *range(begin))
             taken = self._there | self._mine
@@ -93,6 +94,17 @@ class Work:
             self.drop(number, error)
             return
         manifest.check_inputs(metadata, self._made_of, path)
+
+    def is_sound(self, number: int) -> bool:
+        """Whether a shard can be read and is what it should be; if not, it is dropped."""
+        path = self.path(number)
+        try:
+            manifest.check_inputs(labels.shard_metadata(path), self._made_of, path)
+            labels.check_shard(path)
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            self.drop(number, error)
+            return False
+        return True
 
     def read(self, number: int, columns: list[str]) -> dict | None:
         """Columns of a shard; None, and the shard is dropped, if it is damaged."""

@@ -10,28 +10,21 @@ PACKAGE = ROOT / "ns_jax"
 
 # Lowest first. A module imports from lower floors only; none imports a neighbour on its own floor.
 FLOORS = [
-    {"data.files", "data.headers", "progress"},
+    {"data.files", "data.headers", "preemption", "progress"},
     {
         *("config", "trees", "losses", "metrics", "idle", "models.convolutions"),
         *("compiled", "processes", "rollcall", "topology", "data.ranking", "data.tally"),
         *("data.decoding", "data.resizing", "data.workers", "data.perceptual"),
     },
     {
-        *(
-            "models.layers",
-            "manifest",
-            "sharding",
-            "optim",
-            "checkpoint",
-            "leases",
-            "calibration",
-            "fleet",
-        ),
+        *("models.layers", "manifest", "sharding", "optim", "leases", "calibration"),
+        "guard",
+        "fleet",
         *("data.images", "data.randaugment", "data.labels", "data.source", "data.class_names"),
         *("data.bad_images", "data.selection", "data.candidates", "data.reading"),
     },
     {
-        "work",
+        *("work", "checksum"),
         *("state", "models.efficientnet", "weights.published", "weights.layout", "data.views"),
         "leaks",
         *("data.formats.digits", "data.formats.folder", "data.formats.tfds"),
@@ -41,8 +34,7 @@ FLOORS = [
     {
         "steps",
         *("data.sources", "data.pipeline", "data.choice"),
-        "weights.timm",
-        "weights.tf_checkpoint",
+        *("checkpoint", "weights.timm", "weights.tf_checkpoint"),
         "models.macs",
     },
     {"experiment"},

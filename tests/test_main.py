@@ -53,6 +53,15 @@ def test_a_wrong_command_line_is_said_in_one_line(environment, tmp_path, argumen
     assert not (tmp_path / "run").exists()
 
 
+def test_verbose_shows_where_an_error_came_from(environment, tmp_path):
+    command = [sys.executable, "-m", "ns_jax", "label", DIGITS, f"--workdir={tmp_path}", "-v=1"]
+    child = subprocess.run(
+        command, env=environment, cwd=environment["PYTHONPATH"], capture_output=True, check=False
+    )
+    assert child.returncode == 1
+    assert b"Traceback" in child.stderr and b"no checkpoint is named" in child.stderr
+
+
 def test_a_bucket_is_no_place_for_what_needs_a_disk(environment):
     status, shown = run(environment, "train", DIGITS, "--workdir=gs://bucket/run")
     assert status == 2 and "train needs a directory on a disk; mount the bucket" in shown

@@ -90,6 +90,12 @@ def read_shard(path: pathlib.Path, columns: list[str]) -> dict[str, np.ndarray]:
     return {name: table.column(name).to_numpy() for name in columns}
 
 
+def check_shard(path: pathlib.Path) -> None:
+    """Reads all of a shard. Raises as `read_shard`."""
+    with files.open_binary(os.fspath(path)) as file:
+        pq.read_table(file, page_checksum_verification=True)
+
+
 def hard_target(label: int, num_classes: int, smoothing: float, k: int):
     """One class with its smoothed probability, in k places: (int32 `[k]`, float32 `[k]`)."""
     classes, probs = np.full(k, -1, np.int32), np.zeros(k, np.float32)

@@ -151,7 +151,7 @@ class _Worker:
         return {name: _copy(value, memory) for name, value in batch.items()}
 
     def stop(self) -> None:
-        self.process.terminate()
+        self.process.kill()  # it writes nothing but its slots, and SIGTERM is not for it
         self.process.join()
         self._pipe.close()
 

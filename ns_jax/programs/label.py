@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ns_jax import calibration, experiment, leases, manifest, predictor, processes
+from ns_jax import calibration, experiment, leases, manifest, predictor, preemption, processes
 from ns_jax.data import bad_images, files
 from ns_jax.data.selection import Selection
 from ns_jax.progress import Progress, say
@@ -60,7 +60,9 @@ def run(config, workdir) -> dict:
     work = Work(directory, len(images), config.label.images_per_shard, made_of)
     work.check()
     bad = bad_images.BadImages(source, config.data.max_bad_fraction)
+    # At the notice no more shards are begun; those that are begun are finished, if there is time.
     with (
+        preemption.deferred(),
         leases.Leases(f"{directory}/leases", config.label.lease_seconds) as held,
         Progress("labelling", len(images), work.images_done()) as progress,
     ):
@@ -70,7 +72,7 @@ def run(config, workdir) -> dict:
             reading = experiment.reading(config)
             return teacher.predict(source, chunks, reading, k, hashed=bool(config.data.guard))
 
-        while not manifest.is_done(directory, inputs):
+        while not (preemption.noticed() or manifest.is_done(directory, inputs)):
             if work.missing():
                 did = _label(work, held, int(begin * len(work)), predictions, bad, progress)
             else:  # of the processes of a run the one that speaks
@@ -82,6 +84,21 @@ def run(config, workdir) -> dict:
                 time.sleep(WAIT_SECONDS)
     say(f"labelling went at {progress.images_per_second():,.0f} images/s, {teacher.waits}")
     return manifest.read(directory)["outputs"]
+
+
+def mend(directory) -> int:
+    """Removes those of a finished labelling's shards that are damaged; how many.
+
+    If there are any, `run` makes them again.
+    """
+    made = manifest.read(directory)
+    made_of = {name: made["inputs"][name] for name in made["inputs"] if name != "images_per_shard"}
+    num_images, per_shard = made["outputs"]["num_images"], made["inputs"]["images_per_shard"]
+    work = Work(directory, num_images, per_shard, made_of)
+    damaged = [number for number in range(len(work)) if not work.is_sound(number)]
+    if damaged:
+        manifest.remove(directory)
+    return len(damaged)
 
 
 def _begin(worker: str) -> float:

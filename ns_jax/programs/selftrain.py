@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from ns_jax import checkpoint, experiment
+from ns_jax import checkpoint, experiment, processes
 from ns_jax import config as config_lib
 from ns_jax.programs import evaluate, label, select, train
 from ns_jax.progress import say, table
@@ -23,15 +23,13 @@ def run(config, workdir: pathlib.Path) -> list[dict]:
     summaries = []
     if config.selftrain.filter:
         say("the filter chooses the images that all teachers label")
-        label.run(_filter_config(configs[1], workdir), workdir / FILTER)
-        select.run(_filter_config(configs[1], workdir), workdir / FILTER)
+        _label_and_select(_filter_config(configs[1], workdir), workdir / FILTER)
     for k, iteration_config in enumerate(configs):
         directory = workdir / f"iteration_{k}"
         say(f"iteration {k}: {'the teacher' if k == 0 else f'student {k}'}")
         summary = {"iteration": k, "model": iteration_config.model.name}
         if k > 0:
-            summary["labels"] = label.run(iteration_config, directory)
-            summary["selection"] = select.run(iteration_config, directory)
+            summary |= _label_and_select(iteration_config, directory)
         if k > 0 or not config.selftrain.teacher:
             summary["training"] = train.run(iteration_config, directory)
             if iteration_config.finetune.epochs > 0:
@@ -42,6 +40,17 @@ def run(config, workdir: pathlib.Path) -> list[dict]:
         summaries.append(summary)
     table("Self-training", *_rows(summaries))
     return summaries
+
+
+def _label_and_select(config, directory: pathlib.Path) -> dict:
+    """Both stages' outputs. Shards found damaged when they are needed are labelled again."""
+    while True:
+        labels = label.run(config, directory)
+        try:
+            return {"labels": labels, "selection": select.run(config, directory)}
+        except ValueError:
+            if not processes.first_says(label.mend, directory / "labels"):
+                raise  # it was something else
 
 
 def _outcome(config, workdir: pathlib.Path, k: int) -> pathlib.Path:

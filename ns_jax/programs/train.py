@@ -3,13 +3,13 @@
 import contextlib
 import copy
 import dataclasses
-import math
 import pathlib
+import time
 
 import jax
 import numpy as np
 
-from ns_jax import checkpoint, experiment, manifest, processes, sharding, trees
+from ns_jax import checkpoint, experiment, guard, manifest, preemption, processes, sharding, trees
 from ns_jax import config as config_lib
 from ns_jax import state as state_lib
 from ns_jax.data import bad_images, pipeline
@@ -34,12 +34,11 @@ def run(config, workdir: pathlib.Path) -> dict:
     config = _with_stat_groups(config, len(devices), workdir)
     config_lib.validate_training(config, len(devices), len(source))
     per_step = config_lib.images_per_step(config)
-    parts = config.model.stat_groups * config.train.accumulate
     steps_per_epoch, total_steps = config_lib.steps(config, len(source))
     labelled, unlabelled = _examples(config, source)
     initial = checkpoint.load_model(config.train.init)[1] if config.train.init else None
     inputs = _inputs(config, source, initial)
-    if manifest.is_done(workdir, inputs):
+    if manifest.is_done(workdir, inputs) and _is_sound(workdir):
         say(f"{workdir}: trained already")
         return manifest.read(workdir)["outputs"]
 
@@ -47,7 +46,6 @@ def run(config, workdir: pathlib.Path) -> dict:
     if trainer.teacher:
         names = trainer.teacher.class_names
         experiment.check_classes(source.class_names, names, source.name, config.train.teacher)
-    teacher = trainer.teacher_variables()
     model, mesh, size = trainer.model, trainer.mesh, trainer.preprocessing.size
     say(
         f"{model.name}, {trees.count(trainer.shapes.params):,} parameters at {size} pixels "
@@ -55,84 +53,38 @@ def run(config, workdir: pathlib.Path) -> dict:
         f"{per_step[1]} unlabelled images, {steps_per_epoch:.4g} steps an epoch, "
         f"{config.train.epochs:g} epochs"
     )
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
-    # What a training starts from, in this order: its own newest checkpoint, train.init, the seed.
-    start_step = checkpoints.latest_step() or 0
-    if start_step:
-        manifest.check_inputs(checkpoints.description()["inputs"], inputs, workdir)
-        state = checkpoints.restore_state(state_lib.placed(trainer.shapes, trainer.shardings))
-        say(f"goes on from step {start_step:,}")
-    elif initial:
-        expected = {"params": trainer.shapes.params, "batch_stats": trainer.shapes.batch_stats}
-        if config.train.new_head:
-            say(f"the classifier starts afresh, for {model.num_classes:,} classes")
-            initial = model.with_new_head(initial, jax.random.key(config.seed))
-        trees.check_same(
-            expected,
-            initial,
-            f"train.init={config.train.init} is another network or "
-            "has other classes (train.new_head=True starts a classifier for these afresh)",
-        )
-        initial = sharding.put(initial, trainer.variable_shardings)
-        state = state_lib.init_from(initial, trainer.optimiser, trainer.shardings)
-    else:
-        state = trainer.init(config.seed)
-
-    places = sharding.local_rows(sum(per_step), mesh)
-    batches = pipeline.train_batches(
-        _marked(labelled, trainer.marks, 0),
-        _marked(unlabelled, trainer.marks, 1),
-        trainer.view,
-        unlabelled_view=trainer.unlabelled_view,
-        per_step=per_step,
-        groups=parts,
-        steps=total_steps,
-        start_step=start_step,
-        seed=config.seed,
-        reading=experiment.reading(config),
-        places=places,
-        weights=pipeline.Weights(config.train.sample_prob, config_lib.unlabelled_weight(config)),
+    checkpoints = checkpoint.Checkpoints(
+        workdir / "checkpoints", config.train.keep_checkpoints, config.train.keep_every_steps
     )
-    description = experiment.describe(model, trainer.preprocessing, source.class_names)
-    description["inputs"] = inputs
-    description["stat_groups"] = config.model.stat_groups
-
     bad = [
         bad_images.BadImages(examples.source, config.data.max_bad_fraction)
         for examples in (labelled, unlabelled)
         if examples
     ]
-    log = MetricsLog(workdir / "metrics.jsonl", start_step, write=processes.is_first())
-    rng = jax.random.key(config.seed)
-    previous, idle, warned = None, IdleTime(), False
-    with Progress("training", total_steps * sum(per_step), start_step * sum(per_step)) as progress:
-        for step in range(start_step + 1, total_steps + 1):
-            batch = next(batches)
-            _note_bad(bad, batch, places, per_step, parts)
-            state, metrics = trainer.step(state, sharding.put_batch(batch, mesh), rng, teacher)
-            idle.dispatched(metrics["loss"])
-            # One step late: this step runs on the device while the host looks at the last one.
-            numbers = _checked(step - 1, previous, workdir) if previous else {}
-            previous = metrics
-            progress.advance(sum(per_step), **numbers)
-            last = step == total_steps
-            if last or step % config.train.log_every_steps == 0:
-                log.write(
-                    step,
-                    **{f"train__{name}": value for name, value in metrics.items()},
-                    train__learning_rate=trainer.schedule(step - 1),
-                    train__images_per_second=progress.images_per_second(),
-                    train__input_wait_seconds=idle.seconds,
-                    train__input_wait_share=idle.share(),
+    description = experiment.describe(trainer.model, trainer.preprocessing, source.class_names)
+    description["inputs"] = inputs
+    description["stat_groups"] = config.model.stat_groups
+    attempt = 0
+    with preemption.deferred():
+        while True:
+            start = _start(config, trainer, checkpoints, initial, inputs, workdir)
+            attempt = max(attempt, start.attempt)
+            try:
+                _train(
+                    config,
+                    workdir,
+                    trainer,
+                    dataclasses.replace(start, attempt=attempt),
+                    (labelled, unlabelled),
+                    bad,
+                    checkpoints,
+                    description,
                 )
-                warned = warned or _warn_if_input_bound(idle, config.data.workers)
-            if last or step % config.train.save_every_steps == 0:
-                _checked(step, metrics, workdir)
-                checkpoints.save(step, state, description)
-    batches.close()
-    idle.close()
-    log.close()
-    checkpoints.close()
+                break
+            except guard.GoBack:
+                attempt += 1
+            finally:
+                checkpoints.close()
 
     for images in bad:
         images.add(np.concatenate(processes.gather(np.asarray(images.indices(), np.int64))))
@@ -146,6 +98,149 @@ def run(config, workdir: pathlib.Path) -> dict:
     }
     processes.first_alone(manifest.write, workdir, inputs, outputs)
     return outputs
+
+
+def _is_sound(workdir: pathlib.Path) -> bool:
+    """Whether the weights of a finished training are as it left them; if not, it goes on."""
+    expected = manifest.read(workdir)["outputs"]["model"]
+    try:
+        found = trees.digest(checkpoint.load_model(workdir)[1])
+    except checkpoint.DamageError as error:
+        say(str(error))
+        return False
+    return found == expected
+
+
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """Where a training goes on from."""
+
+    step: int
+    state: state_lib.TrainState
+    attempt: int = 0  # how often it has gone back
+    nonfinite: int = 0  # steps so far
+
+
+def _start(config, trainer, checkpoints, initial: dict | None, inputs: dict, workdir) -> _Start:
+    """From its own newest checkpoint, else from `train.init`, else from the seed."""
+    placed = state_lib.placed(trainer.shapes, trainer.shardings)
+
+    def check(description: dict) -> None:
+        manifest.check_inputs(description["inputs"], inputs, workdir)
+
+    if found := checkpoints.restore(placed, check):
+        step, state, description = found
+        say(f"goes on from step {step:,}")
+        return _Start(step, state, **description["so_far"])
+    if not initial:
+        return _Start(0, trainer.init(config.seed))
+    expected = {"params": trainer.shapes.params, "batch_stats": trainer.shapes.batch_stats}
+    if config.train.new_head:
+        model = trainer.model
+        say(f"the classifier starts afresh, for {model.num_classes:,} classes")
+        initial = model.with_new_head(initial, jax.random.key(config.seed))
+    trees.check_same(
+        expected,
+        initial,
+        f"train.init={config.train.init} is another network or "
+        "has other classes (train.new_head=True starts a classifier for these afresh)",
+    )
+    initial = sharding.put(initial, trainer.variable_shardings)
+    return _Start(0, state_lib.init_from(initial, trainer.optimiser, trainer.shardings))
+
+
+def _train(
+    config, workdir, trainer, start: _Start, examples, bad: list, checkpoints, description: dict
+) -> None:
+    """The loop, from `start` to the last step or to the notice that the machine will be gone.
+
+    Raises GoBack where `train.nonfinite` says so.
+    """
+    per_step = config_lib.images_per_step(config)
+    parts = config.model.stat_groups * config.train.accumulate
+    total_steps = config_lib.steps(config, len(examples[0].source))[1]
+    mesh, teacher, state = trainer.mesh, trainer.teacher_variables(), start.state
+    seed = guard.seed_of_attempt(config.seed, start.attempt)
+    places = sharding.local_rows(sum(per_step), mesh)
+    batches = pipeline.train_batches(
+        _marked(examples[0], trainer.marks, 0),
+        _marked(examples[1], trainer.marks, 1),
+        trainer.view,
+        unlabelled_view=trainer.unlabelled_view,
+        per_step=per_step,
+        groups=parts,
+        steps=total_steps,
+        start_step=start.step,
+        seed=seed,
+        reading=experiment.reading(config),
+        places=places,
+        weights=pipeline.Weights(config.train.sample_prob, config_lib.unlabelled_weight(config)),
+    )
+    workdir.mkdir(parents=True, exist_ok=True)
+    log = MetricsLog(workdir / "metrics.jsonl", start.step, write=processes.is_first())
+    guarded = guard.Guard(config.train, start.nonfinite, checkpoints.directory)
+    due = _Due(config.train.save_every_steps, config.train.save_every_minutes)
+    rng = jax.random.key(seed)
+    previous, idle, warned = None, IdleTime(), False
+    images = total_steps * sum(per_step), start.step * sum(per_step)
+    with (
+        contextlib.closing(batches),
+        contextlib.closing(idle),
+        contextlib.closing(log),
+        Progress("training", *images) as progress,
+    ):
+        for step in range(start.step + 1, total_steps + 1):
+            batch = next(batches)
+            _note_bad(bad, batch, places, per_step, parts)
+            state, metrics = trainer.step(state, sharding.put_batch(batch, mesh), rng, teacher)
+            idle.dispatched(metrics["loss"])
+            # One step late: this step runs on the device while the host looks at the last one.
+            numbers = guarded.look(step - 1, previous) if previous else {}
+            previous = metrics
+            progress.advance(sum(per_step), **numbers)
+            last, leaves = step == total_steps, processes.leave_after(step)
+            logs = last or step % config.train.log_every_steps == 0
+            if logs:
+                log.write(
+                    step,
+                    **{f"train__{name}": value for name, value in metrics.items()},
+                    train__learning_rate=trainer.schedule(step - 1),
+                    train__images_per_second=progress.images_per_second(),
+                    train__input_wait_seconds=idle.seconds,
+                    train__input_wait_share=idle.share(),
+                )
+                warned = warned or _warn_if_input_bound(idle, config.data.workers)
+            checkpoints.check()
+            if last or leaves or due.at(step, logs):
+                guarded.look(step, metrics)
+                previous = None
+                so_far = {"attempt": start.attempt, "nonfinite": guarded.count}
+                checkpoints.save(step, state, {**description, "so_far": so_far})
+            if leaves and not last:
+                checkpoints.close()
+                say(f"step {step:,} is saved; the same command goes on from there")
+                preemption.leave()
+
+
+class _Due:
+    """When to save: every so many steps, and when so many minutes have passed."""
+
+    def __init__(self, every_steps: int, every_minutes: float):
+        self._steps, self._seconds = every_steps, 60 * every_minutes
+        self._saved = time.monotonic()
+
+    def at(self, step: int, look: bool) -> bool:
+        """Whether to save after this step; at the clock only if `look`.
+
+        Of many processes the first one's clock counts, and the others are told.
+        """
+        due = step % self._steps == 0
+        if look and self._seconds:
+            late = time.monotonic() - self._saved >= self._seconds
+            due = due or bool(processes.gather(np.array([late]))[0][0])
+        if due:
+            self._saved = time.monotonic()
+        return due
 
 
 def _examples(config, source) -> tuple[pipeline.Examples, pipeline.Examples | None]:
@@ -185,10 +280,10 @@ def _inputs(config, source, initial: dict | None) -> dict:
 def _with_stat_groups(config, num_devices: int, workdir: pathlib.Path):
     """With BatchNorm's groups settled: a run that goes on elsewhere keeps those it began with."""
     if config.model.stat_groups is None:
-        with contextlib.suppress(FileNotFoundError):
-            found = checkpoint.description(workdir).get("stat_groups", 1)
+        found = checkpoint.Checkpoints(workdir / "checkpoints", keep=1).first_description()
+        if found:
             config = copy.deepcopy(config)
-            config.model.stat_groups = found
+            config.model.stat_groups = found.get("stat_groups", 1)
     return config_lib.with_stat_groups(config, num_devices)
 
 
@@ -218,15 +313,3 @@ def _warn_if_input_bound(idle: IdleTime, workers: int | None) -> bool:
         "`doctor` says how many cores would do"
     )
     return True
-
-
-def _checked(step: int, metrics: dict, workdir: pathlib.Path) -> dict[str, float]:
-    """The metrics of a step on the host. Raises FloatingPointError if the loss is not finite."""
-    numbers = {name: float(metrics[name]) for name in ("loss", "top1")}
-    if not math.isfinite(numbers["loss"]):
-        raise FloatingPointError(
-            f"the loss of step {step:,} is {numbers['loss']}; the last good checkpoint stays in "
-            f"{workdir / 'checkpoints'}. Lower optim.learning_rate_per_256 or lengthen "
-            "optim.warmup_epochs"
-        )
-    return numbers

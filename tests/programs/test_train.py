@@ -30,6 +30,25 @@ def test_a_device_that_waits_for_images_is_said_once_with_its_share(capsys):
     assert "data.workers is 3" in said
 
 
+def test_checkpoints_are_due_by_steps_and_by_the_clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
+    due = train._Due(every_steps=100, every_minutes=2.0)
+    assert not due.at(1, look=True)
+    now[0] = 119.0
+    assert not due.at(2, look=True)
+    now[0] = 121.0
+    assert not due.at(3, look=False)  # the clock is looked at when metrics are logged
+    assert due.at(4, look=True) and not due.at(5, look=True)
+    now[0] = 200.0
+    assert due.at(100, look=False)
+    now[0] = 300.0
+    assert not due.at(101, look=True)  # 100 s after the last one
+    never = train._Due(every_steps=100, every_minutes=0.0)
+    now[0] = 1e9
+    assert not never.at(1, look=True) and never.at(200, look=True)
+
+
 def losses(workdir):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["train/loss"] for line in lines]

@@ -1,0 +1,52 @@
+"""What becomes of a training whose loss or gradient is not finite: counted, bounded, and said."""
+
+import math
+
+import numpy as np
+
+from ns_jax.progress import say
+
+SKIP, BACK = "skip", "back"
+
+
+class GoBack(Exception):  # noqa: N818 (it is no error: the training goes on elsewhere)
+    """The training is to go on from its last checkpoint, with other noise and another order."""
+
+
+class Guard:
+    """Looks at the metrics of each step. A step that is not finite has changed no weights."""
+
+    def __init__(self, train, count: int, directory):
+        """`count` such steps were met before; more than `train.nonfinite_limit` are too many."""
+        self._what_then, self._limit = train.nonfinite, train.nonfinite_limit
+        self._directory, self.count = directory, count
+
+    def look(self, step: int, metrics: dict) -> dict[str, float]:
+        """Loss and accuracy, on the host.
+
+        Raises GoBack where that is what to do, FloatingPointError beyond the limit.
+        """
+        numbers = {name: float(metrics[name]) for name in ("loss", "top1")}
+        norm = float(metrics["grad_norm"])
+        if math.isfinite(numbers["loss"]) and math.isfinite(norm):
+            return numbers
+        self.count += 1
+        what = f"the loss of step {step:,} is {numbers['loss']}, the norm of its gradient {norm}"
+        if self.count > self._limit:
+            raise FloatingPointError(
+                f"{what}: step {self.count} of this kind, train.nonfinite_limit is {self._limit}. "
+                f"The last good checkpoint stays in {self._directory}. Lower "
+                "optim.learning_rate_per_256 or lengthen optim.warmup_epochs"
+            )
+        then = "it is left out" if self._what_then == SKIP else "back to the last checkpoint"
+        say(f"{what}; {then} ({self.count} of at most {self._limit})")
+        if self._what_then == BACK:
+            raise GoBack
+        return numbers
+
+
+def seed_of_attempt(seed: int, attempt: int) -> int:
+    """Of data order and noise once a training has gone back so often; 0: the training's own."""
+    if attempt == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0] >> 1)

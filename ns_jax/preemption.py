@@ -1,0 +1,86 @@
+"""The notice that this machine will be taken away: SIGTERM, as clouds and clusters send it.
+
+A thread waits for the signal, so that neither a compilation nor a message between devices holds the
+notice up. It interrupts the program as Ctrl-C would, except where work is worth bringing to a good
+end: there the program looks for the notice itself. Whatever it does, it is over in the time that a
+machine is given, for what is written is whole or not there at any moment.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+
+WAKING = signal.SIGURG  # tells the main thread; nobody else uses it, and it ends nothing
+STATUS = 143  # of the process, as a shell has it for one that SIGTERM ended: start it again
+
+_notice = threading.Event()
+_deferred = _leaving = False
+
+
+class Preempted(SystemExit):
+    """Ends the process with `STATUS`."""
+
+    def __init__(self):
+        super().__init__(STATUS)
+
+
+def hold() -> None:
+    """SIGTERM waits until `watch`. Called first of all, for threads and child processes inherit it.
+
+    So the notice does not end a child process; its parent does.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    for one in (signal.SIGTERM, WAKING):
+        signal.signal(one, _interrupt)
+
+
+def watch(grace_seconds: float) -> None:
+    """From here on SIGTERM ends the process in good order, `grace_seconds` later in any order."""
+    arguments = (grace_seconds,)
+    threading.Thread(target=_wait, args=arguments, name="preemption", daemon=True).start()
+
+
+def noticed() -> bool:
+    return _notice.is_set()
+
+
+@contextlib.contextmanager
+def deferred():
+    """The notice interrupts nothing in here, but the end of it raises Preempted."""
+    global _deferred
+    _deferred = True
+    try:
+        yield
+    finally:
+        _deferred = False
+    if noticed():
+        _interrupt()
+
+
+def leave() -> None:
+    """Raises Preempted: for processes that have no notice of their own, but agreed to go."""
+    global _leaving
+    _leaving = True
+    raise Preempted
+
+
+def _interrupt(*_) -> None:
+    """In the main thread, where Python runs the handlers of signals."""
+    if not (_deferred or _leaving):
+        leave()
+
+
+def _wait(grace_seconds: float) -> None:
+    signal.sigwait({signal.SIGTERM})
+    _notice.set()
+    print(f"SIGTERM: ends within {grace_seconds:g} s, what there is is saved", file=sys.stderr)
+    signal.pthread_kill(threading.main_thread().ident, WAKING)
+    # JAX has put a handler of its own in the place of ours where processes are joined: it tells the
+    # other processes. Of all threads this one alone takes the signal.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(grace_seconds)
+    os._exit(STATUS)

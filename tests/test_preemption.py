@@ -1,0 +1,156 @@
+"""SIGTERM in each program, in code that nothing interrupts, and with several processes."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ns_jax import checkpoint
+from tests.conftest import ROOT
+
+STOPPED = 143
+TINY = {
+    "model.name": "efficientnet-pico",
+    "train.batch_size": 8,
+    "train.epochs": 4000.0,
+    "train.log_every_steps": 1,
+    "train.save_every_steps": 100_000,
+    "optim.warmup_epochs": 0.5,
+}
+
+SCRIPT = """
+import hashlib, sys, time
+from ns_jax import preemption
+
+preemption.hold()
+preemption.watch(float(sys.argv[2]))
+print("ready", flush=True)
+try:
+    if sys.argv[1] == "python":
+        time.sleep(60)
+    elif sys.argv[1] == "stuck":  # in code that no signal reaches
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+    elif sys.argv[1] == "deferred":
+        with preemption.deferred():
+            while not preemption.noticed():
+                time.sleep(0.01)
+            print("brought to a good end", flush=True)
+        print("never", flush=True)
+finally:
+    print("unwound", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "grace", "least", "said"),
+    [
+        ("python", 30, 0.0, "unwound"),
+        ("stuck", 0.5, 0.5, ""),
+        ("deferred", 30, 0.0, "brought to a good end\nunwound"),
+    ],
+)
+def test_the_notice_ends_a_process_in_time(environment, kind, grace, least, said):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, kind, str(grace)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)  # an impatient cluster
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == STOPPED and output.strip() == said
+    assert least <= time.monotonic() - began
+
+
+def start(program, workdir, environment, arguments=(), **flags):
+    command = ["-m", "ns_jax", program, "--config=configs/digits.py:role=teacher"]
+    flags = [f"--config.{name}={value}" for name, value in {**TINY, **flags}.items()]
+    return subprocess.Popen(
+        [sys.executable, *command, f"--workdir={workdir}", *flags, *arguments],
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(condition, process):
+    end = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def num_lines(path):
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def told(process):
+    """What a program says that is told to go, and goes."""
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == STOPPED, output[-3000:]
+    return output
+
+
+def test_a_training_saves_the_step_that_it_is_at(environment, tmp_path):
+    process = start("train", tmp_path, environment)
+    wait_for(lambda: num_lines(tmp_path / "metrics.jsonl") >= 3, process)
+    output = told(process)
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert f"step {last:,} is saved; the same command goes on from there" in output
+    assert checkpoint.find(tmp_path).name == str(last)
+    checkpoint.load_model(tmp_path)
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("program", ["label", "evaluate"])
+def test_inference_ends_at_once_and_leaves_nothing_half_done(
+    environment, make_teacher, tmp_path, program
+):
+    teacher = make_teacher(tmp_path / "teacher")
+    pool = "+".join(["digits:unlabelled"] * 200)  # minutes of work
+    flags = {"data.unlabelled": pool, "data.test": pool.replace("unlabelled", "test")}
+    flags |= {"label.checkpoint": teacher, "evaluate.checkpoint": teacher}
+    flags |= {"label.images_per_shard": 512, "label.batch_size": 64, "evaluate.batch_size": 64}
+    workdir = tmp_path / "run"
+    process = start(program, workdir, environment, **flags)
+    if program == "label":
+        wait_for(lambda: len(list(workdir.glob("labels/*.parquet"))) >= 2, process)
+    else:
+        wait_for(lambda: (workdir / "config.json").exists(), process)
+        time.sleep(3)
+    output = told(process)
+    assert "Traceback" not in output
+    assert not list(workdir.glob("labels/leases/*")) and not list(workdir.rglob("*.tmp"))
+    assert not (workdir / "eval.json").exists()
+
+
+def test_processes_of_a_training_save_one_step_when_one_of_them_is_told(environment, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**environment, "JAX_NUM_CPU_DEVICES": "4"}
+    both = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
+    flags = {"mesh.devices": 8, "mesh.fsdp": 2, "mesh.shard_above": 64}
+    processes = [
+        start("train", tmp_path, environment, [*both, f"--process_id={i}"], **flags)
+        for i in range(2)
+    ]
+    wait_for(lambda: num_lines(tmp_path / "metrics.jsonl") >= 3, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=90)[0] for process in processes]
+    assert [process.returncode for process in processes] == [STOPPED, STOPPED], outputs
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert f"step {last:,} is saved" in outputs[0]
+    assert checkpoint.find(tmp_path).name == str(last)
+    checkpoint.load_model(tmp_path)
