@@ -50,7 +50,8 @@ def config(tiny_config, tmp_path, make_teacher):
     tiny_config.data.max_bad_fraction = 0.1
     tiny_config.label.batch_size = 64
     tiny_config.evaluate.batch_size = 32
-    description, variables = checkpoint.load_model(make_teacher(tmp_path / "ten"))
+    found, variables = checkpoint.load_model(make_teacher(tmp_path / "ten"))
+    description = {name: found[name] for name in ("model", "preprocessing")}
     checkpoint.save_model(tmp_path / "net", {**description, "class_names": NAMES}, variables)
     tiny_config.label.checkpoint = tiny_config.evaluate.checkpoint = str(tmp_path / "net")
     return tiny_config
