@@ -184,6 +184,7 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     doctor.sample = 500  # images of each source that are decoded
     doctor.compared = 200_000  # images of each source that are looked for in the test source
     doctor.seconds = 10.0  # of measuring each view's speed, at most
+    doctor.wait_seconds = 50.0  # for processes that do not come, or get stuck, until it names them
 
     config.plan = plan = config_dict.ConfigDict()
     plan.topology = "v3-2048"  # v2 to v6e: cores, as v3-2048, or chips on each side, as v3:32x32

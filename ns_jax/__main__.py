@@ -1,6 +1,7 @@
 """python -m ns_jax PROGRAM --config=FILE[:ARG] --workdir=DIR [--config.some.key=value ...]"""
 
 import errno
+import functools
 import importlib.util
 import logging as std_logging
 import os
@@ -19,7 +20,7 @@ PROGRAMS = {
     "select": "threshold, best per class, balance by copies: label shards -> selection",
     "evaluate": "top-1, top-5, per class, calibration of a checkpoint",
     "plan": "compiles the steps for a TPU slice without one: memory, messages, time, cost",
-    "doctor": "checks sources, their overlap with the test images, and what bounds the speed",
+    "doctor": "checks sources, their overlap and the speed; with --distributed, the workers",
     "convert": "weights in and out: timm safetensors, TF1 checkpoints, StableHLO",
 }
 ALONE = ("doctor", "convert", "plan")  # in one process
@@ -77,13 +78,17 @@ def main(argv: list[str] | None = None) -> int:
 
         topology.prepare()
     from ns_jax import config as config_lib  # after the flags: a bad one needs no JAX
-    from ns_jax import processes, progress
+    from ns_jax import fleet, processes, progress
 
+    where = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
     try:
         _set_up_jax()
-        processes.connect(
-            _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
-        )
+        if argv[1] == "doctor":  # of many processes, before they depend on each other
+            index, count = processes.place(*where)
+            if count > 1:
+                connect = functools.partial(processes.connect, *where)
+                return fleet.check(config, workdir, index, count, connect, _COORDINATOR.value)
+        processes.connect(*where)
         if not processes.is_first():
             progress.mute()
         processes.check_agreement(" ".join([argv[1], str(workdir), config.to_json_best_effort()]))
@@ -144,7 +149,9 @@ def _unknown_key(error: Exception, argv: list[str]) -> str:
 
 def _fail(error: Exception | str) -> int:
     """One message that says what to do; `-v=1` shows where it came from."""
-    first, *more = str(error).splitlines() or [repr(error)]
+    from ns_jax import progress
+
+    first, *more = progress.visible(str(error)).splitlines() or [repr(error)]
     if "Traceback (most recent call last):" in more:  # of a config file: its last line says it
         more = more[-1:]
     print("\n".join([f"error: {first}", *more]), file=sys.stderr)

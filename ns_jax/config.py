@@ -140,6 +140,11 @@ def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None
         )
 
 
+def flat(config: config_dict.ConfigDict) -> dict:
+    """Every key's value by its name with dots: `{"train.epochs": 350.0, ...}`."""
+    return dict(_leaves(json.loads(config.to_json_best_effort())))
+
+
 def write_json(path: pathlib.Path, content) -> None:
     """Writes a JSON file so that it is there whole or not at all."""
     files.write(os.fspath(path), f"{json.dumps(content, indent=1)}\n".encode())

@@ -5,6 +5,7 @@ written for all of them, the first one writes.
 """
 
 import hashlib
+import ipaddress
 import os
 import pathlib
 from collections.abc import Callable
@@ -24,16 +25,61 @@ def connect(coordinator: str | None, count: int | None, index: int | None, wante
     `wanted` asks for what the environment has; a job of several tasks is joined without asking.
     Raises ValueError for flags that do not go together. Before anything touches a device.
     """
+    if _given(coordinator, count, index):
+        if count > 1:
+            bind = coordinator if on_loopback(coordinator) else None  # None: on all addresses
+            jax.distributed.initialize(coordinator, count, index, coordinator_bind_address=bind)
+    elif wanted or _tasks() > 1:
+        jax.distributed.initialize()
+
+
+def place(
+    coordinator: str | None, count: int | None, index: int | None, wanted: bool
+) -> tuple[int, int]:
+    """(index, count) of this process before it is connected, from what `connect` takes.
+
+    Raises ValueError as `connect` does, and where nothing tells.
+    """
+    if _given(coordinator, count, index):
+        return index, count
+    if not wanted and _tasks() == 1:
+        return 0, 1
+    # There is no public way to ask before processes are connected; this is what `initialize` asks.
+    from jax._src import clusters
+
+    _, count, index, _ = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        coordinator_address="not asked for",
+        num_processes=None,
+        process_id=None,
+        local_device_ids=None,
+        cluster_detection_method=None,
+        initialization_timeout=None,
+    )
+    if count is None or index is None:
+        raise ValueError(
+            "--distributed: neither Cloud TPU nor Slurm nor Open MPI says how many processes "
+            "there are; give --coordinator=HOST:PORT, --num_processes and --process_id"
+        )
+    return index, count
+
+
+def _given(coordinator: str | None, count: int | None, index: int | None) -> bool:
+    """Whether the flags say where this process stands. Raises ValueError for a part of them."""
     given = [value is not None for value in (coordinator, count, index)]
     if any(given) and not all(given):
         raise ValueError("--coordinator, --num_processes and --process_id belong together")
-    if all(given):
-        if not 0 <= index < count:
-            raise ValueError(f"--process_id={index}: there are processes 0 to {count - 1}")
-        if count > 1:
-            jax.distributed.initialize(coordinator, count, index)
-    elif wanted or _tasks() > 1:
-        jax.distributed.initialize()
+    if all(given) and not 0 <= index < count:
+        raise ValueError(f"--process_id={index}: there are processes 0 to {count - 1}")
+    return all(given)
+
+
+def on_loopback(address: str) -> bool:
+    """Whether HOST:PORT can be reached from this machine alone, so that none else need listen."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _tasks() -> int:
@@ -102,6 +148,11 @@ def check_agreement(config_text: str) -> None:
             "the processes of this run were not started alike; start all of them with the same "
             "command on the same code:\n" + "\n".join(lines)
         )
+
+
+def code_digest() -> str:
+    """Of the source of this package."""
+    return hashlib.sha256(_code()).hexdigest()
 
 
 def _code() -> bytes:

@@ -5,10 +5,12 @@ import math
 import pathlib
 import sys
 import time
+import unicodedata
 
 import rich.console
 import rich.progress
 import rich.table
+import rich.text
 
 PLAIN_EVERY_SECONDS = 10  # between lines when there is no terminal
 
@@ -18,19 +20,42 @@ console = rich.console.Console(
 )
 
 
+def visible(text: str) -> str:
+    """The text with control characters spelled out, `\\x1b` for the one that terminals obey.
+
+    Names of files and classes are other people's; line breaks and tabs stay.
+    """
+    return "".join(map(_visible, text))
+
+
+def one_line(name: str) -> str:
+    """As `visible`, line breaks too: of a name that stands in a line, and is not to make more."""
+    return visible(name).replace("\n", "\\n")
+
+
+def _visible(character: str) -> str:
+    if character in "\n\t" or character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    return character.encode("unicode_escape").decode()
+
+
 class Progress:
     """A bar with images/s and the time left on a terminal; plain lines now and then elsewhere."""
 
     def __init__(self, what: str, total_images: int, done_images: int = 0, shown: bool = True):
-        self._what, self._total, self._done = what, total_images, done_images
+        self._what, self._total, self._done = visible(what), total_images, done_images
         self._started, self._done_at_start = None, done_images
         self._last_line = time.monotonic()
         self._bar, self._shown = None, shown
         if shown and console.is_terminal:
-            columns = ("{task.description}", rich.progress.BarColumn(), "{task.percentage:>3.0f} %")
-            self._bar = rich.progress.Progress(*columns, "{task.fields[numbers]}", console=console)
+            columns = ("{task.description}", "{task.percentage:>3.0f} %", "{task.fields[numbers]}")
+            name, share, numbers = (
+                rich.progress.TextColumn(column, markup=False) for column in columns
+            )
+            bar = rich.progress.BarColumn()
+            self._bar = rich.progress.Progress(name, bar, share, numbers, console=console)
             self._task = self._bar.add_task(
-                what, total=total_images, completed=done_images, numbers="compiling"
+                self._what, total=total_images, completed=done_images, numbers="compiling"
             )
 
     def __enter__(self):
@@ -66,7 +91,7 @@ class Progress:
             self._bar.update(self._task, completed=self._done, numbers=text)
         elif self._shown and time.monotonic() - self._last_line > PLAIN_EVERY_SECONDS:
             self._last_line = time.monotonic()
-            console.print(f"{self._what}: {self._done:,} of {self._total:,} images  {text}")
+            say(f"{self._what}: {self._done:,} of {self._total:,} images  {text}")
 
 
 class MetricsLog:
@@ -110,17 +135,21 @@ def mute() -> None:
 
 def say(text: str) -> None:
     """A line to the person at the terminal or in the log."""
-    console.print(text, markup=False)
+    console.print(visible(text), markup=False)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A table on standard output."""
+    """A table on standard output; what stands in it is text, whatever it looks like."""
     if console.quiet:
         return
-    shown = rich.table.Table(title=title, title_justify="left")
+    shown = rich.table.Table(title=_text(title), title_justify="left")
     for column in columns:
-        shown.add_column(column, justify="right")
+        shown.add_column(_text(column), justify="right")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(_text, row))
     width = None if sys.stdout.isatty() else 120
     rich.console.Console(width=width, emoji=False).print(shown)
+
+
+def _text(cell: str) -> rich.text.Text:
+    return rich.text.Text(visible(cell))

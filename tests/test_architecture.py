@@ -10,15 +10,16 @@ PACKAGE = ROOT / "ns_jax"
 
 # Lowest first. A module imports from lower floors only; none imports a neighbour on its own floor.
 FLOORS = [
-    {"data.files", "preemption"},
+    {"data.files", "data.headers", "preemption", "progress"},
     {
-        *("config", "trees", "losses", "metrics", "progress", "idle", "models.convolutions"),
-        *("compiled", "processes", "topology", "data.ranking", "data.tally"),
+        *("config", "trees", "losses", "metrics", "idle", "models.convolutions"),
+        *("compiled", "processes", "rollcall", "topology", "data.ranking", "data.tally"),
         *("data.decoding", "data.resizing", "data.workers", "data.perceptual"),
     },
     {
         *("models.layers", "manifest", "sharding", "optim", "leases", "calibration"),
         "guard",
+        "fleet",
         *("data.images", "data.randaugment", "data.labels", "data.source", "data.class_names"),
         *("data.bad_images", "data.selection", "data.candidates", "data.reading"),
     },

@@ -1,6 +1,7 @@
 """Unreadable images: counted, limited, and listed in the end. They keep their index throughout."""
 
 from ns_jax.data import decoding
+from ns_jax.progress import one_line
 
 
 class BadImages:
@@ -37,7 +38,7 @@ class BadImages:
                 reason = "readable now"
             except decoding.BadImageError as error:
                 reason = str(error)
-            lines.append(f"  {example['key']}: {reason}")
+            lines.append(f"  {one_line(example['key'])}: {reason}")
         if len(self) > most:
             lines.append(f"  ... and {len(self) - most} more")
         return lines

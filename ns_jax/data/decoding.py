@@ -13,6 +13,10 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from ns_jax.data import headers
+
+# Markers of a JPEG that no length follows: a stuffed byte, TEM, restarts, and a second beginning.
+MARKERS_ALONE = (0x00, 0x01, *range(0xD0, 0xD9))
 MAX_PIXELS = 100_000_000  # of an image, unless data.max_pixels says otherwise
 # OpenCV's reduced modes are BGR or grey; grey's bits beside RGB's are the reduced RGB.
 _FLAGS = {
@@ -61,14 +65,8 @@ class Picture:
             raise BadImageError("empty file")
         if self._pixels is not None:
             size = data.shape[:2]
-        elif _is_jpeg(data):
-            self._header = _jpeg_header(data)
-            size = self._header and self._header.size
         else:
-            size = _size(data)
-        if size is None:  # a rarer format: OpenCV reads it, under its own limit of 2^30 pixels
-            self._pixels = _decode(data, 1)
-            size = self._pixels.shape[:2]
+            self._header, size = _header(data)
         self.height, self.width = size
         if min(size) < 1:
             raise BadImageError(f"no pixels: {self.width} x {self.height}")
@@ -109,8 +107,7 @@ def decode(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> np.ndarray
 def _decode(data: bytes, reduction: int) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[reduction])
     if image is None:
-        known = _is_jpeg(data) or _size(data)
-        raise BadImageError("truncated or damaged" if known else "not an image")
+        raise BadImageError("truncated or damaged")
     return image
 
 
@@ -137,29 +134,22 @@ def _decode_jpeg(
         return None
 
 
-def _size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of an image that is no JPEG; None where we do not read its header.
+def _header(data: bytes) -> tuple["_JpegHeader | None", tuple[int, int]]:
+    """What a JPEG's header says, and (height, width) of any kind of image.
 
-    Raises BadImageError for a header that breaks off.
+    Raises BadImageError for a header that breaks off, or that is not read: OpenCV knows a few more
+    kinds, and would make room for whatever those claim.
     """
     try:
-        if data[:8] == b"\x89PNG\r\n\x1a\n":
-            width, height = struct.unpack_from(">II", data, 16)
-        elif data[:4] == b"GIF8":
-            width, height = struct.unpack_from("<HH", data, 6)
-        elif data[:2] == b"BM":
-            width, height = map(abs, struct.unpack_from("<ii", data, 18))
-        elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            width, height = _webp_size(data)
-        else:
-            return None
-        return height, width
-    except (struct.error, IndexError):
+        if data[:2] == b"\xff\xd8":
+            header = _jpeg_header(data)
+            return header, header.size
+        size = headers.size(data)
+    except (struct.error, IndexError, ValueError):
         raise BadImageError("truncated or damaged") from None
-
-
-def _is_jpeg(data: bytes) -> bool:
-    return data[:2] == b"\xff\xd8"
+    if size is None:
+        raise BadImageError("not an image")
+    return None, size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,30 +168,23 @@ class _JpegHeader:
         return stored if self.orientation < 5 else stored[::-1]
 
 
-def _jpeg_header(data: bytes) -> _JpegHeader | None:
-    """None where we do not read it. Raises BadImageError for one that breaks off."""
-    try:
-        return _read_jpeg_header(data)
-    except (struct.error, IndexError):
-        raise BadImageError("truncated or damaged") from None
-
-
-def _read_jpeg_header(data: bytes) -> _JpegHeader | None:
-    """Raises IndexError or struct.error if it breaks off."""
+def _jpeg_header(data: bytes) -> _JpegHeader:
+    """Raises IndexError, struct.error or ValueError if it breaks off."""
     position, orientation, frame = 2, 1, None
     while True:
-        if data[position] != 0xFF:  # rubbish between the segments, which a decoder may skip
-            return None
+        position = data.index(0xFF, position)  # a decoder skips rubbish between the segments
         while data[position] == 0xFF:  # any number of them may fill up before a marker
             position += 1
         marker = data[position]
+        if marker in MARKERS_ALONE:
+            continue
         (length,) = struct.unpack_from(">H", data, position + 1)
         # Start of frame: 0xC0 to 0xCF but for three tables that share the range.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             frame, sequential, colours = position + 4, marker <= 0xC1, data[position + 8]
         if marker == 0xDA:  # start of scan
             if frame is None:
-                return None
+                raise ValueError("a scan without a frame")
             height, width = struct.unpack_from(">HH", data, frame)
             one_scan = sequential and data[position + 3] == colours
             return _JpegHeader(frame, height, width, orientation, one_scan)
@@ -223,15 +206,3 @@ def _orientation(exif: bytes) -> int:
     except struct.error:
         pass  # a broken note about an image is no broken image
     return 1
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """(width, height) of the three kinds of WebP: lossy, lossless, extended."""
-    kind = data[12:16]
-    if kind == b"VP8 ":
-        return tuple(side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
-    if kind == b"VP8L":
-        (bits,) = struct.unpack_from("<I", data, 21)
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    width, height = (data[at] | data[at + 1] << 8 | data[at + 2] << 16 for at in (24, 27))
-    return 1 + width, 1 + height

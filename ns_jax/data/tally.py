@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ns_jax.progress import one_line
+
 
 class Tally:
     """Images, rows and the lowest confidence of each class, and how many labels are right."""
@@ -60,7 +62,7 @@ def table(report: dict) -> str:
     rows = [
         (
             str(number),
-            c["name"],
+            one_line(c["name"]),
             *(f"{c[name]:,}" for name in ("candidates", "kept", "copies")),
             f"{c['lowest_confidence']:.4f}" if c["kept"] else "-",
         )
@@ -82,11 +84,13 @@ def table(report: dict) -> str:
 
 def summary(report: dict, shown: int = 5) -> list[str]:
     """Lines for a person: the scarcest classes, and those without an image."""
-    none = [c["name"] for c in report["classes"] if not c["kept"]]
+    none = [one_line(c["name"]) for c in report["classes"] if not c["kept"]]
     scarce = sorted((c for c in report["classes"] if c["kept"]), key=lambda c: c["kept"])[:shown]
     lines = [
         "scarcest: "
-        + ", ".join(f"{c['name']} ({c['kept']:,} images, {c['copies']:,} copies)" for c in scarce)
+        + ", ".join(
+            f"{one_line(c['name'])} ({c['kept']:,} images, {c['copies']:,} copies)" for c in scarce
+        )
     ]
     if none:
         more = ", ..." if len(none) > 20 else ""

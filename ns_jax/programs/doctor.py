@@ -15,7 +15,7 @@ from ns_jax import config as config_lib
 from ns_jax import experiment, sharding
 from ns_jax.data import bad_images, decoding
 from ns_jax.data.source import Source
-from ns_jax.progress import Progress, say, table
+from ns_jax.progress import Progress, one_line, say, table
 from ns_jax.trainer import Trainer, build
 
 SOURCES = ("labelled", "unlabelled", "test")
@@ -141,7 +141,7 @@ def _duplicates(config, sources: dict[str, Source]) -> dict:
             + (": the score on these says nothing" if pairs else "")
         )
         for key, other in pairs[:10]:
-            say(f"  {key} is {other}")
+            say(f"  {one_line(key)} is {one_line(other)}")
     return result
 
 

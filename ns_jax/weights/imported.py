@@ -31,6 +31,12 @@ def load(source: str | pathlib.Path, model: str = "") -> tuple[dict, dict]:
     if any(path.glob("*.index")) or path.with_name(f"{path.name}.index").exists():
         network, variables = tf_checkpoint.load(path)
         return _described(network, variables, _preprocessing(network.name, model), source)
+    if path.is_file():
+        raise ValueError(
+            f"{path}: weights are read from .safetensors files, from TensorFlow 1 checkpoints and "
+            "from our own, never from a pickle (.pth, .bin, .npz), which may run any code; where "
+            "you trust it, save its tensors with the safetensors library first"
+        )
     if model:
         raise ValueError(f"{path} is no file of weights that needs model={model!r}")
     return checkpoint.load_model(path)
