@@ -42,6 +42,7 @@ class Driver:
         self._output = workdir.parent / f"{workdir.name}.txt"
         self.counts = dict.fromkeys((*SIGNALS, "checkpoint", "shard", "disk full"), 0)
         self.starts = self.in_training = self.lost = self.most_lost = self.lost_to_notice = 0
+        self._promised = {}  # iteration -> the step that was saved at a notice
 
     def finish(self) -> None:
         """Undisturbed, to the end."""
@@ -53,7 +54,7 @@ class Driver:
         A job that is done too soon has its last training undone.
         """
         turns = self._chance.sample(SIGNALS, 3)
-        process, logged, noticed = self._start(), {}, False
+        process, logged = self._start(), {}
         while (done := sum(self.counts.values())) < disturbances:
             signal_name = turns[done % 3]
             if self._ends_within(process, self._chance.uniform(0, seconds)):
@@ -63,19 +64,18 @@ class Driver:
                 self._send(process, signal_name)
                 if signal_name == "SIGSTOP":
                     continue
-            self._account(logged, noticed)
-            noticed = signal_name == "SIGTERM"
+            self._account(logged)
             if disk_full and done > disturbances / 2:
                 disk_full = False
                 self._fill_disk()
             if self._chance.random() < 0.25:
-                noticed &= not self._damage_checkpoint()
+                self._damage_checkpoint()
             if self._chance.random() < 0.25:
                 self._damage_shard()
             logged = self._logged_steps()
             process = self._start()
         assert self._wait(process) == 0, self._said()
-        self._account(logged, noticed)
+        self._account(logged)
 
     def _start(self) -> subprocess.Popen:
         self.starts += 1
@@ -125,7 +125,7 @@ class Driver:
             steps[int(path.parent.name.removeprefix("iteration_"))] = int(([0, *numbers])[-1])
         return steps
 
-    def _account(self, logged: dict[int, int], noticed: bool) -> None:
+    def _account(self, logged: dict[int, int]) -> None:
         """Steps that were done before the last start, and that it had to do again."""
         said = self._output.read_text()
         for part in re.split(r"^iteration ", said, flags=re.MULTILINE)[1:]:
@@ -137,9 +137,12 @@ class Driver:
             start = int(found[1].replace(",", "")) if found else 0
             lost = max(0, logged.get(iteration, 0) - start)
             self.lost, self.most_lost = self.lost + lost, max(self.most_lost, lost)
-            self.lost_to_notice += lost if noticed else 0
+            self.lost_to_notice += max(0, self._promised.pop(iteration, 0) - start)
+            if saved := re.search(r"step ([\d,]+) is saved", part):
+                self._promised[iteration] = int(saved[1].replace(",", ""))
 
     def _undo(self) -> None:
+        self._promised.clear()
         directory = max(self.workdir.glob("iteration_*"))
         for name in ("manifest.json", "eval.json", "metrics.jsonl"):
             (directory / name).unlink(missing_ok=True)
@@ -160,7 +163,7 @@ class Driver:
         path.write_bytes(content)
         self.counts[kind] += 1
 
-    def _damage_checkpoint(self) -> bool:
+    def _damage_checkpoint(self) -> None:
         """The newest of some training that has another one to go back to."""
         steps = [
             sorted((p for p in d.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
@@ -168,7 +171,7 @@ class Driver:
         ]
         steps = [found for found in steps if len(found) > 1]
         if not steps:
-            return False
+            return
         newest = self._chance.choice(steps)[-1]
         # Of what is read: weights, optimiser, description.
         files = [
@@ -177,7 +180,7 @@ class Driver:
             *newest.glob("description/model.json"),
         ]
         self._damage("checkpoint", self._chance.choice(files))
-        return True
+        self._promised.clear()
 
     def _damage_shard(self) -> None:
         """Of labels from which nothing was selected yet."""
