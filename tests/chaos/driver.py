@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 
+import pyarrow.parquet as pq
+
 from ns_jax import checkpoint, trees
 from ns_jax.data import selection as selection_lib
 from tests.conftest import ROOT
@@ -127,15 +129,16 @@ class Driver:
 
     def _account(self, logged: dict[int, int]) -> None:
         """Steps that were done before the last start, and that it had to do again."""
-        said = self._output.read_text()
+        said, now = self._output.read_text(), self._logged_steps()
         for part in re.split(r"^iteration ", said, flags=re.MULTILINE)[1:]:
             iteration = int(part.partition(":")[0])
-            if " steps of " not in part:
-                continue
-            self.in_training += 1
+            before = logged.get(iteration, 0)
             found = re.search(r"goes on from step ([\d,]+)", part)
+            if not found and before <= now.get(iteration, 0):
+                continue  # it came no further than the checkpoint that it would go on from
+            self.in_training += 1
             start = int(found[1].replace(",", "")) if found else 0
-            lost = max(0, logged.get(iteration, 0) - start)
+            lost = max(0, before - start)
             self.lost, self.most_lost = self.lost + lost, max(self.most_lost, lost)
             self.lost_to_notice += max(0, self._promised.pop(iteration, 0) - start)
             if saved := re.search(r"step ([\d,]+) is saved", part):
@@ -148,7 +151,7 @@ class Driver:
             (directory / name).unlink(missing_ok=True)
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)
 
-    def _damage(self, kind: str, path: pathlib.Path) -> None:
+    def _damage(self, path: pathlib.Path) -> None:
         """Cuts off, overwrites or removes a part of a file."""
         size = path.stat().st_size
         how = self._chance.choice(("cut", "zeros", "bit"))
@@ -161,7 +164,6 @@ class Driver:
         else:
             content[place] ^= 1 << self._chance.randrange(8)
         path.write_bytes(content)
-        self.counts[kind] += 1
 
     def _damage_checkpoint(self) -> None:
         """The newest of some training that has another one to go back to."""
@@ -179,19 +181,31 @@ class Driver:
             *newest.glob("*/manifest.ocdbt"),
             *newest.glob("description/model.json"),
         ]
-        self._damage("checkpoint", self._chance.choice(files))
+        self._damage(self._chance.choice(files))
+        self.counts["checkpoint"] += 1
         self._promised.clear()
 
     def _damage_shard(self) -> None:
-        """Of labels from which nothing was selected yet."""
-        waiting = [
-            path
-            for directory in self.workdir.glob("iteration_*/labels")
-            if not (directory.parent / "selection" / "manifest.json").exists()
-            for path in directory.glob("*.parquet")
-        ]
-        if waiting:
-            self._damage("shard", self._chance.choice(waiting))
+        """Of labels that have to be selected from again: the selection is gone."""
+        labelled = [path.parent for path in self.workdir.glob("iteration_*/labels/manifest.json")]
+        if not labelled:
+            return
+        labels = self._chance.choice(labelled)
+        shutil.rmtree(labels.parent / "selection", ignore_errors=True)
+        path = self._chance.choice(sorted(labels.glob("*.parquet")))
+        content = bytearray(path.read_bytes())
+        if self._chance.random() < 0.5:
+            del content[self._chance.randrange(len(content)) :]
+        else:  # in the data of a column that selecting reads
+            group = pq.read_metadata(path).row_group(0)
+            columns = {
+                group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)
+            }
+            column = columns["confidence"]
+            place = column.data_page_offset + column.total_compressed_size - 3
+            content[place] ^= 1 << self._chance.randrange(8)
+        path.write_bytes(content)
+        self.counts["shard"] += 1
 
     def _fill_disk(self) -> None:
         """A start on a disk with room for a line, but not for a checkpoint."""
