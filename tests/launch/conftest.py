@@ -38,11 +38,10 @@ class Launcher:
             [POD, action, *place, *map(str, arguments)],
             env=self.environment,
             cwd=self.cloud.root,
-            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
-            **options,
+            **{"stdout": subprocess.PIPE, **options},
         )
 
     def run(self, *arguments, action="run", timeout=120) -> tuple[int, str]:
@@ -55,9 +54,12 @@ class Launcher:
         return child.returncode, output
 
     def nothing_is_left(self) -> bool:
-        return not any(
-            [*(self.cloud.root / group).iterdir()] for group in ("queued", "nodes", "hosts")
-        ) and not self.processes()
+        return (
+            not any(
+                [*(self.cloud.root / group).iterdir()] for group in ("queued", "nodes", "hosts")
+            )
+            and not self.processes()
+        )
 
     def processes(self) -> list[int]:
         """Of the hosts of this cloud."""

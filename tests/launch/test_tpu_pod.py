@@ -1,19 +1,16 @@
-"""The launcher of TPU slices on a cloud that stands in for Google's: real hosts are processes."""
+"""The launcher of TPU slices on a cloud that stands in for Google's: its hosts are processes."""
 
 import json
-import os
-import re
-import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 from tests.launch.conftest import NAME, PAIR, POD
 
+ONE = ("--type=v3-8", *PAIR[1:])  # host
 TRAIN = {
     "model.name": "efficientnet-pico",
     "train.batch_size": 8,
@@ -33,13 +30,26 @@ def train(workdir, **changes):
 
 
 def bad_input(workdir):
-    """Ends with status 2 before JAX is imported."""
+    """Ends with status 2, before JAX is imported."""
     return ["--", "train", "--config=configs/no_such.py", f"--workdir={workdir}"]
 
 
 def crash(workdir):
-    """Ends with status 1: with -v=1 an error is not caught."""
-    return train(workdir, **{"data.labelled": "nowhere:at all"}) + ["-v=1"]
+    """Ends with status 1: with -v=1 the error is not caught."""
+    return [*train(workdir, **{"data.labelled": "nowhere:at all"}), "-v=1"]
+
+
+def wait_for(condition, child, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert child.poll() is None, child.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def at_work(launcher):
+    """Whether the program has been started on a host."""
+    return bool([*(launcher.cloud.root / "hosts").glob("*/*/ns_jax_job/pid")])
 
 
 def test_a_job_runs_to_its_end_and_arguments_arrive_as_they_are(launcher, tmp_path):
@@ -56,3 +66,177 @@ def test_a_job_runs_to_its_end_and_arguments_arrive_as_they_are(launcher, tmp_pa
 
     status, output = launcher.run(*PAIR, *train(workdir))  # DONE stands
     assert status == 0 and len(launcher.cloud.calls("create")) == 1, output
+
+
+def test_input_that_the_program_cannot_work_with_is_not_tried_again(launcher, tmp_path):
+    status, output = launcher.run(*PAIR, *bad_input(tmp_path / "run"))
+    assert status == 2
+    assert "configs/no_such.py" in output and "cannot work with its input" in output
+    assert len(launcher.cloud.calls("create")) == 1 and launcher.nothing_is_left()
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_failures_are_tried_again_and_in_the_end_delete_the_slice(launcher, tmp_path):
+    status, output = launcher.run(*ONE, "--retries=1", *crash(tmp_path / "run"))
+    assert status == 1, output
+    assert output.count("ended with status 1") == 2 and "nowhere:at all" in output
+    assert "gives up after 2 failures in a row" in output
+    assert len(launcher.cloud.calls("create")) == 1 and launcher.nothing_is_left()
+
+
+def test_a_slice_that_cannot_be_made_is_asked_for_again_and_then_given_up(launcher, tmp_path):
+    (launcher.cloud.root / "plan").write_text("CREATING FAILED\n" * 9)
+    status, output = launcher.run(*ONE, "--retries=2", *bad_input(tmp_path / "run"))
+    assert status == 1 and "gives up after 3 failures" in output
+    assert len(launcher.cloud.calls("create")) == 3 and launcher.nothing_is_left()
+
+
+def test_keep_leaves_the_slice_and_the_next_run_takes_it(launcher, tmp_path):
+    status, output = launcher.run(*ONE, "--keep", *bad_input(tmp_path / "run"))
+    assert status == 2 and f"stop --name={NAME}" in output
+    assert launcher.cloud.state("nodes", NAME) == "READY"
+    status, _ = launcher.run(*ONE, *bad_input(tmp_path / "run"))
+    assert status == 2
+    assert len(launcher.cloud.calls("create")) == 1 and launcher.nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("queued", "node"), [("SUSPENDED", "PREEMPTED"), ("FAILED", ""), ("ACTIVE", "TERMINATED")]
+)
+def test_what_is_left_of_a_slice_is_deleted_first(launcher, tmp_path, queued, node):
+    launcher.cloud.create(NAME, 8)
+    launcher.cloud.preempt(NAME, queued, node)
+    status, output = launcher.run(*ONE, *bad_input(tmp_path / "run"))
+    assert status == 2 and "configs/no_such.py" in output, output  # it came to run
+    assert launcher.nothing_is_left()
+    actions = [call[3] for call in launcher.cloud.calls() if call[3] in ("create", "delete")]
+    assert actions.index("delete") < actions.index("create")
+
+
+def test_status_logs_and_stop(launcher, tmp_path):
+    status, output = launcher.run(action="status")
+    assert status == 0 and "is missing" in output
+    child = launcher.start(*PAIR, *train(tmp_path / "run"))
+    wait_for(lambda: at_work(launcher), child)
+    _, output = launcher.run(action="status")
+    assert f"{NAME} is ready" in output and f"machine: {child.pid}" in output
+    assert output.count(" runs\n") == 2
+    logs = launcher.start(action="logs")
+    status, output = launcher.run(*PAIR, *train(tmp_path / "run"))
+    assert status == 2 and f"process {child.pid} runs {NAME} already" in output
+    assert "Gloo" in logs.stdout.readline()  # host 0 met host 1
+
+    # A service that cannot be asked is no reason to give a slice up.
+    (launcher.cloud.root / "out_of_reach").touch()
+    time.sleep(3)
+    assert launcher.processes() and child.poll() is None
+    (launcher.cloud.root / "out_of_reach").unlink()
+
+    status, output = launcher.run(action="stop")
+    assert status == 0 and launcher.nothing_is_left(), output
+    assert child.wait(timeout=10) == 143 and logs.wait(timeout=10) != 0
+    assert len(launcher.cloud.calls("create")) == 1
+    child.stdout.close(), logs.stdout.close()
+
+
+def test_a_launcher_that_was_killed_goes_on_with_its_slice(launcher, tmp_path):
+    child = launcher.start(*PAIR, *train(tmp_path / "run"), start_new_session=True)
+    wait_for(lambda: at_work(launcher), child)
+    child.kill()
+    child.communicate()
+    assert launcher.processes()
+    status, output = launcher.run(*PAIR, *bad_input(tmp_path / "run"))
+    assert status == 2 and "configs/no_such.py" in output
+    assert len(launcher.cloud.calls("create")) == 1 and launcher.nothing_is_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_launcher_that_is_interrupted_deletes_its_slice(launcher, tmp_path, number):
+    (launcher.cloud.root / "plan").write_text("WAITING_FOR_RESOURCES " * 999)
+    child = launcher.start(*ONE, *train(tmp_path / "run"))
+    wait_for(lambda: launcher.cloud.calls("create"), child)
+    time.sleep(0.5)
+    child.send_signal(number)
+    output, _ = child.communicate(timeout=20)
+    assert child.returncode == (130 if number == signal.SIGINT else 143), output
+    assert launcher.nothing_is_left()
+
+
+def test_done_in_a_bucket_is_of_one_command(launcher):
+    workdir = "gs://bucket/a run"
+    done = launcher.cloud.root / "buckets" / "bucket" / "a run" / "DONE"
+    done.parent.mkdir(parents=True)
+    done.write_text(" ".join([*bad_input(workdir)[1:], "--distributed"]))
+    assert launcher.run(*ONE, *bad_input(workdir))[0] == 0
+    assert not launcher.cloud.calls("create")
+    assert launcher.run(*ONE, *bad_input(workdir), "--seed=1")[0] == 2
+    assert len(launcher.cloud.calls("create")) == 1
+
+
+def test_a_dry_run_prints_the_commands_and_runs_none(launcher, tmp_path):
+    status, output = launcher.run(
+        *("--type=v5e-16", "--reserved", "--project=a-project", "--setup=mount a b"),
+        *("--env=A=b c", "--dry-run", *train(tmp_path / "it's")),
+    )
+    assert status == 0 and not launcher.cloud.calls() and not launcher.processes()
+    commands = [line for line in output.splitlines() if line.startswith("gcloud ")]
+    steps = [command.split()[3:5] for command in commands]
+    assert steps == [
+        *(["queued-resources", "list"], ["queued-resources", "create"]),
+        *(["queued-resources", "list"], ["tpu-vm", "list"]),
+        *(["tpu-vm", "scp"], *[["tpu-vm", "ssh"]] * 6),
+        *(["queued-resources", "delete"], ["queued-resources", "list"], ["tpu-vm", "list"]),
+    ]
+    assert all("--project=a-project --zone=europe-west4-a --quiet" in line for line in commands)
+    assert "--accelerator-type=v5litepod-16 --runtime-version=v2-alpha-tpuv5-lite" in commands[1]
+    assert " --reserved " in commands[1]
+    # Printed so that bash reads what would be run.
+    (start,) = [line for line in commands if "tpu_worker.sh start" in line]
+    words = subprocess.run(
+        ["bash", "-c", f"printf '%s\\n' {start}"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    (remote,) = [word for word in words if word.startswith("--command=")]
+    words = subprocess.run(
+        ["bash", "-c", f"printf '%s\\n' {remote.partition('&&')[2]}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    program = [*train(tmp_path / "it's")[1:], "--distributed"]
+    assert words == ["env", "A=b c", "launch/tpu_worker.sh", "start", *program]
+
+
+RUN = ["run", "--name=a", "--zone=b", "--type=v3-8"]
+PROGRAM = ["--", "train", "--workdir=/c"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "run --name=NAME --zone=ZONE --type"),
+        (["run", *RUN[2:], *PROGRAM], "--name=NAME is needed"),
+        (["run", "--name=Not_A_Name", *RUN[2:], *PROGRAM], "it is 'Not_A_Name'"),
+        (["run", "--name=a", "--type=v3-8", *PROGRAM], "--zone=ZONE is needed"),
+        ([*RUN[:3], *PROGRAM], "--type=TYPE is needed"),
+        ([*RUN[:3], "--type=v9-8", *PROGRAM], "--type=TYPE is needed"),
+        (RUN, "a program with --workdir=DIR is needed"),
+        ([*RUN, "--", "train", "--workdir=runs/c"], "it is 'runs/c'"),
+        ([*RUN, "--spot", "--reserved", *PROGRAM], "do not go together"),
+        ([*RUN, "--poll=often", *PROGRAM], "--poll=often: a whole number above 0"),
+        ([*RUN, "--preemptible", *PROGRAM], "unknown option --preemptible"),
+        ([*RUN, *PROGRAM], "there is no gcloud"),
+    ],
+)
+def test_what_is_missing_is_said_in_the_first_second(arguments, message, tmp_path):
+    for name in ("bash", "dirname", "sed"):  # and no gcloud, where there is one
+        (tmp_path / name).symlink_to(shutil.which(name))
+    began = time.monotonic()
+    done = subprocess.run(
+        [POD, *arguments],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert time.monotonic() - began < 1
