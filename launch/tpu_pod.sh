@@ -122,7 +122,10 @@ patiently() {
 }
 
 end_child() {
-    [[ ! $child ]] || kill -- "-$child" 2>/dev/null || true
+    if [[ $child ]]; then
+        kill -- "-$child" 2>/dev/null || true
+        { wait "$child" || true; } 2>/dev/null # and do not tell that it was ended
+    fi
     child=''
 }
 
@@ -186,7 +189,7 @@ delete_slice() {
         tpus queued-resources delete "$name" --force || true
         pretended=''
         if [[ $(slice_state) == missing ]]; then
-            [[ $(state_of tpu-vm state || echo unknown) ]] || { owned=0 && return; }
+            [[ $(state_of tpu-vm state || echo unknown) ]] || { owned=0 && return 0; } # 0: a trap's
             tpus tpu-vm delete "$name" || true
         fi
         sleep "$poll"

@@ -70,6 +70,14 @@ class Launcher:
             if mine in words and any(word.startswith(b"STAND_IN_HOME=") for word in words)
         ]
 
+    def programs(self) -> list[int]:
+        """Processes of ns_jax on hosts of this cloud."""
+        return [
+            pid
+            for pid in self.processes()
+            if b"\0-m\0ns_jax\0" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+
 
 # Two hosts; an environment that is there already; no time lost.
 PAIR = (

@@ -168,7 +168,7 @@ def delete(cloud, flags):
         return f"ERROR: FAILED_PRECONDITION: {name} has nodes; use --force"
     cloud.end(name)
     (cloud.root / "queued" / name).unlink()
-    if cloud.state("nodes", name) == "READY":  # of others something is left
+    if cloud.state("nodes", name) in ("", "READY"):  # of a node in another state something is left
         cloud.delete(name)
     return 0
 
