@@ -102,7 +102,7 @@ call() {
     local word
     if ((!dry_run)); then
         "$@" </dev/null
-        return
+        return $? # said, because in a trap a bare `return` is of what went before it
     fi
     for word; do
         [[ $word =~ ^[-a-zA-Z0-9_=.,:/~]+$ ]] || word=${word@Q}
@@ -146,18 +146,18 @@ pretended='' # state of the queued resource, in a dry run
 # Of a queued resource or its node; nothing if it is not there. Listing tells what is not there from
 # a service that is out of reach; describing fails either way.
 state_of() { # GROUP FIELD
-    tpus "$1" list --filter="name~/$name\$" --format="value($2)"
+    tpus "$1" list --filter="name~/$name\$" --format="value($2)" || return $?
     ((!dry_run)) || echo "$pretended"
 }
 
 # ready, waiting, failed, lost, missing, or unknown where gcloud cannot say.
 slice_state() {
     local queued node
-    queued=$(state_of queued-resources state.state) || { echo unknown && return; }
+    queued=$(state_of queued-resources state.state) || { echo unknown && return 0; }
     case $queued in
     '') echo missing ;;
     ACTIVE)
-        node=$(state_of tpu-vm state) || { echo unknown && return; }
+        node=$(state_of tpu-vm state) || { echo unknown && return 0; }
         case $node in
         READY | ACTIVE) echo ready ;; # ACTIVE: a dry run's
         CREATING | STARTING) echo waiting ;;
@@ -189,7 +189,7 @@ delete_slice() {
         tpus queued-resources delete "$name" --force || true
         pretended=''
         if [[ $(slice_state) == missing ]]; then
-            [[ $(state_of tpu-vm state || echo unknown) ]] || { owned=0 && return 0; } # 0: a trap's
+            [[ $(state_of tpu-vm state || echo unknown) ]] || { owned=0 && return 0; }
             tpus tpu-vm delete "$name" || true
         fi
         sleep "$poll"
