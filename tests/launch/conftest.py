@@ -1,5 +1,6 @@
 """A cloud for `launch/tpu_pod.sh`: the stand-in for gcloud on the PATH, and what it left."""
 
+import contextlib
 import pathlib
 import subprocess
 import sys
@@ -72,11 +73,12 @@ class Launcher:
 
     def programs(self) -> list[int]:
         """Processes of ns_jax on hosts of this cloud."""
-        return [
-            pid
-            for pid in self.processes()
-            if b"\0-m\0ns_jax\0" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
+        found = []
+        for pid in self.processes():
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+                found += [pid] if b"\0-m\0ns_jax\0" in words else []
+        return found
 
 
 # Two hosts; an environment that is there already; no time lost.
