@@ -20,8 +20,9 @@
 set -euo pipefail
 
 LOST=75 # the status of what a preemption ended
+STOPPED=143 # of a program that had notice of one and saved everything
 SETTLED=3600 # seconds of running after which a failure is the first in a row again
-MISSES=5 # in a row, when asking a slice's hosts, after which the slice counts as lost
+SILENT=5 # times in a row that hosts may not answer before the slice counts as lost
 
 say() { echo "tpu_pod: $*" >&2; }
 fail() { # STATUS MESSAGE
@@ -92,139 +93,8 @@ fi
 ((dry_run)) || command -v gcloud >/dev/null ||
     fail 2 "there is no gcloud; https://cloud.google.com/sdk/docs/install says how to get it"
 
-# --- commands -------------------------------------------------------------------------------------
-
-set -m # each command is a group of processes, which can be ended with all that it started
-exec 3>&1 # where a dry run prints to, from within $(...) too
-child=''
-
-call() {
-    local word
-    if ((!dry_run)); then
-        "$@" </dev/null
-        return $? # said, because in a trap a bare `return` is of what went before it
-    fi
-    for word; do
-        [[ $word =~ ^[-a-zA-Z0-9_=.,:/~]+$ ]] || word=${word@Q}
-        printf '%s ' "$word" >&3
-    done
-    echo >&3
-}
-
-# For what takes long: bash heeds a signal between commands, or while it waits.
-patiently() {
-    local status=0
-    "$@" &
-    child=$!
-    wait "$child" || status=$?
-    child=''
-    return "$status"
-}
-
-end_child() {
-    if [[ $child ]]; then
-        kill -- "-$child" 2>/dev/null || true
-        { wait "$child" || true; } 2>/dev/null # and do not tell that it was ended
-    fi
-    child=''
-}
-
-tpus() { call gcloud compute tpus "$1" "$2" "${@:3}" "${place[@]}"; }
-
-remote() { # WORKER WORD...: each word arrives as it is
-    local words
-    printf -v words ' %q' "${@:2}"
-    # A host that vanishes closes no connection: without signs of life ssh would wait for ever.
-    tpus tpu-vm ssh "$name" --worker="$1" --command="cd ns_jax &&$words" \
-        --ssh-flag=-oServerAliveInterval=30 --ssh-flag=-oServerAliveCountMax=4
-}
-
-# --- the slice ------------------------------------------------------------------------------------
-
-pretended='' # state of the queued resource, in a dry run
-
-# Of a queued resource or its node; nothing if it is not there. Listing tells what is not there from
-# a service that is out of reach; describing fails either way.
-state_of() { # GROUP FIELD
-    tpus "$1" list --filter="name~/$name\$" --format="value($2)" || return $?
-    ((!dry_run)) || echo "$pretended"
-}
-
-# ready, waiting, failed, lost, missing, or unknown where gcloud cannot say.
-slice_state() {
-    local queued node
-    queued=$(state_of queued-resources state.state) || { echo unknown && return 0; }
-    case $queued in
-    '') echo missing ;;
-    ACTIVE)
-        node=$(state_of tpu-vm state) || { echo unknown && return 0; }
-        case $node in
-        READY | ACTIVE) echo ready ;; # ACTIVE: a dry run's
-        CREATING | STARTING) echo waiting ;;
-        *) echo lost ;;
-        esac
-        ;;
-    FAILED) echo failed ;;
-    SUSPENDING | SUSPENDED | DELETING) echo lost ;;
-    *) echo waiting ;;
-    esac
-}
-
-stands() { [[ $1 == ready || $1 == unknown ]]; }
-
-owned=0 # whether there may be a slice to delete
-installed=0
-
-create_slice() {
-    say "asks for $name: $type in $zone ${kind[*]}"
-    owned=1 installed=0 pretended=ACTIVE
-    tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$type" \
-        --runtime-version="$runtime" "${kind[@]}"
-}
-
-# Until nothing is left of it: what is just being made, or just being deleted, refuses at first.
-delete_slice() {
-    local attempt
-    for ((attempt = 0; attempt < 20; attempt++)); do
-        tpus queued-resources delete "$name" --force || true
-        pretended=''
-        if [[ $(slice_state) == missing ]]; then
-            [[ $(state_of tpu-vm state || echo unknown) ]] || { owned=0 && return 0; }
-            tpus tpu-vm delete "$name" || true
-        fi
-        sleep "$poll"
-    done
-    say "error: $name may still be there, and costs money. Delete it by hand:"
-    say "  gcloud compute tpus queued-resources delete $name --force ${place[*]}"
-    return 1
-}
-
-# A slice that stands; LOST if it was preempted first, another status if there will be none.
-obtain_slice() {
-    local state seen=''
-    state=$(slice_state)
-    case $state in
-    unknown) return 1 ;;
-    ready | waiting) owned=1 ;;
-    lost | failed)
-        say "deletes what is left of $name ($state)"
-        delete_slice || return
-        create_slice || return
-        ;;
-    missing) create_slice || return ;;
-    esac
-    while true; do
-        state=$(slice_state)
-        [[ $state == "$seen" ]] || say "$name is $state"
-        seen=$state
-        case $state in
-        ready) return ;;
-        failed) return 1 ;;
-        lost | missing) return "$LOST" ;;
-        esac
-        patiently sleep "$poll"
-    done
-}
+# shellcheck source=launch/tpu_slice.sh
+source "$root/launch/tpu_slice.sh"
 
 # --- the job --------------------------------------------------------------------------------------
 
@@ -248,10 +118,10 @@ install() {
         installed=1
 }
 
-# Shows the log of host 0 until the program ends there: 0, 2, or 1; LOST once the slice is gone.
+# Shows the log of host 0 until the program ends there: 0, 2, STOPPED or 1; LOST without a slice.
 follow() {
-    local report misses=0 seconds=0 lines=+1
-    while ((misses < MISSES)); do
+    local report status silent=0 seconds=0 lines=+1
+    while ((silent < SILENT)); do
         remote 0 launch/tpu_worker.sh follow "$lines" &
         child=$! lines=3
         while kill -0 "$child" 2>/dev/null; do
@@ -262,21 +132,22 @@ follow() {
         child=''
         # The connection ended, or the program: what the hosts wrote down tells.
         if ! report=$(remote all launch/tpu_worker.sh report); then
-            misses=$((misses + 1))
-            say "hosts of $name are out of reach ($misses of $MISSES times)"
+            silent=$((silent + 1))
+            say "hosts of $name are out of reach ($silent of $SILENT times)"
         elif [[ $report == *"ended with status "[1-9]* ]]; then
             printf '%s\n' "$report" >&2
-            [[ $report =~ ended\ with\ status\ 2($'\n'|$) ]] && return 2
+            for status in 2 "$STOPPED"; do # of one host, and the others failed for want of it
+                ! grep -q "^host .* ended with status $status\b" <<<"$report" || return "$status"
+            done
             return 1
         else
-            misses=0
+            silent=0
         fi
     done
     return "$LOST"
 }
 
 run_program() {
-    local status=0
     patiently remote all env "${variables[@]}" launch/tpu_worker.sh start "${program[@]}" || return 1
     say "runs; host 0 says:"
     follow || return
@@ -300,6 +171,7 @@ run() {
         case $status in
         0) break ;;
         2) fail 2 "the program cannot work with its input; the hosts' messages stand above" ;;
+        "$STOPPED") say "the program had notice of a preemption; $name stands, so it starts again" ;;
         "$LOST")
             preemptions=$((preemptions + 1))
             say "$name was lost (so far $preemptions times): a new one is made"

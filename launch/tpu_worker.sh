@@ -31,8 +31,11 @@ start)
     done
     rm -rf "$job"
     mkdir "$job"
+    # A host that is switched off sends SIGTERM to all: the inner shell outlives it, to say how the
+    # program ended.
     # shellcheck disable=SC2016 # the inner shell expands
     PYTHONUNBUFFERED=1 setsid bash -c '
+        trap : TERM
         echo $$ >"$0/pid"
         status=0
         .venv/bin/python -m ns_jax "$@" || status=$?
@@ -46,9 +49,9 @@ follow)
     ;;
 report)
     if running; then
-        echo "$(hostname) runs"
+        echo "host $(hostname) runs"
     else
-        echo "$(hostname) ended with status $(status)"
+        echo "host $(hostname) ended with status $(status)"
         [[ $(status) == 0 ]] || tail -n 20 "$job/log"
     fi
     ;;
