@@ -22,10 +22,20 @@ logs=$(mktemp -d)
 export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-1}
 
 declare -A running=() # number of a process, by its id
-trap 'rm -r "$logs"; ((${#running[@]} == 0)) || kill -KILL "${!running[@]}" 2>/dev/null || true' EXIT
+# shellcheck disable=SC2329 # the trap calls it
+clean_up() {
+    if ((${#running[@]})); then
+        kill -KILL "${!running[@]}" || true
+        wait "${!running[@]}" || true
+    fi 2>/dev/null # and do not tell who was killed
+    rm -r "$logs"
+}
+trap clean_up EXIT
 trap 'kill -TERM "${!running[@]}" 2>/dev/null || true' TERM INT HUP
+
 for ((i = 0; i < count; i++)); do
-    command=("$python" -m ns_jax "$@" --coordinator="127.0.0.1:$port" --num_processes="$count" --process_id="$i")
+    command=("$python" -m ns_jax "$@"
+        --coordinator="127.0.0.1:$port" --num_processes="$count" --process_id="$i")
     if ((i == 0)); then
         "${command[@]}" &
     else

@@ -23,64 +23,66 @@ JOBS = list(yaml.safe_load_all((LAUNCH / "gke.yaml").read_text()))
 @pytest.mark.parametrize("script", sorted(LAUNCH.glob("*.sh")), ids=lambda path: path.name)
 def test_scripts_parse_and_may_be_run(script):
     subprocess.run(["bash", "-n", script], check=True)
-    assert os.access(script, os.X_OK)
+    assert os.access(script, os.X_OK) == script.read_text().startswith("#!")
 
 
 @pytest.fixture
-def slurm(tmp_path, environment):
-    """`slurm(*arguments)` starts launch/slurm.sh; srun runs one task, scontrol notes its call."""
-    commands = {
-        "srun": '[ "$1" = --kill-on-bad-exit=1 ] && shift && exec "$@"',
-        "scontrol": f'echo "$@" >{tmp_path}/noted',
-    }
-    for name, body in commands.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    return lambda *arguments: subprocess.Popen(
-        [LAUNCH / "slurm.sh", *arguments],
-        env={
-            **environment,
-            "PYTHON": sys.executable,
-            "SLURM_JOB_ID": "7",
-            "PATH": f"{tmp_path}:{environment['PATH']}",
-        },
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def slurm(tmp_path):
+    """`slurm(python, preempted)` starts launch/slurm.sh; srun runs one task, scontrol is noted."""
+
+    def start(python, *arguments, preempted="None"):
+        state = f"JobState=RUNNING PreemptTime={preempted}"
+        commands = {
+            "srun": '[ "$1" = --kill-on-bad-exit=1 ] && shift && exec "$@"',
+            "scontrol": f'[ "$1" = show ] && echo "{state}" || echo "$@" >{tmp_path}/noted',
+        }
+        for name, body in commands.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+            (tmp_path / name).chmod(0o755)
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        return subprocess.Popen(
+            [LAUNCH / "slurm.sh", *arguments],
+            env={**os.environ, "PYTHON": str(python), "SLURM_JOB_ID": "7", "PATH": path},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start
 
 
 def test_slurm_passes_arguments_and_status_on(slurm, tmp_path):
-    child = slurm("train", "--config=configs/no 'such'.py", f"--workdir={tmp_path / 'run'}")
+    child = slurm(sys.executable, "train", "--config=configs/no 'such'.py", "--workdir=/no/run")
     output, _ = child.communicate(timeout=60)
     assert child.returncode == 2 and "configs/no 'such'.py" in output
     assert not (tmp_path / "noted").exists()
 
 
 @pytest.mark.parametrize(
-    ("number", "requeued"), [(signal.SIGUSR1, ["requeue 7"]), (signal.SIGTERM, [])]
+    ("to", "number", "preempted", "requeued"),
+    [
+        ("script", signal.SIGUSR1, "None", True),  # the time limit is near
+        ("task", signal.SIGTERM, "2026-11-25T15:03:10", True),  # notice of a preemption
+        ("script", signal.SIGTERM, "None", False),  # scancel
+        ("task", signal.SIGTERM, "None", False),
+    ],
 )
-def test_slurm_forwards_signals_and_requeues_at_the_time_limit(slurm, tmp_path, number, requeued):
-    child = slurm("train", "--config=configs/digits.py:role=teacher", f"--workdir={tmp_path / 'r'}")
-
-    def task():
-        return subprocess.run(
-            ["pgrep", "-P", str(child.pid), "-f", "ns_jax train"], capture_output=True, check=False
-        ).stdout.split()
-
-    deadline = time.monotonic() + 30
-    while not task():
+def test_slurm_requeues_what_had_notice(slurm, tmp_path, to, number, preempted, requeued):
+    program, pid = tmp_path / "program", tmp_path / "pid"
+    stopped = f"trap 'touch {tmp_path}/saved; exit 143' TERM"
+    program.write_text(f"#!/bin/bash\n{stopped}\necho $$ >{pid}\nwhile :; do sleep 0.05; done\n")
+    program.chmod(0o755)
+    child = slurm(program, "train", preempted=preempted)
+    deadline = time.monotonic() + 20
+    while not (pid.exists() and pid.read_text()):
         assert child.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    (pid,) = map(int, task())
-    time.sleep(0.5)
-    child.send_signal(number)
-    child.communicate(timeout=60)
-    assert child.returncode == 143
-    assert not pathlib.Path(f"/proc/{pid}").exists()
+        time.sleep(0.02)
+    os.kill(child.pid if to == "script" else int(pid.read_text()), number)
+    child.communicate(timeout=20)
+    assert child.returncode == 143 and (tmp_path / "saved").exists()
     noted = tmp_path / "noted"
-    assert (noted.read_text().splitlines() if noted.exists() else []) == requeued
+    assert (noted.read_text() if noted.exists() else "") == ("requeue 7\n" if requeued else "")
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job["metadata"]["name"])
@@ -92,6 +94,7 @@ def test_jobs_of_kubernetes_name_what_there_is(job):
     (container,) = pod["containers"]
     assert spec["completionMode"] == "Indexed" and spec["completions"] == spec["parallelism"]
     assert pod["restartPolicy"] == "Never"  # podFailurePolicy wants it
+    assert pod["terminationGracePeriodSeconds"] > 25  # what saving may take
     rule = spec["podFailurePolicy"]["rules"][0]
     assert rule["onExitCodes"]["values"] == [2]
     assert rule["onExitCodes"]["containerName"] == container["name"]
