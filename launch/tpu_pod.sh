@@ -120,13 +120,15 @@ install() {
 
 # Shows the log of host 0 until the program ends there: 0, 2, STOPPED or 1; LOST without a slice.
 follow() {
-    local report status silent=0 seconds=0 lines=+1
+    local report status silent=0 look=$((SECONDS + poll)) lines=+1
     while ((silent < SILENT)); do
         remote 0 launch/tpu_worker.sh follow "$lines" &
         child=$! lines=3
         while kill -0 "$child" 2>/dev/null; do
-            sleep 1
-            ((++seconds % poll)) || stands "$(slice_state)" || { end_child && return "$LOST"; }
+            sleep 0.2
+            ((SECONDS >= look)) || continue
+            stands "$(slice_state)" || { end_child && return "$LOST"; }
+            look=$((SECONDS + poll))
         done
         ! wait "$child" || { child='' && return 0; }
         child=''
@@ -173,6 +175,7 @@ run() {
         2) fail 2 "the program cannot work with its input; the hosts' messages stand above" ;;
         "$STOPPED") say "the program had notice of a preemption; $name stands, so it starts again" ;;
         "$LOST")
+            failures=0 # what failed just before was its hosts, one after the other
             preemptions=$((preemptions + 1))
             say "$name was lost (so far $preemptions times): a new one is made"
             delete_slice || return

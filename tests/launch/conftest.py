@@ -1,6 +1,5 @@
 """A cloud for `launch/tpu_pod.sh`: the stand-in for gcloud on the PATH, and what it left."""
 
-import contextlib
 import pathlib
 import subprocess
 import sys
@@ -22,7 +21,7 @@ class Launcher:
         programs = directory / "bin"
         programs.mkdir()
         gcloud = programs / "gcloud"
-        gcloud.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stand_in.__file__}" "$@"\n')
+        gcloud.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{stand_in.__file__}" "$@"\n')
         gcloud.chmod(0o755)
         self.environment = {
             **environment,
@@ -71,23 +70,20 @@ class Launcher:
             if mine in words and any(word.startswith(b"STAND_IN_HOME=") for word in words)
         ]
 
-    def programs(self) -> list[int]:
-        """Processes of ns_jax on hosts of this cloud."""
-        found = []
-        for pid in self.processes():
-            with contextlib.suppress(OSError):  # it ended meanwhile
-                words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
-                found += [pid] if b"\0-m\0ns_jax\0" in words else []
-        return found
+
+QUICK = ("--poll=1", "--pause=1")
+# Two hosts, or one, with the environment that is here.
+HERE = f"--setup=ln -s '{sys.prefix}' .venv"
+PAIR = ("--type=v3-16", HERE, *QUICK)
 
 
-# Two hosts; an environment that is there already; no time lost.
-PAIR = (
-    "--type=v3-16",
-    f"--setup=ln -s '{sys.prefix}' .venv",
-    "--poll=1",
-    "--pause=1",
-)
+def acts(life: str, kind="--type=v3-8") -> list[str]:
+    """Options and a program that is a line of bash, which knows its host by `$HOST`."""
+    python = "mkdir -p .venv/bin && echo 'HOST=${HOME##*/}; eval \"$LIFE\"' >.venv/bin/python"
+    return [
+        *(kind, *QUICK, f"--setup={python} && chmod +x .venv/bin/python", f"--env=LIFE={life}"),
+        *("--", "train", "--workdir=/no/such/run"),
+    ]
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ that Slurm would give, so that `jax.distributed.initialize()` finds the others.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -54,7 +55,7 @@ class Cloud:
     def create(self, name: str, chips: int) -> None:
         plan = self.root / "plan"
         plans = plan.read_text().splitlines() if plan.exists() else []
-        states = plans.pop(0) if plans else "WAITING_FOR_RESOURCES PROVISIONING ACTIVE"
+        states = plans.pop(0) if plans else "WAITING_FOR_RESOURCES ACTIVE"
         plan.write_text("\n".join(plans))
         (self.root / "queued" / name).write_text("\n".join(states.split()))
         with socket.socket() as free:
@@ -65,26 +66,35 @@ class Cloud:
             home.mkdir(parents=True)
             (home / ".port").write_text(str(port))
 
-    def end(self, name: str) -> int:
-        """Ends all processes of its hosts at once, as when a machine is switched off."""
-        homes = {f"{HOME_OF_HOST}={home}".encode() for home in self.hosts(name)}
-        ended = 0
-        while found := [pid for pid, words in environments() if homes & words]:
-            for pid in found:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                    ended += 1
-                except ProcessLookupError:
-                    continue
-            time.sleep(0.02)
-        return ended
+    def processes(self, name: str, hosts=None) -> list[int]:
+        """Of these hosts, or of all."""
+        homes = [home for home in self.hosts(name) if hosts is None or home.name in hosts]
+        words = {f"{HOME_OF_HOST}={home}".encode() for home in homes}
+        return [pid for pid, environment in environments() if words & environment]
 
-    def preempt(self, name: str, queued: str, node: str) -> int:
-        """Leaves states as they are found after a preemption ("": gone); counts ended processes."""
+    def end(self, name: str, hosts=None) -> int:
+        """Ends all processes of hosts at once, as when a machine is switched off; counts them."""
+        ended = set()
+        while found := self.processes(name, hosts):
+            send(signal.SIGKILL, found)
+            ended |= {*found}
+            time.sleep(0.02)
+        return len(ended)
+
+    def preempt(self, name: str, queued: str, node: str, warned=(), seconds=0.0) -> int:
+        """Leaves states as they are found after a preemption ("": gone); counts ended processes.
+
+        All processes of the hosts `warned` get SIGTERM, and are switched off `seconds` later; the
+        other hosts are at once. That much later the service knows of it.
+        """
+        ended = len(self.processes(name))
+        send(signal.SIGTERM, self.processes(name, warned))
+        self.end(name, {home.name for home in self.hosts(name)} - {*warned})
+        time.sleep(seconds)
         for group, state in (("queued", queued), ("nodes", node)):
             path = self.root / group / name
             path.write_text(state) if state else path.unlink(missing_ok=True)
-        ended = self.end(name)
+        self.end(name)
         shutil.rmtree(self.root / "hosts" / name, ignore_errors=True)
         return ended
 
@@ -105,6 +115,12 @@ def environments():
             yield int(path.name), set((path / "environ").read_bytes().split(b"\0"))
         except OSError:
             continue
+
+
+def send(number: signal.Signals, pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def on_host(home: pathlib.Path, count: int, command: str) -> subprocess.Popen:

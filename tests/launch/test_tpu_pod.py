@@ -1,7 +1,6 @@
 """The launcher of TPU slices on a cloud that stands in for Google's: its hosts are processes."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -9,9 +8,8 @@ import time
 
 import pytest
 
-from tests.launch.conftest import NAME, PAIR, POD
+from tests.launch.conftest import NAME, PAIR, POD, acts
 
-ONE = ("--type=v3-8", *PAIR[1:])  # host
 TRAIN = {
     "model.name": "efficientnet-pico",
     "train.batch_size": 8,
@@ -20,6 +18,8 @@ TRAIN = {
     "train.save_every_steps": 2,
     "optim.warmup_epochs": 0.5,
 }
+REFUSES = "echo refused; exit 2"
+WORKS = "echo $HOST works; while :; do sleep 0.1; done"
 
 
 def train(workdir, **changes):
@@ -30,11 +30,6 @@ def train(workdir, **changes):
     ]
 
 
-def bad_input(workdir):
-    """Ends with status 2, before JAX is imported."""
-    return ["--", "train", "--config=configs/no_such.py", f"--workdir={workdir}"]
-
-
 def wait_for(condition, child, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -43,14 +38,19 @@ def wait_for(condition, child, seconds=60):
         time.sleep(0.05)
 
 
-def at_work(launcher):
-    """Whether the program has been started on a host."""
-    return bool([*(launcher.cloud.root / "hosts").glob("*/*/ns_jax_job/pid")])
+def at_work(launcher, hosts=1):
+    """Whether the program has been started on so many hosts."""
+    return len([*launcher.cloud.root.glob("hosts/*/*/ns_jax_job/pid")]) == hosts
+
+
+def creations(launcher):
+    return len(launcher.cloud.calls("create"))
 
 
 def test_a_job_runs_to_its_end_and_arguments_arrive_as_they_are(launcher, tmp_path):
     workdir = tmp_path / """it's a "run" $HOME; $(exit 3) *"""
-    status, output = launcher.run(*PAIR, "--spot", "--env=A_VARIABLE=a 'b' $c", *train(workdir))
+    options = (*PAIR, "--spot", "--env=A_VARIABLE=a 'b' $c")
+    status, output = launcher.run(*options, *train(workdir), timeout=400)
     assert status == 0, output
     assert launcher.nothing_is_left()
     assert (workdir / "DONE").read_text() == " ".join([*train(workdir)[1:], "--distributed"])
@@ -61,100 +61,118 @@ def test_a_job_runs_to_its_end_and_arguments_arrive_as_they_are(launcher, tmp_pa
     assert {"--spot", "--accelerator-type=v3-16", "--runtime-version=tpu-ubuntu2204-base"} < {*made}
 
     status, output = launcher.run(*PAIR, *train(workdir))  # DONE stands
-    assert status == 0 and len(launcher.cloud.calls("create")) == 1, output
+    assert status == 0 and creations(launcher) == 1, output
 
 
-def test_input_that_the_program_cannot_work_with_is_not_tried_again(launcher, tmp_path):
-    status, output = launcher.run(*PAIR, *bad_input(tmp_path / "run"))
+def test_input_that_the_program_cannot_work_with_is_not_tried_again(launcher):
+    life = "(($HOST)) && echo no such thing && exit 2; exit 1"  # host 0 failed for want of host 1
+    status, output = launcher.run(*acts(life, "--type=v3-16"))
     assert status == 2
-    assert "configs/no_such.py" in output and "cannot work with its input" in output
-    assert len(launcher.cloud.calls("create")) == 1 and launcher.nothing_is_left()
-    assert not (tmp_path / "run").exists()
+    assert "no such thing" in output and "cannot work with its input" in output
+    assert creations(launcher) == 1 and launcher.nothing_is_left()
 
 
-def test_other_failures_are_tried_again_and_in_the_end_delete_the_slice(launcher, tmp_path):
-    child = launcher.start(*ONE, "--retries=1", *train(tmp_path / "run"))
-    for _ in range(2):  # as when there is no memory left
-        wait_for(launcher.programs, child)
-        os.kill(launcher.programs()[0], signal.SIGKILL)
-        wait_for(lambda: not launcher.programs(), child)
-    output, _ = child.communicate(timeout=30)
-    assert child.returncode == 1, output
+def test_other_failures_are_tried_again_and_in_the_end_delete_the_slice(launcher):
+    status, output = launcher.run("--retries=1", *acts("kill -KILL $$"))  # as without memory
+    assert status == 1, output
     assert output.count("ended with status 137") == 2
     assert "gives up after 2 failures in a row" in output
-    assert len(launcher.cloud.calls("create")) == 1 and launcher.nothing_is_left()
+    assert creations(launcher) == 1 and launcher.nothing_is_left()
 
 
-def test_a_slice_that_cannot_be_made_is_asked_for_again_and_then_given_up(launcher, tmp_path):
+def test_notice_of_a_preemption_is_no_failure(launcher):
+    life = "[[ ! -e ~/again ]] || exit 2; touch ~/again; (($HOST)) || exit 1; kill $PPID; exit 143"
+    status, output = launcher.run(*acts(life, "--type=v3-16"))
+    assert status == 2 and output.count("had notice of a preemption") == 1, output
+    assert "failure" not in output and creations(launcher) == 1 and launcher.nothing_is_left()
+
+
+def test_a_slice_that_cannot_be_made_is_asked_for_again_and_then_given_up(launcher):
     (launcher.cloud.root / "plan").write_text("CREATING FAILED\n" * 9)
-    status, output = launcher.run(*ONE, "--retries=2", *bad_input(tmp_path / "run"))
-    assert status == 1 and "gives up after 3 failures" in output
-    assert len(launcher.cloud.calls("create")) == 3 and launcher.nothing_is_left()
+    status, output = launcher.run("--retries=1", *acts(REFUSES))
+    assert status == 1 and "gives up after 2 failures" in output
+    assert creations(launcher) == 2 and launcher.nothing_is_left()
 
 
-def test_keep_leaves_the_slice_and_the_next_run_takes_it(launcher, tmp_path):
-    status, output = launcher.run(*ONE, "--keep", *bad_input(tmp_path / "run"))
+def test_keep_leaves_the_slice_and_the_next_run_takes_it(launcher):
+    status, output = launcher.run("--keep", *acts(REFUSES))
     assert status == 2 and f"stop --name={NAME}" in output
     assert launcher.cloud.state("nodes", NAME) == "READY"
-    status, _ = launcher.run(*ONE, *bad_input(tmp_path / "run"))
-    assert status == 2
-    assert len(launcher.cloud.calls("create")) == 1 and launcher.nothing_is_left()
+    assert launcher.run(*acts(REFUSES))[0] == 2
+    assert creations(launcher) == 1 and launcher.nothing_is_left()
 
 
 @pytest.mark.parametrize(
     ("queued", "node"), [("SUSPENDED", "PREEMPTED"), ("FAILED", ""), ("ACTIVE", "TERMINATED")]
 )
-def test_what_is_left_of_a_slice_is_deleted_first(launcher, tmp_path, queued, node):
+def test_what_is_left_of_a_slice_is_deleted_first(launcher, queued, node):
     launcher.cloud.create(NAME, 8)
     launcher.cloud.preempt(NAME, queued, node)
-    status, output = launcher.run(*ONE, *bad_input(tmp_path / "run"))
-    assert status == 2 and "configs/no_such.py" in output, output  # it came to run
+    status, output = launcher.run(*acts(REFUSES))
+    assert status == 2 and "refused" in output, output  # it came to run
     assert launcher.nothing_is_left()
     actions = [call[3] for call in launcher.cloud.calls() if call[3] in ("create", "delete")]
     assert actions.index("delete") < actions.index("create")
 
 
-def test_status_logs_and_stop(launcher, tmp_path):
+def test_a_preempted_slice_is_made_anew_after_notice_or_without(launcher, tmp_path):
+    told = f"trap 'touch {tmp_path}/told.$HOST; exit 143' TERM; "
+    child = launcher.start(*acts(told + WORKS, "--type=v3-16"))
+    for number, warned in enumerate([{"1"}, set()], start=1):
+        wait_for(lambda: at_work(launcher, 2), child)
+        time.sleep(0.3)
+        assert launcher.cloud.preempt(NAME, "SUSPENDED", "PREEMPTED", warned, seconds=0.5) >= 4
+        wait_for(lambda number=number: creations(launcher) == number + 1, child)
+    assert [path.name for path in tmp_path.glob("told.*")] == ["told.1"]
+    wait_for(lambda: at_work(launcher, 2), child)
+    child.terminate()
+    output, _ = child.communicate(timeout=20)
+    assert child.returncode == 143 and output.count("was lost") == 2, output
+    assert launcher.nothing_is_left()
+
+
+def test_status_logs_and_stop(launcher):
     status, output = launcher.run(action="status")
     assert status == 0 and "is missing" in output
-    child = launcher.start(*PAIR, *train(tmp_path / "run"))
-    wait_for(lambda: at_work(launcher), child)
+    job = acts(WORKS, "--type=v3-16")
+    child = launcher.start(*job)
+    wait_for(lambda: at_work(launcher, 2), child)
     _, output = launcher.run(action="status")
     assert f"{NAME} is ready" in output and f"machine: {child.pid}" in output
     assert output.count(" runs\n") == 2
     logs = launcher.start(action="logs")
-    status, output = launcher.run(*PAIR, *train(tmp_path / "run"))
+    status, output = launcher.run(*job)
     assert status == 2 and f"process {child.pid} runs {NAME} already" in output
-    assert "Gloo" in logs.stdout.readline()  # host 0 met host 1
+    assert logs.stdout.readline() == "0 works\n"
 
     # A service that cannot be asked is no reason to give a slice up.
     (launcher.cloud.root / "out_of_reach").touch()
-    time.sleep(3)
+    time.sleep(2.5)
     assert launcher.processes() and child.poll() is None
     (launcher.cloud.root / "out_of_reach").unlink()
 
     status, output = launcher.run(action="stop")
     assert status == 0 and launcher.nothing_is_left(), output
     assert child.wait(timeout=10) == 143 and logs.wait(timeout=10) != 0
-    assert len(launcher.cloud.calls("create")) == 1
+    assert creations(launcher) == 1
     child.stdout.close(), logs.stdout.close()
 
 
-def test_a_launcher_that_was_killed_goes_on_with_its_slice(launcher, tmp_path):
-    child = launcher.start(*PAIR, *train(tmp_path / "run"), start_new_session=True)
+def test_a_launcher_that_was_killed_goes_on_with_its_slice(launcher):
+    child = launcher.start(*acts(WORKS), start_new_session=True)
     wait_for(lambda: at_work(launcher), child)
     child.kill()
     child.communicate()
     assert launcher.processes()
-    status, output = launcher.run(*PAIR, *bad_input(tmp_path / "run"))
-    assert status == 2 and "configs/no_such.py" in output
-    assert len(launcher.cloud.calls("create")) == 1 and launcher.nothing_is_left()
+    status, output = launcher.run(*acts(REFUSES))
+    assert status == 2 and "refused" in output
+    assert creations(launcher) == 1 and launcher.nothing_is_left()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_launcher_that_is_interrupted_deletes_its_slice(launcher, tmp_path, number):
+def test_a_launcher_that_is_interrupted_deletes_its_slice(launcher, number):
     (launcher.cloud.root / "plan").write_text("WAITING_FOR_RESOURCES " * 999)
-    child = launcher.start(*ONE, *train(tmp_path / "run"))
+    child = launcher.start(*acts(REFUSES))
     wait_for(lambda: launcher.cloud.calls("create"), child)
     time.sleep(0.5)
     child.send_signal(number)
@@ -164,14 +182,15 @@ def test_a_launcher_that_is_interrupted_deletes_its_slice(launcher, tmp_path, nu
 
 
 def test_done_in_a_bucket_is_of_one_command(launcher):
-    workdir = "gs://bucket/a run"
+    *options, _ = acts(REFUSES)
+    job = [*options, "--workdir=gs://bucket/a run"]
     done = launcher.cloud.root / "buckets" / "bucket" / "a run" / "DONE"
     done.parent.mkdir(parents=True)
-    done.write_text(" ".join([*bad_input(workdir)[1:], "--distributed"]))
-    assert launcher.run(*ONE, *bad_input(workdir))[0] == 0
-    assert not launcher.cloud.calls("create")
-    assert launcher.run(*ONE, *bad_input(workdir), "--seed=1")[0] == 2
-    assert len(launcher.cloud.calls("create")) == 1
+    done.write_text("train --workdir=gs://bucket/a run --distributed")
+    assert launcher.run(*job)[0] == 0
+    assert not creations(launcher)
+    assert launcher.run(*job, "--seed=1")[0] == 2
+    assert creations(launcher) == 1
 
 
 def test_a_dry_run_prints_the_commands_and_runs_none(launcher, tmp_path):
