@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import time
 
 import pytest
@@ -20,6 +21,7 @@ LEFT = [  # states of the queued resource and its node as a preemption leaves th
     ("ACTIVE", ""),
     ("", ""),
 ]
+NOTICES = [(), ("0",), ("1",), ("0", "1")]  # hosts that get SIGTERM first; the others vanish
 
 
 def checkpoints(workdir):
@@ -47,7 +49,7 @@ def test_ten_preemptions_change_nothing(launcher, tmp_path):
     log = (tmp_path / "log").open("w+")
     child = launcher.start(*PAIR, "--spot", *train(workdir, **STEPS), stdout=log)
     wanted = len(cloud.calls("create"))  # slices made so far, by the undisturbed run as well
-    at_work = 0
+    at_work = with_notice = 0
     for number in range(PREEMPTIONS):
         wanted += 1
         deadline = time.monotonic() + 600
@@ -63,7 +65,10 @@ def test_ten_preemptions_change_nothing(launcher, tmp_path):
         else:  # any time from waiting for the slice to compiling
             time.sleep(chance.uniform(0, 10))
         assert child.poll() is None, "the training ended too soon"
-        at_work += bool(cloud.preempt(NAME, *chance.choice(LEFT)))
+        warned, seconds = chance.choice(NOTICES), chance.uniform(0.5, 4)
+        ended = cloud.preempt(NAME, *chance.choice(LEFT), warned, seconds if warned else 0)
+        at_work += bool(ended)
+        with_notice += bool(ended and warned)
     assert child.wait(timeout=900) == 0, log.seek(0) or log.read()
     seconds = time.monotonic() - began
     log.seek(0)
@@ -71,10 +76,15 @@ def test_ten_preemptions_change_nothing(launcher, tmp_path):
 
     restarts = output.count("goes on from step")
     print(
-        f"{PREEMPTIONS} preemptions, {at_work} of them while the hosts worked, {restarts} restarts "
-        f"from a checkpoint: {seconds:.0f} s; undisturbed {undisturbed_seconds:.0f} s"
+        f"{PREEMPTIONS} preemptions, {at_work} of them while the hosts worked, {with_notice} of "
+        f"these with notice to a host; {restarts} restarts from a checkpoint: {seconds:.0f} s; "
+        f"undisturbed {undisturbed_seconds:.0f} s"
     )
     assert f"{PREEMPTIONS} slices were lost" in output
     assert at_work >= PREEMPTIONS / 2 and restarts >= PREEMPTIONS / 2
-    assert result(workdir) == result(alone) and len(result(alone)[1]) == 60
+    (ours, losses), (theirs, expected) = result(workdir), result(alone)
+    assert len(expected) == 60 and losses.keys() == expected.keys()
+    differing = [step for step, loss in expected.items() if losses[step] != loss]
+    starts = re.findall(r"goes on from step (\d+)", output)
+    assert not differing and ours == theirs, f"from step {differing[:1]}; restarts at {starts}"
     assert launcher.nothing_is_left()
