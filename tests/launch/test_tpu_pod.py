@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.launch.conftest import NAME, PAIR, POD, acts
+from tests.launch.conftest import NAME, PAIR, PLAIN, POD, acts
 
 TRAIN = {
     "model.name": "efficientnet-pico",
@@ -49,7 +49,7 @@ def creations(launcher):
 
 def test_a_job_runs_to_its_end_and_arguments_arrive_as_they_are(launcher, tmp_path):
     workdir = tmp_path / """it's a "run" $HOME; $(exit 3) *"""
-    options = (*PAIR, "--spot", "--env=A_VARIABLE=a 'b' $c")
+    options = (*PAIR, PLAIN, "--spot", "--env=A_VARIABLE=a 'b' $c")
     status, output = launcher.run(*options, *train(workdir), timeout=400)
     assert status == 0, output
     assert launcher.nothing_is_left()
