@@ -5,13 +5,16 @@
 #
 # JAX_NUM_CPU_DEVICES=4 gives each process four CPU devices (default 1); PYTHON names the Python.
 # Process 0 speaks. The first process to fail ends all, with its exit status, and what the others
-# said is shown. SIGTERM and Ctrl-C go to all processes: they save, end with 143, and so does this.
+# said is shown. SIGTERM and Ctrl-C tell all processes to stop: they save, end with 143, and so does
+# this. A second Ctrl-C kills them.
+
+# shellcheck disable=SC2329 # traps call functions
 set -euo pipefail
 
 STOPPED=143 # of a process that was told to stop and saved everything: no failure
 
 if [[ $# -lt 2 || ! $1 =~ ^[1-9][0-9]*$ ]]; then
-    sed -n '2,8p' "$0" >&2
+    sed -n '2,9p' "$0" >&2
     exit 2
 fi
 count=$1
@@ -22,7 +25,6 @@ logs=$(mktemp -d)
 export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-1}
 
 declare -A running=() # number of a process, by its id
-# shellcheck disable=SC2329 # the trap calls it
 clean_up() {
     if ((${#running[@]})); then
         kill -KILL "${!running[@]}" || true
@@ -31,7 +33,10 @@ clean_up() {
     rm -r "$logs"
 }
 trap clean_up EXIT
-trap 'kill -TERM "${!running[@]}" 2>/dev/null || true' TERM INT HUP
+tell() { kill "-$1" "${!running[@]}" 2>/dev/null || true; }
+at_interrupt=TERM
+trap 'tell TERM' TERM HUP
+trap 'tell "$at_interrupt"; at_interrupt=KILL' INT
 
 for ((i = 0; i < count; i++)); do
     command=("$python" -m ns_jax "$@"

@@ -73,6 +73,16 @@ def test_a_notice_reaches_all_processes_which_are_waited_for(local, tmp_path, nu
     assert not [*tmp_path.glob("tmp.*")]  # nor the logs
 
 
+def test_a_second_interrupt_kills(local, tmp_path):
+    child = local(WORKS, DEAF)
+    child.send_signal(signal.SIGINT)
+    while not (tmp_path / "saved.0").exists():
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=20)
+    assert child.returncode != 0 and all_are_gone(tmp_path)
+
+
 def test_when_one_process_had_notice_the_others_may_end_alike(local, tmp_path):
     # Those that agreed with it follow by themselves; what befalls them then is no failure.
     follows = "while [[ ! -e saved.1 ]]; do sleep 0.02; done; sleep 0.4; touch saved.0; exit 143"
