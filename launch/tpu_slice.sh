@@ -53,6 +53,7 @@ remote() { # WORKER|all WORD...: runs on its host; each word arrives as it is
 # --- the slice ------------------------------------------------------------------------------------
 
 owned=0 # whether there may be a slice to delete
+was_ready=0 # whether the one there is has been
 installed=0 # whether its hosts are ready to start the program
 pretended='' # in a dry run, the state of the slice
 
@@ -87,7 +88,7 @@ stands() { [[ $1 == ready || $1 == unknown ]]; }
 
 create_slice() {
     say "asks for $name: $type in $zone ${kind[*]}"
-    owned=1 installed=0 pretended=ACTIVE
+    owned=1 was_ready=0 installed=0 pretended=ACTIVE
     tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$type" \
         --runtime-version="$runtime" "${kind[@]}"
 }
@@ -99,7 +100,7 @@ delete_slice() {
         tpus queued-resources delete "$name" --force || true
         pretended=''
         if [[ $(slice_state) == missing ]]; then
-            [[ $(state_of tpu-vm state || echo unknown) ]] || { owned=0 && return 0; }
+            [[ $(state_of tpu-vm state || echo unknown) ]] || { owned=0 was_ready=0 && return 0; }
             tpus tpu-vm delete "$name" || true
         fi
         sleep "$poll"
@@ -109,10 +110,11 @@ delete_slice() {
     return 1
 }
 
-# A slice that stands; LOST if it was preempted first, another status if there will be none.
+# A slice that stands; LOST if it was preempted before, another status if there will be none.
 obtain_slice() {
     local state seen=''
     state=$(slice_state)
+    ((!was_ready)) || stands "$state" || return "$LOST" # since the last look
     case $state in
     unknown) return 1 ;;
     ready | waiting) owned=1 ;;
@@ -128,7 +130,7 @@ obtain_slice() {
         [[ $state == "$seen" ]] || say "$name is $state"
         seen=$state
         case $state in
-        ready) return ;;
+        ready) was_ready=1 && return ;;
         failed) return 1 ;;
         lost | missing) return "$LOST" ;;
         esac

@@ -87,6 +87,17 @@ def test_notice_of_a_preemption_is_no_failure(launcher):
     assert "failure" not in output and creations(launcher) == 1 and launcher.nothing_is_left()
 
 
+def test_a_slice_that_is_lost_after_a_failure_is_what_failed(launcher, tmp_path):
+    again = tmp_path / "again"
+    child = launcher.start(*acts(f"[[ ! -e {again} ]] || exit 2; touch {again}; exit 1"))
+    while "failure 1" not in child.stdout.readline():
+        assert child.poll() is None
+    launcher.cloud.preempt(NAME, "SUSPENDED", "")
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode == 2 and "was lost (so far 1 times)" in output, output
+    assert creations(launcher) == 2 and launcher.nothing_is_left()
+
+
 def test_a_slice_that_cannot_be_made_is_asked_for_again_and_then_given_up(launcher):
     (launcher.cloud.root / "plan").write_text("CREATING FAILED\n" * 9)
     status, output = launcher.run("--retries=1", *acts(REFUSES))
