@@ -21,6 +21,7 @@ demo: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck launch/*.sh
 
 # Two at a time, which is 1.6 times as fast on 2 cores. A file's tests share what they compiled.
 test: lint

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# What tpu_pod.sh runs on the hosts of a slice, in the tree that it unpacked there.
+#
+#   install              an environment with ns_jax for TPUs, unless .venv is there already
+#   start ARG...         `python -m ns_jax ARG...` in the background, after ending one that still runs
+#   follow FROM          shows its log from a line (+1) or its last lines (3) until it ends; its status
+#   report               its status, and the end of its log if it failed
+#   done WORKDIR TEXT    writes TEXT to WORKDIR/DONE
+#
+# The program outlives the connection that started it: what it says and its status are files.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+job=$HOME/ns_jax_job # pid (of the program's group), log, status
+
+running() { kill -0 -- "-$(cat "$job/pid" 2>/dev/null)" 2>/dev/null; }
+status() { cat "$job/status" 2>/dev/null || echo 137; } # killed before it could say
+
+case ${1-} in
+install)
+    # The Python of Cloud TPU's images may be too old (3.10); uv brings one.
+    if [[ ! -x .venv/bin/python ]]; then
+        python3 -m pip install --quiet --user uv
+        python3 -m uv venv --quiet --python 3.12 .venv
+        python3 -m uv pip install --quiet --python .venv/bin/python --editable '.[tpu]' gcsfs
+    fi
+    ;;
+start)
+    while running; do # it holds the TPU; its data workers belong to its group
+        kill -KILL -- "-$(cat "$job/pid")" || true
+        sleep 0.1
+    done
+    rm -rf "$job"
+    mkdir "$job"
+    # A host that is switched off sends SIGTERM to all: the inner shell outlives it, to say how the
+    # program ended.
+    # shellcheck disable=SC2016 # the inner shell expands
+    PYTHONUNBUFFERED=1 setsid bash -c '
+        trap : TERM
+        echo $$ >"$0/pid"
+        status=0
+        .venv/bin/python -m ns_jax "$@" || status=$?
+        echo "$status" >"$0/status"
+    ' "$job" "${@:2}" >"$job/log" 2>&1 </dev/null &
+    until [[ -s $job/pid ]]; do sleep 0.1; done
+    ;;
+follow)
+    tail -n "$2" --pid="$(cat "$job/pid")" -f "$job/log"
+    exit "$(status)"
+    ;;
+report)
+    if running; then
+        echo "host $(hostname) runs"
+    else
+        echo "host $(hostname) ended with status $(status)"
+        [[ $(status) == 0 ]] || tail -n 20 "$job/log"
+    fi
+    ;;
+done)
+    .venv/bin/python -c 'import sys; from ns_jax.data import files
+files.write(sys.argv[1], sys.argv[2].encode())' "${2%/}/DONE" "$3"
+    ;;
+*)
+    sed -n '2,10p' "$0" >&2
+    exit 2
+    ;;
+esac
