@@ -12,7 +12,8 @@ PACKAGE = ROOT / "ns_jax"
 FLOORS = [
     {"data.files"},
     {
-        *("config", "trees", "losses", "metrics", "progress", "idle", "models.convolutions"),
+        *("ascent", "config", "trees", "losses", "metrics", "progress", "idle"),
+        "models.convolutions",
         *("compiled", "processes", "topology", "data.ranking", "data.tally"),
         *("data.decoding", "data.resizing", "data.workers", "data.perceptual"),
     },
