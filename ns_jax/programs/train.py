@@ -34,7 +34,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     config = _with_stat_groups(config, len(devices), workdir)
     config_lib.validate_training(config, len(devices), len(source))
     per_step = config_lib.images_per_step(config)
-    parts = config.model.stat_groups * config.train.accumulate
+    groups = config.model.stat_groups
     steps_per_epoch, total_steps = config_lib.steps(config, len(source))
     labelled, unlabelled = _examples(config, source)
     initial = checkpoint.load_model(config.train.init)[1] if config.train.init else None
@@ -85,7 +85,7 @@ def run(config, workdir: pathlib.Path) -> dict:
         trainer.view,
         unlabelled_view=trainer.unlabelled_view,
         per_step=per_step,
-        groups=parts,
+        groups=groups,
         steps=total_steps,
         start_step=start_step,
         seed=config.seed,
@@ -108,7 +108,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     with Progress("training", total_steps * sum(per_step), start_step * sum(per_step)) as progress:
         for step in range(start_step + 1, total_steps + 1):
             batch = next(batches)
-            _note_bad(bad, batch, places, per_step, parts)
+            _note_bad(bad, batch, places, per_step, groups)
             state, metrics = trainer.step(state, sharding.put_batch(batch, mesh), rng, teacher)
             idle.dispatched(metrics["loss"])
             # One step late: this step runs on the device while the host looks at the last one.
@@ -199,11 +199,11 @@ def _marked(examples: pipeline.Examples | None, marks: dict, kind: int):
     return dataclasses.replace(examples, marks={name: both[kind] for name, both in marks.items()})
 
 
-def _note_bad(bad: list, batch: dict, places, per_step: tuple[int, int], parts: int) -> None:
+def _note_bad(bad: list, batch: dict, places, per_step: tuple[int, int], groups: int) -> None:
     """Takes the host's columns off the batch and records its bad images."""
-    index, part = batch.pop("index"), sum(per_step) // parts
+    index, part = batch.pop("index"), sum(per_step) // groups
     for row in batch.pop("bad").nonzero()[0]:
-        is_labelled = places[row] % part < per_step[0] // parts
+        is_labelled = places[row] % part < per_step[0] // groups
         bad[0 if is_labelled else 1].add([index[row]])
 
 
