@@ -35,7 +35,7 @@ def largest(need: Callable[[int], float | None], limit: float, start: int, most:
     if not 1 <= start <= most:
         raise ValueError(f"start is {start}; it must be in 1..{most}")
     fitting, needs = {}, {}
-    fits, too_much, number = 0, most + 1, start
+    fits, too_much, number, surprises = 0, most + 1, start, 0
     while number is not None:
         needs[number] = need(number)
         fitted = needs[number] is not None and needs[number] <= limit
@@ -48,14 +48,18 @@ def largest(need: Callable[[int], float | None], limit: float, start: int, most:
         elif not fits:
             number = _lower(too_much, needs[too_much], limit)
         elif not fitted:
-            number = (fits + too_much) // 2
+            number, surprises = (fits + too_much) // 2, 0
         else:
-            number = min(fits + max(1, _step(fitting, limit)), too_much - 1)
+            # Needs may rise in stairs: where the limit is not reached as foretold, steps grow.
+            step, is_last = _step(fitting, limit)
+            least = max(1, 2**surprises // 2)
+            number = min(fits + max(least, step), too_much - 1)
+            surprises = surprises + 1 if is_last and step <= least else 0
     return Bounds(fits, too_much, dict(sorted(needs.items())))
 
 
-def _step(fitting: dict[int, float], limit: float) -> int:
-    """From the largest number that fits to where the limit is reached.
+def _step(fitting: dict[int, float], limit: float) -> tuple[int, bool]:
+    """From the largest number that fits towards where the limit is reached; whether to there.
 
     Of the slopes from smaller numbers the steepest counts, and no step is longer than what they
     were taken over. A number alone tells of a line through the origin: too steep a one, for there
@@ -66,10 +70,12 @@ def _step(fitting: dict[int, float], limit: float) -> int:
     slopes = [
         (fitting[last] - own) / (last - number) for number, own in fitting.items() if number < last
     ]
+    span = last - min(fitting)
     if not slopes:
-        return int(room / fitting[last] * last)
+        return int(room / fitting[last] * last), True
     steepest = max(slopes)
-    return min(int(room / steepest), last - min(fitting)) if steepest > 0 else last - min(fitting)
+    step = int(room / steepest) if steepest > 0 else span + 1
+    return min(step, span), step <= span
 
 
 def _lower(too_much: int, need: float | None, limit: float) -> int:

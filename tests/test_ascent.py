@@ -55,6 +55,13 @@ def test_it_comes_from_below(start):
     assert asked == sorted(asked) and len(asked) <= 5
 
 
+@pytest.mark.parametrize("start", [2, 4, 8, 40])
+def test_stairs_are_climbed(start):
+    """As rows are filled up to multiples of 8."""
+    found, asked = search(lambda number: 2 + 2.1 * -(-number // 8), start)
+    assert found.exact and found.fits == 48 and len(asked) <= ascent.MOST_MEASUREMENTS
+
+
 def test_noise_does_not_mislead_it():
     for seed in range(50):
         rng = np.random.default_rng(seed)
