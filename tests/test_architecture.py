@@ -12,7 +12,8 @@ PACKAGE = ROOT / "ns_jax"
 FLOORS = [
     {"data.files", "data.headers", "preemption", "progress"},
     {
-        *("config", "trees", "losses", "metrics", "idle", "models.convolutions"),
+        *("ascent", "config", "trees", "losses", "metrics", "idle"),
+        "models.convolutions",
         *("compiled", "processes", "rollcall", "topology", "data.ranking", "data.tally"),
         *("data.decoding", "data.resizing", "data.workers", "data.perceptual"),
     },

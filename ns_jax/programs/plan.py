@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 
-from ns_jax import compiled, experiment, sharding, steps, topology, trainer, trees
+from ns_jax import ascent, compiled, experiment, sharding, steps, topology, trainer, trees
 from ns_jax import config as config_lib
 from ns_jax import state as state_lib
 from ns_jax.models import macs
@@ -197,50 +197,40 @@ def _times(found: dict, slice_, flops: float, rows: int, num_steps: int, price: 
 
 
 def _largest(config, slice_: topology.Topology, devices: list, first: dict) -> dict:
-    """The largest batch a device that fits, as a multiple of the smallest that can be shared.
-
-    Memory grows almost linearly with the batch: two compilations foretell the place to look at.
-    """
+    """The largest batch a device that fits, as a multiple of the smallest that can be shared."""
     plan, limit = config.plan, slice_.chip.usable
-
-    def attempt(multiple: int) -> dict:
-        larger = copy.deepcopy(config)
-        larger.train.batch_size = unit * multiple
-        return _plan_training(larger, slice_, devices)
-
     unit = _smallest_batch(config, len(devices), plan.num_labelled)
     tried = {}
     if first["per_step"][0] % unit == 0:
         tried[first["per_step"][0] // unit] = first
 
-    def fits(multiple: int) -> bool:
+    def need(multiple: int) -> float | None:
         if multiple not in tried:
-            tried[multiple] = attempt(multiple)
-        return tried[multiple]["fits"] and tried[multiple]["peak_bytes"] <= limit
+            larger = copy.deepcopy(config)
+            larger.train.batch_size = unit * multiple
+            tried[multiple] = _plan_training(larger, slice_, devices)
+        one = tried[multiple]
+        peak, images = one["peak_bytes"], one["images_per_device"]
+        fits = one["fits"] and peak <= limit
+        say(f"{images:g} images a device: {_size(peak)} {'fits' if fits else 'is too much'}")
+        return peak if fits or (peak or 0) > limit else None
 
-    good, bad = 0, None
-    multiple = min(tried, default=1)
-    while bad is None or bad - good > 1:
-        if fits(multiple):
-            good = multiple
-        else:
-            bad = multiple
-        known = sorted((m, f["peak_bytes"]) for m, f in tried.items() if f["peak_bytes"])
-        if len(known) > 1:
-            (m0, p0), (m1, p1) = known[0], known[-1]
-            multiple = int(m0 + (limit - p0) * (m1 - m0) / max(p1 - p0, 1))
-        else:
-            multiple = 2 * good or 1
-        multiple = max(multiple, good + 1)
-        multiple = min(multiple, bad - 1) if bad else min(multiple, 4 * max(good, 1))
-        if bad is not None and bad - good <= 1:
-            break
-    largest = tried.get(good)
+    start = max(1, first["per_step"][0] // unit)
+    # No step has more labelled images than there are.
+    bounds = ascent.largest(need, limit, start, max(start, plan.num_labelled // unit))
+    per_device = sum(config_lib.images_per_step(config)) / first["per_step"][0] / len(devices)
+    largest = tried.get(bounds.fits)
     return {
         "unit": unit,
         "images_per_device": largest["images_per_device"] if largest else 0,
+        "exact": bounds.exact,
+        "too_many": unit * bounds.too_much * per_device,
         "train": largest,
-        "tried": {tried[m]["images_per_device"]: tried[m]["peak_bytes"] for m in sorted(tried)},
+        "tried": {
+            f"{tried[multiple]['images_per_device']:g}": tried[multiple]["peak_bytes"]
+            for multiple in sorted(tried)
+        },
+        "compile_seconds": sum(one["compile_seconds"] for one in tried.values()),
     }
 
 
@@ -249,6 +239,9 @@ def _smallest_batch(config, num_devices: int, num_labelled: int) -> int:
     config = copy.deepcopy(config)
     for batch_size in range(1, 64 * num_devices + 1):
         config.train.batch_size = batch_size
+        train = config.train
+        if not (batch_size * train.sample_prob * train.unlabelled_ratio).is_integer():
+            continue  # rounded up, so that its multiples need not be multiples
         try:
             config_lib.validate_training(config, num_devices, num_labelled)
         except ValueError:
@@ -309,7 +302,10 @@ def _print(found: dict, config) -> None:
                 "more devices"
             )
     if "largest" in found:
+        largest = found["largest"]
+        tried = ", ".join(f"{n}: {_size(peak)}" for n, peak in largest["tried"].items())
         say(
-            f"the largest batch that fits: {found['largest']['images_per_device']:g} images a "
-            f"device (tried: {found['largest']['tried']})"
+            f"the largest batch that fits: {largest['images_per_device']:g} images a device; "
+            f"{largest['too_many']:g} do not, or are more than there are"
+            f"{'' if largest['exact'] else '; between them nothing was tried'} ({tried})"
         )

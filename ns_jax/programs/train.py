@@ -157,7 +157,6 @@ def _train(
     Raises GoBack where `train.nonfinite` says so.
     """
     per_step = config_lib.images_per_step(config)
-    parts = config.model.stat_groups * config.train.accumulate
     total_steps = config_lib.steps(config, len(examples[0].source))[1]
     mesh, teacher, state = trainer.mesh, trainer.teacher_variables(), start.state
     seed = guard.seed_of_attempt(config.seed, start.attempt)
@@ -168,7 +167,7 @@ def _train(
         trainer.view,
         unlabelled_view=trainer.unlabelled_view,
         per_step=per_step,
-        groups=parts,
+        groups=config.model.stat_groups,
         steps=total_steps,
         start_step=start.step,
         seed=seed,
@@ -191,7 +190,7 @@ def _train(
     ):
         for step in range(start.step + 1, total_steps + 1):
             batch = next(batches)
-            _note_bad(bad, batch, places, per_step, parts)
+            _note_bad(bad, batch, places, per_step, config.model.stat_groups)
             state, metrics = trainer.step(state, sharding.put_batch(batch, mesh), rng, teacher)
             idle.dispatched(metrics["loss"])
             # One step late: this step runs on the device while the host looks at the last one.
@@ -294,11 +293,11 @@ def _marked(examples: pipeline.Examples | None, marks: dict, kind: int):
     return dataclasses.replace(examples, marks={name: both[kind] for name, both in marks.items()})
 
 
-def _note_bad(bad: list, batch: dict, places, per_step: tuple[int, int], parts: int) -> None:
+def _note_bad(bad: list, batch: dict, places, per_step: tuple[int, int], groups: int) -> None:
     """Takes the host's columns off the batch and records its bad images."""
-    index, part = batch.pop("index"), sum(per_step) // parts
+    index, part = batch.pop("index"), sum(per_step) // groups
     for row in batch.pop("bad").nonzero()[0]:
-        is_labelled = places[row] % part < per_step[0] // parts
+        is_labelled = places[row] % part < per_step[0] // groups
         bad[0 if is_labelled else 1].add([index[row]])
 
 
