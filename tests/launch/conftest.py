@@ -1,6 +1,7 @@
 """A cloud for `launch/tpu_pod.sh`: the stand-in for gcloud on the PATH, and what it left."""
 
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,14 @@ from tests.launch import stand_in
 
 NAME = "a-slice"
 POD = str(ROOT / "launch" / "tpu_pod.sh")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeded_signals():
+    """A shell that was started in the background ignores these, and so does all that it starts."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class Launcher:

@@ -1,5 +1,6 @@
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -143,3 +144,22 @@ def test_groups_follow_the_official_rule(tiny_config):
         config = tiny_config.copy_and_resolve_references()
         found = config_lib.with_stat_groups(config, devices)
         assert found.model.stat_groups == groups
+
+
+@pytest.mark.pod
+def test_a_batch_in_pieces_trains_and_finds_its_broken_images(teacher, tiny_config, tmp_path):  # noqa: F811
+    config = config_lib.at_iteration(tiny_config, 1)
+    folder = tmp_path / "labelled"
+    for name in map(str, range(10)):
+        (folder / name).mkdir(parents=True)
+        for copy in range(4):
+            image = np.full((16, 16, 3), 20 * copy + int(name), np.uint8)
+            cv2.imwrite(str(folder / name / f"{copy}.png"), image)
+    (folder / "3" / "0.png").write_bytes(b"not an image")
+    config.data.labelled, config.data.max_bad_fraction = f"folder:{folder}", 0.1
+    config.train.teacher = str(teacher)
+    config.train.batch_size, config.train.unlabelled_ratio, config.train.epochs = 8, 2.0, 1.0
+    config.train.accumulate, config.model.stat_groups = 2, 2
+    outputs = train.run(config, tmp_path / "run")
+    assert outputs["step"] == 5 and outputs["num_bad"] == [1, 0]
+    assert np.isfinite(losses(tmp_path / "run")).all()
