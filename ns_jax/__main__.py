@@ -41,8 +41,8 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "join the other hosts of 
 def main(argv: list[str] | None = None) -> int:
     """Runs one program; returns the exit status: 0, or 2 for input that it cannot work with.
 
-    143 (raised, as SystemExit) after SIGTERM: what there was is saved, and the same command goes
-    on. 1 for what should not happen.
+    After SIGTERM the process ends here, with 143: what there was is saved, and the same command
+    goes on. 1 for what should not happen.
     """
     preemption.hold()
     argv = sys.argv if argv is None else argv
@@ -96,6 +96,9 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"{argv[1]} runs in one process, not in {processes.count()}")
         processes.first_alone(config_lib.claim_workdir, config, workdir)
         importlib.import_module(f"ns_jax.programs.{argv[1]}").run(config, workdir)
+    except preemption.Preempted:
+        processes.disconnect()
+        preemption.end()
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if shows_all:
             raise

@@ -49,6 +49,10 @@ class Checkpoints:
             self._kept.append(checkpoint_managers.EveryNSteps(keep_every))
         self._manager = self._saving = None
 
+    def prepare(self, state) -> None:
+        """Compiles what saving needs, so that a save in a hurry does not wait for it."""
+        checksum.of_copies(state)
+
     def save(self, step: int, state, description: dict) -> None:
         """Returns as soon as the arrays may be given away.
 

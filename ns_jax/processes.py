@@ -82,6 +82,12 @@ def on_loopback(address: str) -> bool:
         return host == "localhost"
 
 
+def disconnect() -> None:
+    """Lets go of the other processes, once all of them are here."""
+    if count() > 1:
+        jax.distributed.shutdown()
+
+
 def _tasks() -> int:
     """Of this job, as Slurm or Open MPI count them."""
     names = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")

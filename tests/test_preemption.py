@@ -28,8 +28,8 @@ from ns_jax import preemption
 
 preemption.hold()
 preemption.watch(float(sys.argv[2]))
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     if sys.argv[1] == "python":
         time.sleep(60)
     elif sys.argv[1] == "stuck":  # in code that no signal reaches
@@ -135,6 +135,7 @@ def test_inference_ends_at_once_and_leaves_nothing_half_done(
     assert not (workdir / "eval.json").exists()
 
 
+@pytest.mark.chaos
 def test_processes_of_a_training_save_one_step_when_one_of_them_is_told(environment, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

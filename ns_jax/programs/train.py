@@ -175,6 +175,7 @@ def _train(
         places=places,
         weights=pipeline.Weights(config.train.sample_prob, config_lib.unlabelled_weight(config)),
     )
+    checkpoints.prepare(state)
     workdir.mkdir(parents=True, exist_ok=True)
     log = MetricsLog(workdir / "metrics.jsonl", start.step, write=processes.is_first())
     guarded = guard.Guard(config.train, start.nonfinite, checkpoints.directory)
