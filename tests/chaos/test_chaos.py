@@ -38,8 +38,9 @@ def assert_same(ours, theirs):
 
 def test_a_few_disturbances_change_nothing(environment, tmp_path, seed):
     flags = {
-        "train.epochs": 2.0,  # 10 steps
-        "train.save_every_steps": 3,
+        "train.epochs": 1.2,  # 6 steps
+        "train.save_every_steps": 2,
+        "label.images_per_shard": 256,
         "selftrain.iterations": 1,
     }
     alone = driver.Driver(tmp_path / "alone", flags, environment, seed)
@@ -55,6 +56,7 @@ def test_fifty_disturbances_change_nothing(environment, tmp_path, seed, capsys):
     flags = {
         "train.epochs": 40.0,  # 200 steps
         "train.save_every_steps": 10,
+        "label.images_per_shard": 128,
         "selftrain.iterations": 2,
     }
     began = time.monotonic()
