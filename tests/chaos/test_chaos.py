@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import time
 
@@ -23,7 +24,10 @@ def small_disk(directory):
     """A disk of its own in memory, if this machine lets us have one."""
     directory.mkdir()
     options = ["-t", "tmpfs", "-o", f"size={driver.SMALL_DISK}", "tmpfs", str(directory)]
-    mounted = subprocess.run(["mount", *options], check=False, capture_output=True).returncode == 0
+    mounted = shutil.which("mount") is not None
+    if mounted:
+        done = subprocess.run(["mount", *options], check=False, capture_output=True)
+        mounted = done.returncode == 0
     try:
         yield mounted
     finally:
