@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from ns_jax import checksum, processes, trees
+from ns_jax import checksum, preemption, processes, trees
 from ns_jax.progress import say
 
 DAMAGED = "damaged_checkpoints"  # beside `checkpoints`: steps that could not be read
@@ -51,7 +51,7 @@ class Checkpoints:
 
     def prepare(self, state) -> None:
         """Compiles what saving needs, so that a save in a hurry does not wait for it."""
-        checksum.of_copies(state)
+        checksum.prepare(state)
 
     def save(self, step: int, state, description: dict) -> None:
         """Returns as soon as the arrays may be given away.
@@ -189,11 +189,15 @@ def _reason(error: Exception) -> str:
 @contextlib.contextmanager
 def _reader():
     """Of Orbax trees. What it has begun when it finds damage it would complain of, array by array,
-    at any later time; one error is enough.
+    at any later time; one error is enough. The notice of a preemption in the midst of it would
+    come out as one more.
     """
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
-        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+        with (
+            preemption.deferred(),
+            contextlib.closing(ocp.StandardCheckpointHandler()) as reader,
+        ):
             yield reader
     except Exception as error:
         traceback.clear_frames(error.__traceback__)

@@ -6,12 +6,13 @@ are split over devices, never matters.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ns_jax import sharding, trees
+from ns_jax import processes, sharding, trees
 
 PIECE = 2**22  # words that the host takes at once
 
@@ -41,8 +42,14 @@ def of_copies(tree) -> np.ndarray:
 
     All rows are equal unless copies of one array differ. Arrays on one mesh, elements of 4 bytes.
     """
+    return np.asarray(prepare(tree)(tree))
+
+
+def prepare(tree) -> Callable:
+    """Compiles `of_copies` for trees like this one, once, in all processes together."""
     leaves, treedef = jax.tree.flatten(tree)
-    return np.asarray(_compiled(treedef, tuple(leaf.sharding for leaf in leaves))(tree))
+    like = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves]
+    return _compiled(treedef, tuple(like))
 
 
 def check_replicas(sums: np.ndarray, tree, step: int) -> None:
@@ -72,10 +79,13 @@ def total(sums) -> int:
 
 
 @functools.cache
-def _compiled(treedef, shardings: tuple):
-    return sharding.of_copies(
-        _of_part, shardings[0].mesh, jax.tree.unflatten(treedef, list(shardings))
-    )
+def _compiled(treedef, leaves: tuple) -> Callable:
+    tree = jax.tree.unflatten(treedef, leaves)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, tree)
+    function = sharding.of_copies(_of_part, leaves[0].sharding.mesh, shardings)
+    compiled = function.lower(tree).compile()
+    processes.meet("checksum")  # one may have found it in its cache, and another compiles
+    return compiled
 
 
 def _weighted(words: np.ndarray, first: int) -> int:

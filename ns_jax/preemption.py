@@ -49,13 +49,13 @@ def noticed() -> bool:
 
 @contextlib.contextmanager
 def deferred():
-    """The notice interrupts nothing in here, but the end of it raises Preempted."""
+    """The notice interrupts nothing in here, but the end of the outermost raises Preempted."""
     global _deferred
-    _deferred = True
+    outer, _deferred = _deferred, True
     try:
         yield
     finally:
-        _deferred = False
+        _deferred = outer
     if noticed():
         _interrupt()
 

@@ -143,13 +143,14 @@ def test_processes_of_a_training_save_one_step_when_one_of_them_is_told(environm
     environment = {**environment, "JAX_NUM_CPU_DEVICES": "4"}
     both = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
     flags = {"mesh.devices": 8, "mesh.fsdp": 2, "mesh.shard_above": 64}
+    flags["preemption.grace_seconds"] = 150.0  # a busy machine
     processes = [
         start("train", tmp_path, environment, [*both, f"--process_id={i}"], **flags)
         for i in range(2)
     ]
     wait_for(lambda: num_lines(tmp_path / "metrics.jsonl") >= 3, processes[0])
     processes[1].send_signal(signal.SIGTERM)
-    outputs = [process.communicate(timeout=90)[0] for process in processes]
+    outputs = [process.communicate(timeout=180)[0] for process in processes]
     assert [process.returncode for process in processes] == [STOPPED, STOPPED], outputs
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert f"step {last:,} is saved" in outputs[0]
