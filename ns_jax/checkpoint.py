@@ -65,9 +65,12 @@ class Checkpoints:
             "state": checksum.total(sums),
             "model": checksum.total(sums.ema_variables),
         }
+        if self._manager:
+            with self._said():
+                self._manager.wait_until_finished()  # an error of the save before is its own
+        self._saving = step
         with self._said():
-            if self._manager is None:
-                self._manager = self._open()
+            self._manager = self._manager or self._open()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -77,7 +80,6 @@ class Checkpoints:
                 ),
                 force=True,  # whether to save is not the manager's to decide
             )
-        self._saving = step
 
     def check(self) -> None:
         """Raises OSError if a save that was begun has failed. Costs nothing."""
@@ -128,13 +130,6 @@ class Checkpoints:
             )
         return None
 
-    def first_description(self) -> dict | None:
-        """Of the newest checkpoint whose description can be read; None if there is none."""
-        for step in sorted(_steps(self.directory), reverse=True):
-            with contextlib.suppress(ValueError, OSError):
-                return description(self.directory / str(step))
-        return None
-
     def _open(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
             self.directory,
@@ -156,10 +151,9 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            what = "" if self._saving is None else f"of step {self._saving:,} "
             raise OSError(
-                f"a checkpoint {what}could not be saved in {self.directory}: {error}\nMake room or "
-                "mend the disk; the same command goes on from the checkpoint before it"
+                f"the checkpoint of step {self._saving:,} could not be saved in {self.directory}: "
+                f"{error}\nMake room or mend the disk; the same command goes on from the one before"
             ) from error
 
 
@@ -309,6 +303,14 @@ def description(path: str | pathlib.Path) -> dict:
     if found.get(SEAL) not in (None, _seal(rest)):
         raise DamageError(f"{path} is damaged: it has another seal")
     return found
+
+
+def readable_description(directory: pathlib.Path) -> dict | None:
+    """Of the newest step in a `checkpoints` directory that has a sound one; None without any."""
+    for step in sorted(_steps(directory), reverse=True):
+        with contextlib.suppress(ValueError, OSError):
+            return description(directory / str(step))
+    return None
 
 
 def _sealed(description: dict, checksums: dict) -> dict:

@@ -84,7 +84,7 @@ def _compiled(treedef, leaves: tuple) -> Callable:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, tree)
     function = sharding.of_copies(_of_part, leaves[0].sharding.mesh, shardings)
     compiled = function.lower(tree).compile()
-    processes.meet("checksum")  # one may have found it in its cache, and another compiles
+    processes.wait("checksum")  # one may have found it in its cache, and another compiles
     return compiled
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ns_jax import config as config_lib
 from ns_jax import processes, rollcall
@@ -187,7 +188,7 @@ def _work(connect: Callable[[], None], coordinator: str | None, facts: dict) -> 
         facts["step"] = "computing on its devices"
         facts["device_seconds"] = max(map(_device_seconds, devices))
         facts["step"] = "computing with the others"
-        processes.wait()
+        processes.gather(np.zeros(1))
         facts["step"] = "done"
     except Exception as error:  # whatever it is, process 0 is to say it
         first = (str(error).splitlines() or [""])[0]

@@ -16,7 +16,7 @@ import numpy as np
 from ns_jax import preemption
 
 _MESSAGE_BYTES = 2048
-_meetings: dict[str, int] = {}  # of each name so far
+_waits: dict[str, int] = {}  # of each name so far
 _PARTS = ("config", "code", "versions")
 
 
@@ -195,7 +195,7 @@ def first_says(function: Callable, *arguments) -> int:
     return int(gather(np.array([said], np.int64))[0][0])
 
 
-def meet(name: str) -> None:
+def wait(name: str) -> None:
     """Until every process is here, for minutes if need be.
 
     The first message between CPUs waits 30 seconds for the other side, and then is an error.
@@ -203,11 +203,6 @@ def meet(name: str) -> None:
     if count() > 1:
         from orbax.checkpoint import multihost
 
-        _meetings[name] = _meetings.get(name, 0) + 1  # the same in every process
+        _waits[name] = _waits.get(name, 0) + 1  # the same in every process
         everyone = set(range(count()))
-        multihost.sync_global_processes(f"ns_jax {name} {_meetings[name]}", processes=everyone)
-
-
-def wait() -> None:
-    """Until every process is here."""
-    gather(np.zeros(0, np.uint8))
+        multihost.sync_global_processes(f"ns_jax {name} {_waits[name]}", processes=everyone)

@@ -131,7 +131,7 @@ def _start(config, trainer, checkpoints, initial: dict | None, inputs: dict, wor
     if found := checkpoints.restore(placed, check):
         step, state, description = found
         say(f"goes on from step {step:,}")
-        return _Start(step, state, **description["so_far"])
+        return _Start(step, state, **description.get("so_far", {}))  # not of older versions
     if not initial:
         return _Start(0, trainer.init(config.seed))
     expected = {"params": trainer.shapes.params, "batch_stats": trainer.shapes.batch_stats}
@@ -279,11 +279,10 @@ def _inputs(config, source, initial: dict | None) -> dict:
 
 def _with_stat_groups(config, num_devices: int, workdir: pathlib.Path):
     """With BatchNorm's groups settled: a run that goes on elsewhere keeps those it began with."""
-    if config.model.stat_groups is None:
-        found = checkpoint.Checkpoints(workdir / "checkpoints", keep=1).first_description()
-        if found:
-            config = copy.deepcopy(config)
-            config.model.stat_groups = found.get("stat_groups", 1)
+    found = checkpoint.readable_description(workdir / "checkpoints")
+    if found and config.model.stat_groups is None:
+        config = copy.deepcopy(config)
+        config.model.stat_groups = found.get("stat_groups", 1)
     return config_lib.with_stat_groups(config, num_devices)
 
 

@@ -41,7 +41,9 @@ class Driver:
         self._chance = random.Random(seed)
         self._output = workdir.parent / f"{workdir.name}.txt"
         self.counts = dict.fromkeys((*SIGNALS, "checkpoint", "shard", "disk full"), 0)
-        self.starts = self.in_training = self.lost = self.most_lost = self.lost_to_notice = 0
+        self.starts = self.in_training = self.lost = self.lost_to_notice = 0
+        self.most_lost = {"sound": 0, "damaged": 0}  # at once, by what its checkpoints were
+        self._damaged = set()  # iterations with a damaged checkpoint that nobody has met yet
         self._promised = {}  # iteration -> the step that was saved at a notice
 
     def finish(self) -> None:
@@ -137,7 +139,10 @@ class Driver:
             self.in_training += 1
             start = int(found[1].replace(",", "")) if found else 0
             lost = max(0, before - start)
-            self.lost, self.most_lost = self.lost + lost, max(self.most_lost, lost)
+            self.lost += lost
+            kind = "damaged" if iteration in self._damaged else "sound"
+            self.most_lost[kind] = max(self.most_lost[kind], lost)
+            self._damaged.discard(iteration)
             self.lost_to_notice += max(0, self._promised.pop(iteration, 0) - start)
             if saved := re.search(r"step ([\d,]+) is saved", part):
                 self._promised[iteration] = int(saved[1].replace(",", ""))
@@ -181,7 +186,9 @@ class Driver:
         ]
         self._damage(self._chance.choice(files))
         self.counts["checkpoint"] += 1
-        self._promised.clear()
+        iteration = int(newest.parent.parent.name.removeprefix("iteration_"))
+        self._damaged.add(iteration)
+        self._promised.pop(iteration, None)
 
     def _damage_shard(self) -> None:
         """Of labels that have to be selected from again: the selection is gone."""

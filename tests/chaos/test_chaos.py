@@ -84,5 +84,7 @@ def test_fifty_disturbances_change_nothing(environment, tmp_path, seed, capsys):
             f"{alone_seconds:.0f} s; result identical: yes"
         )
     assert sum(disturbed.counts.values()) >= 50
-    assert disturbed.lost_to_notice == 0 and disturbed.most_lost <= 2 * 10
+    # Since the last checkpoint, while the next one is being written; and one that was damaged.
+    assert disturbed.most_lost["sound"] <= 2 * 10 and disturbed.most_lost["damaged"] <= 3 * 10
+    assert disturbed.lost_to_notice == 0
     assert disturbed.counts["checkpoint"] and (disturbed.counts["disk full"] or not is_small)
