@@ -87,9 +87,12 @@ def _wait(grace_seconds: float) -> None:
     _notice.set()
     print(f"SIGTERM: ends within {grace_seconds:g} s, what there is is saved", file=sys.stderr)
     signal.pthread_kill(threading.main_thread().ident, WAKING)
-    # JAX has put a handler of its own in the place of ours where processes are joined: it tells the
-    # other processes. Of all threads this one alone takes the signal.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    os.kill(os.getpid(), signal.SIGTERM)
+    jax = sys.modules.get("jax")
+    if jax and jax.distributed.is_initialized():
+        # JAX has put a handler of its own in the place of ours: it tells the other processes. Of
+        # all threads this one alone takes the signal. In one process it stays blocked: a second
+        # one ends nothing.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace_seconds)
     os._exit(STATUS)
