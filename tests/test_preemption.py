@@ -61,6 +61,7 @@ def test_the_notice_ends_a_process_in_time(environment, kind, grace, least, said
         text=True,
     )
     assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)  # it goes from there to where the signal is to find it
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)  # an impatient cluster
