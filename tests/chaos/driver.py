@@ -35,11 +35,11 @@ SMALL_DISK = "256m"
 class Driver:
     """One workdir, what is done to it, and what came of that."""
 
-    def __init__(self, workdir: pathlib.Path, flags: dict, environment: dict, seed: int):
-        self.workdir, self._environment = workdir, environment
+    def __init__(self, workdir: pathlib.Path, output: pathlib.Path, flags, environment, seed: int):
+        """`output`: file of what the program says, not on a disk that is to be full."""
+        self.workdir, self._output, self._environment = workdir, output, environment
         self._flags = [f"--config.{name}={value}" for name, value in {**FLAGS, **flags}.items()]
         self._chance = random.Random(seed)
-        self._output = workdir.parent / f"{workdir.name}.txt"
         self.counts = dict.fromkeys((*SIGNALS, "checkpoint", "shard", "disk full"), 0)
         self.starts = self.in_training = self.lost = self.lost_to_notice = 0
         self.most_lost = {"sound": 0, "damaged": 0}  # at once, by what its checkpoints were

@@ -47,9 +47,10 @@ def test_a_few_disturbances_change_nothing(environment, tmp_path, seed):
         "label.images_per_shard": 256,
         "selftrain.iterations": 1,
     }
-    alone = driver.Driver(tmp_path / "alone", flags, environment, seed)
+    alone = driver.Driver(tmp_path / "alone", tmp_path / "alone.txt", flags, environment, seed)
     alone.finish()
-    disturbed = driver.Driver(tmp_path / "disturbed", flags, environment, seed)
+    output = tmp_path / "disturbed.txt"
+    disturbed = driver.Driver(tmp_path / "disturbed", output, flags, environment, seed)
     disturbed.disturb(5, seconds=9.0, disk_full=False)
     assert_same(driver.outcome(disturbed.workdir), driver.outcome(alone.workdir))
     assert disturbed.lost_to_notice == 0
@@ -64,13 +65,13 @@ def test_fifty_disturbances_change_nothing(environment, tmp_path, seed, capsys):
         "selftrain.iterations": 2,
     }
     began = time.monotonic()
-    alone = driver.Driver(tmp_path / "alone", flags, environment, seed)
+    alone = driver.Driver(tmp_path / "alone", tmp_path / "alone.txt", flags, environment, seed)
     alone.finish()
     alone_seconds, began = time.monotonic() - began, time.monotonic()
     with small_disk(tmp_path / "disk") as is_small:
-        workdir = tmp_path / "disk" / "disturbed"
+        workdir, output = tmp_path / "disk" / "disturbed", tmp_path / "disturbed.txt"
         workdir.mkdir()
-        disturbed = driver.Driver(workdir, flags, environment, seed)
+        disturbed = driver.Driver(workdir, output, flags, environment, seed)
         disturbed.disturb(50, seconds=12.0, disk_full=is_small)
         assert_same(driver.outcome(workdir), driver.outcome(alone.workdir))
     with capsys.disabled():
