@@ -25,6 +25,7 @@ PROGRAMS = {
 }
 ALONE = ("doctor", "convert", "plan")  # in one process
 IN_BUCKETS = ("label",)  # their workdir may be one
+BAD_INPUT = (ValueError, OSError, FloatingPointError, ImportError)  # as the programs tell it
 CACHE = "NS_JAX_COMPILE_CACHE"  # a directory; "" switches the cache of compiled steps off
 
 FLAGS = flags.FLAGS
@@ -97,15 +98,26 @@ def main(argv: list[str] | None = None) -> int:
         processes.first_alone(config_lib.claim_workdir, config, workdir)
         importlib.import_module(f"ns_jax.programs.{argv[1]}").run(config, workdir)
     except preemption.Preempted:
-        processes.disconnect()
-        preemption.end()
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        if shows_all:
+        _leave()
+    except Exception as error:
+        if preemption.noticed():
+            if not preemption.is_behind(error):
+                _fail(error)
+            _leave()
+        if shows_all or not isinstance(error, BAD_INPUT):
             raise
         full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         room = f"; make room on the disk of {workdir}, and the same command goes on"
         return _fail(f"{error}{room}" if full else error)
     return 0
+
+
+def _leave() -> None:
+    """Ends the process, with all others of the run where they have been told to go too."""
+    from ns_jax import processes
+
+    processes.disconnect()
+    preemption.end()
 
 
 def _workdir(program: str, name: str):

@@ -47,6 +47,16 @@ def noticed() -> bool:
     return _notice.is_set()
 
 
+def is_behind(error: Exception) -> bool:
+    """Whether an error is Preempted in other clothes: of a library that was interrupted while it
+    called back (JAX's comparison of trees makes it a ValueError).
+    """
+    chain = error
+    while chain is not None and not isinstance(chain, Preempted):
+        chain = chain.__cause__ or chain.__context__
+    return chain is not None
+
+
 @contextlib.contextmanager
 def deferred():
     """The notice interrupts nothing in here, but the end of the outermost raises Preempted."""

@@ -70,6 +70,45 @@ def test_the_notice_ends_a_process_in_time(environment, kind, grace, least, said
     assert least <= time.monotonic() - began
 
 
+IN_A_CALLBACK = """
+import os, signal, sys, time
+from ns_jax import __main__, preemption
+
+preemption.hold()  # before JAX has threads
+import jax
+from ns_jax.programs import evaluate
+
+class Slow:
+    __call__ = print
+
+    def __eq__(self, other):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+def run(config, workdir):
+    one, other = (jax.tree.structure(jax.tree_util.Partial(Slow())) for _ in range(2))
+    one == other
+    print("never")
+
+evaluate.run = run
+sys.exit(__main__.main(sys.argv))
+"""
+
+
+def test_a_notice_that_a_library_makes_an_error_of_its_own_is_one(environment, tmp_path):
+    command = ["evaluate", "--config=configs/digits.py", f"--workdir={tmp_path}"]
+    found = subprocess.run(
+        [sys.executable, "-c", IN_A_CALLBACK, *command],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == STOPPED, found.stderr
+    assert "never" not in found.stdout and "error" not in found.stderr
+
+
 def start(program, workdir, environment, arguments=(), **flags):
     command = ["-m", "ns_jax", program, "--config=configs/digits.py:role=teacher"]
     flags = [f"--config.{name}={value}" for name, value in {**TINY, **flags}.items()]
