@@ -17,7 +17,7 @@ WAKING = signal.SIGURG  # tells the main thread; nobody else uses it, and it end
 STATUS = 143  # of the process, as a shell has it for one that SIGTERM ended: start it again
 
 _notice = threading.Event()
-_deferred = _leaving = False
+_deferred = _leaving = _handed_on = False
 
 
 class Preempted(SystemExit):
@@ -41,6 +41,12 @@ def watch(grace_seconds: float) -> None:
     """From here on SIGTERM ends the process in good order, `grace_seconds` later in any order."""
     arguments = (grace_seconds,)
     threading.Thread(target=_wait, args=arguments, name="preemption", daemon=True).start()
+
+
+def hand_on() -> None:
+    """From here on JAX gets the notice too, to tell the other processes."""
+    global _handed_on
+    _handed_on = True
 
 
 def noticed() -> bool:
@@ -97,11 +103,9 @@ def _wait(grace_seconds: float) -> None:
     _notice.set()
     print(f"SIGTERM: ends within {grace_seconds:g} s, what there is is saved", file=sys.stderr)
     signal.pthread_kill(threading.main_thread().ident, WAKING)
-    jax = sys.modules.get("jax")
-    if jax and jax.distributed.is_initialized():
-        # JAX has put a handler of its own in the place of ours: it tells the other processes. Of
-        # all threads this one alone takes the signal. In one process it stays blocked: a second
-        # one ends nothing.
+    if _handed_on:
+        # JAX has put a handler of its own in the place of ours. Of all threads this one alone
+        # takes the signal. In one process it stays blocked: a second one ends nothing.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace_seconds)

@@ -27,11 +27,15 @@ def connect(coordinator: str | None, count: int | None, index: int | None, wante
     Raises ValueError for flags that do not go together. Before anything touches a device.
     """
     if _given(coordinator, count, index):
-        if count > 1:
-            bind = coordinator if on_loopback(coordinator) else None  # None: on all addresses
-            jax.distributed.initialize(coordinator, count, index, coordinator_bind_address=bind)
+        if count == 1:
+            return
+        bind = coordinator if on_loopback(coordinator) else None  # None: on all addresses
+        jax.distributed.initialize(coordinator, count, index, coordinator_bind_address=bind)
     elif wanted or _tasks() > 1:
         jax.distributed.initialize()
+    else:
+        return
+    preemption.hand_on()
 
 
 def place(
