@@ -48,6 +48,14 @@ def tiny_config():
     return config
 
 
+@pytest.fixture
+def few_stages(monkeypatch):
+    """Networks end after three stages of seven, for which their steps compile in half the time."""
+    from ns_jax.models import efficientnet
+
+    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:3])
+
+
 @pytest.fixture(scope="session")
 def tensors():
     """Random weights of B0 with 7 classes, as timm names and lays them out."""

@@ -137,7 +137,7 @@ def test_noise_is_a_function_of_seed_and_step(step, start):
     assert float(step(start, make_batch(), seed=4)[1]["loss"]) != float(again)
 
 
-def test_pieces_of_a_batch_are_groups_of_their_own():
+def test_pieces_of_a_batch_are_groups_of_their_own(few_stages):
     """Without noise, two pieces, of every second row each, give the loss and gradient of two
     BatchNorm groups.
     """

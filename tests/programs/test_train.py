@@ -55,7 +55,10 @@ def losses(workdir):
     return [json.loads(line)["train/loss"] for line in lines]
 
 
-def test_a_teacher_in_the_step_equals_its_stored_labels(teacher, tiny_config, tmp_path):  # noqa: F811
+def test_a_teacher_in_the_step_equals_its_stored_labels(
+    few_stages, make_teacher, tiny_config, tmp_path
+):
+    teacher = make_teacher(tmp_path / "teacher")
     config = config_lib.at_iteration(tiny_config, 1)
     config.train.epochs = 0.8  # 4 steps
     config.label.checkpoint = str(teacher)
@@ -106,7 +109,7 @@ def test_noise_can_be_kept_from_unlabelled_images(tiny_config, noise, kind, oper
     assert ("noisy" in built.batch(10, 1)) == (noise == "none")
 
 
-def test_a_fine_tune_is_the_last_stage_of_an_iteration(tiny_config, tmp_path):
+def test_a_fine_tune_is_the_last_stage_of_an_iteration(few_stages, tiny_config, tmp_path):
     tiny_config.selftrain.iterations = 0
     tiny_config.finetune.epochs = 0.4  # 2 steps
     tiny_config.finetune.image_size = 24
