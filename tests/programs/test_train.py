@@ -58,17 +58,17 @@ def losses(workdir):
 def test_a_teacher_in_the_step_equals_its_stored_labels(
     few_stages, make_teacher, tiny_config, tmp_path
 ):
-    teacher = make_teacher(tmp_path / "teacher")
+    directory = str(make_teacher(tmp_path / "teacher"))
     config = config_lib.at_iteration(tiny_config, 1)
     config.train.epochs = 0.8  # 4 steps
-    config.label.checkpoint = str(teacher)
+    config.label.checkpoint = directory
     config.label.classes_kept = 10  # all there are
     config.select.labels = str(tmp_path / "labels")
     config.train.selection = str(tmp_path / "selection")
     label.run(config, tmp_path)
     select.run(config, tmp_path)
     train.run(config, tmp_path / "stored")
-    config.train.teacher = str(teacher)
+    config.train.teacher = directory
     train.run(config, tmp_path / "in_the_step")
     # Stored probabilities are whole 65,535ths.
     ours, theirs = losses(tmp_path / "stored"), losses(tmp_path / "in_the_step")
