@@ -17,6 +17,7 @@ WAKING = signal.SIGURG  # tells the main thread; nobody else uses it, and it end
 STATUS = 143  # of the process, as a shell has it for one that SIGTERM ended: start it again
 
 _notice = threading.Event()
+_lost = threading.Event()  # Preempted was raised where nothing can be
 _deferred = _leaving = _handed_on = False
 
 
@@ -39,6 +40,16 @@ def hold() -> None:
 
 def watch(grace_seconds: float) -> None:
     """From here on SIGTERM ends the process in good order, `grace_seconds` later in any order."""
+    hook = sys.unraisablehook
+
+    def note(found) -> None:
+        """JAX is called back at each garbage collection: what is raised there goes nowhere."""
+        if isinstance(found.exc_value, Preempted):
+            _lost.set()
+        else:
+            hook(found)
+
+    sys.unraisablehook = note
     arguments = (grace_seconds,)
     threading.Thread(target=_wait, args=arguments, name="preemption", daemon=True).start()
 
@@ -99,14 +110,24 @@ def _interrupt(*_) -> None:
 
 
 def _wait(grace_seconds: float) -> None:
+    global _leaving
     signal.sigwait({signal.SIGTERM})
+    end = time.monotonic() + grace_seconds
     _notice.set()
     print(f"SIGTERM: ends within {grace_seconds:g} s, what there is is saved", file=sys.stderr)
-    signal.pthread_kill(threading.main_thread().ident, WAKING)
+    _wake()
     if _handed_on:
         # JAX has put a handler of its own in the place of ours. Of all threads this one alone
         # takes the signal. In one process it stays blocked: a second one ends nothing.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(grace_seconds)
+    while _lost.wait(max(0.0, end - time.monotonic())):
+        time.sleep(0.05)  # until that place is left
+        _lost.clear()
+        _leaving = False
+        _wake()
     os._exit(STATUS)
+
+
+def _wake() -> None:
+    signal.pthread_kill(threading.main_thread().ident, WAKING)
