@@ -13,12 +13,16 @@ BATCH = 64
 
 def main() -> None:
     directory, mode, cores, count = sys.argv[1:]
-    count = int(count)
+    worker.serve_stream(stream(directory, mode, int(cores)), BATCH, int(count))
+
+
+def stream(directory: str, mode: str, cores: int):
+    """Batches without an end, or for long enough."""
     source = sources.open_source(f"folder:{directory}", labels_per_class=1, seed=0)
     evaluation = images.Preprocessing(224, "0.875", (0.485,) * 3, (0.229,) * 3)
-    reading = Reading(workers=int(cores))
+    reading = Reading(workers=cores)
     if mode == "training":
-        batches = pipeline.train_batches(
+        return pipeline.train_batches(
             pipeline.labelled_examples(source, 0.1, 1),
             None,
             views.TrainView(evaluation, "crop", True, randaugment.RandAugment(2, 9)),
@@ -29,12 +33,9 @@ def main() -> None:
             seed=0,
             reading=reading,
         )
-    else:
-        many = sources.open_source("+".join([source.name] * 500), labels_per_class=1, seed=0)
-        batches = pipeline.evaluation_batches(
-            many, [range(len(many))], evaluation, batch_size=BATCH, reading=reading
-        )
-    worker.serve_stream(batches, BATCH, count)
+    many = sources.open_source("+".join([source.name] * 500), labels_per_class=1, seed=0)
+    parts = pipeline.full_batches([range(len(many))], BATCH)
+    return pipeline.evaluation_batches(many, parts, [evaluation], batch_size=BATCH, reading=reading)
 
 
 if __name__ == "__main__":

@@ -49,31 +49,38 @@ class BadImageError(Exception):
 
 
 class Picture:
-    """An image that may not be decoded yet, with its upright `height` and `width` in pixels."""
+    """An image that may not be decoded yet."""
 
     def __init__(self, data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS):
         """Reads the header of an image file, or takes an RGB array `[H, W, 3]` as it is.
 
         Raises BadImageError: empty, not an image, or more than `max_pixels`.
         """
-        self._data, self._pixels, self._header = data, None, None
+        self._data, self._whole, self._header = data, None, None
         if isinstance(data, np.ndarray):
             if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3 or not data.size:
                 raise BadImageError(f"not an RGB image: {data.dtype}{list(data.shape)}")
-            self._pixels = data
+            self._whole, size = data, data.shape[:2]
         elif not data:
             raise BadImageError("empty file")
-        if self._pixels is not None:
-            size = data.shape[:2]
         else:
             self._header, size = _header(data)
-        self.height, self.width = size
+        height, width = size
         if min(size) < 1:
-            raise BadImageError(f"no pixels: {self.width} x {self.height}")
-        if self.height * self.width > max_pixels:
+            raise BadImageError(f"no pixels: {width} x {height}")
+        if height * width > max_pixels:
             raise BadImageError(
-                f"too large: {self.width} x {self.height} pixels; data.max_pixels is {max_pixels:,}"
+                f"too large: {width} x {height} pixels; data.max_pixels is {max_pixels:,}"
             )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Upright height and width in pixels.
+
+        A JPEG's header tells them. Other kinds are decoded for them: which of those have marks of
+        orientation, and where, is the decoder's to know. Raises BadImageError as `pixels` does.
+        """
+        return self._header.size if self._header else self.pixels().shape[:2]
 
     def pixels(self, reduction: int = 1, bottom: int | None = None) -> np.ndarray:
         """uint8 RGB `[H, W, 3]`; a JPEG's sides divided by `reduction` (1, 2, 4, 8), rounded up.
@@ -82,11 +89,11 @@ class Picture:
         followed, transparency is dropped, 16 bits become 8. Raises BadImageError for a file that is
         truncated or damaged.
         """
-        if self._pixels is not None:
-            return self._pixels
         if self._header is None:
-            return _decode(self._data, 1)
-        bottom = self.height if bottom is None else bottom
+            if self._whole is None:
+                self._whole = _decode(self._data, 1)
+            return self._whole
+        bottom = self._header.size[0] if bottom is None else bottom
         pixels = _decode_jpeg(self._data, self._header, reduction, bottom)
         return _decode(self._data, reduction) if pixels is None else pixels
 
@@ -105,7 +112,10 @@ def decode(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> np.ndarray
 
 
 def _decode(data: bytes, reduction: int) -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[reduction])
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[reduction])
+    except cv2.error:  # a side beyond OpenCV's own limit of 2^20
+        image = None
     if image is None:
         raise BadImageError("truncated or damaged")
     return image
@@ -165,7 +175,7 @@ class _JpegHeader:
     @property
     def size(self) -> tuple[int, int]:
         stored = self.height, self.width
-        return stored if self.orientation < 5 else stored[::-1]
+        return stored[::-1] if 5 <= self.orientation <= 8 else stored
 
 
 def _jpeg_header(data: bytes) -> _JpegHeader:

@@ -43,7 +43,7 @@ def size(data: bytes) -> tuple[int, int] | None:
     elif data[:12] == b"\0\0\0\x0cjP  \r\n\x87\n":
         starts = [start for start, _ in _boxes(data, 0, len(data), b"jp2c")]
         width, height = _jpeg_2000(data, starts[0])
-    elif data[4:8] == b"ftyp":
+    elif data[4:8] == b"ftyp" and _brands(data) & {b"avif", b"avis"}:  # and no HEIC or MP4
         width, height = _avif(data)
     else:
         return None
@@ -86,6 +86,12 @@ def _jpeg_2000(data: bytes, start: int) -> tuple[int, int]:
         raise ValueError("no codestream")
     right, bottom, left, top = struct.unpack_from(">IIII", data, start + 8)
     return max(0, right - left), max(0, bottom - top)
+
+
+def _brands(data: bytes) -> set[bytes]:
+    """What kinds of file this is, as its first box says."""
+    (end,) = struct.unpack_from(">I", data)
+    return {data[at : at + 4] for at in (8, *range(16, min(end, len(data)), 4))}
 
 
 def _avif(data: bytes) -> tuple[int, int]:

@@ -71,7 +71,7 @@ class TrainView:
         if self.kind != "crop":
             return None
         sampler = {"official": images.official_crop, "area": images.area_crop}[self.crop_sampler]
-        return sampler(picture.height, picture.width, rng)
+        return sampler(*picture.size, rng)
 
     def _reduction(self, picture: decoding.Picture, box: images.Box | None) -> int:
         """How far a JPEG may be reduced while it is decoded: its crop still covers the view.

@@ -78,6 +78,8 @@ def test_photographs_are_turned_as_their_exif_mark_says(orientation):
         (b"\x89PNG\r\n\x1a\n", "truncated or damaged"),
         (np.zeros((4, 4), np.uint8), "not an RGB image"),
         (np.zeros((4, 4, 3), np.float32), "not an RGB image"),
+        (b"P5 1100000 1 255\n" + bytes(1_100_000), "truncated or damaged"),  # 2^20 are most
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "not an image"),  # a telephone's
     ],
 )
 def test_bad_images_have_a_reason(data, reason):
@@ -91,7 +93,7 @@ KINDS = (".jpg", ".png", ".webp", ".gif", ".bmp", ".tiff", ".ppm", ".jp2", ".avi
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_header_gives_the_size(kind):
     picture = decoding.Picture(encode(gradient(81, 134), kind))
-    assert (picture.height, picture.width) == picture.pixels().shape[:2] == (81, 134)
+    assert picture.size == picture.pixels().shape[:2] == (81, 134)
 
 
 @pytest.mark.parametrize("lossless", [True, False])
@@ -104,15 +106,28 @@ def test_all_kinds_of_webp_headers_are_read(lossless, mode):
     assert headers.size(data) == (21, 34)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_size_is_that_of_the_upright_image(orientation):
+def marked(kind, orientation):
+    """20 rows of 30 pixels, as a camera that was turned would mark them."""
     picture = Image.fromarray(gradient(20, 30))
     exif = picture.getexif()
     exif[0x0112] = orientation
-    data = pillow_bytes(picture, "JPEG", exif=exif.tobytes())
-    found = decoding.Picture(data)
-    assert (found.height, found.width) == found.pixels().shape[:2]
-    assert found.pixels(2).shape[:2] == ((10, 15) if orientation < 5 else (15, 10))
+    return pillow_bytes(picture, kind, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_the_size_is_that_of_the_upright_image(orientation):
+    found = decoding.Picture(marked("JPEG", orientation))
+    assert found.size == found.pixels().shape[:2]
+    assert found.pixels(2).shape[:2] == ((15, 10) if 5 <= orientation <= 8 else (10, 15))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_all_kinds_are_turned_upright_or_keep_the_size_that_they_tell(kind):
+    turned = kind != "AVIF"  # whose mark is another one
+    for orientation in (1, 6):
+        found = decoding.Picture(marked(kind, orientation))
+        upright = (30, 20) if orientation == 6 and turned else (20, 30)
+        assert found.size == found.pixels().shape[:2] == upright
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ns_jax.data import decoding
+from ns_jax.data import decoding, headers
 
 MANY = 100_000  # a side
 
@@ -143,9 +143,9 @@ MADE = (".jpg", ".png", ".webp", ".gif", ".bmp", ".tiff", ".ppm", ".jp2", ".avif
 def test_headers_made_here_are_those_that_decoders_read():
     """Of the same makers at a small side: else the refusals above would prove little."""
     makers = (png, gif, bmp, webp, webp_lossless, webp_lossy, tiff, big_tiff, pnm, jp2, codestream)
-    for make in (*makers, avif, jpeg):
-        picture = decoding.Picture(make(64))
-        assert (picture.height, picture.width) == (64, 64), make.__name__
+    for make in (*makers, avif):
+        assert headers.size(make(64)) == (64, 64), make.__name__
+    assert decoding.Picture(jpeg(64)).size == (64, 64)
     for make, side in ((pnm, 1), (jpeg, 16), (tiff, 2), (bmp, 2), (big_tiff, 2)):
         assert decoding.decode(make(side)).shape == (side, side, 3), make.__name__
 
