@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Iterable
 
 from ml_collections import config_dict
 
@@ -193,10 +194,17 @@ def with_stat_groups(config: config_dict.ConfigDict, num_devices: int) -> config
     return config
 
 
+def check_ranges(section: str, settings, rules: Iterable[tuple[str, bool, str]]) -> None:
+    """`rules`: name of a setting, whether its value is valid, what it is to be. Or ValueError."""
+    for name, valid, range_ in rules:
+        if not valid:
+            raise ValueError(f"{section}.{name} is {settings[name]}; it must be {range_}")
+
+
 def validate_training(config: config_dict.ConfigDict, num_devices: int, num_labelled: int) -> None:
     """Checks that the numbers of a training go together; raises ValueError naming those at odds."""
-    train = config.train
-    for name, valid, range_ in (
+    train, loss = config.train, config.loss
+    train_ranges = (
         ("batch_size", train.batch_size >= 1, "at least 1"),
         ("accumulate", train.accumulate >= 1, "at least 1"),
         ("sample_prob", 0 < train.sample_prob <= 1, "above 0 and at most 1"),
@@ -204,9 +212,13 @@ def validate_training(config: config_dict.ConfigDict, num_devices: int, num_labe
         ("save_every_minutes", train.save_every_minutes >= 0, "0 (never) or more"),
         ("keep_checkpoints", train.keep_checkpoints >= 1, "at least 1"),
         ("nonfinite_limit", train.nonfinite_limit >= 0, "0 or more"),
-    ):
-        if not valid:
-            raise ValueError(f"train.{name} is {train[name]}; it must be {range_}")
+    )
+    loss_ranges = (
+        ("temperature", 0 < loss.temperature < math.inf, "above 0"),
+        ("label_smoothing", 0 <= loss.label_smoothing < 1, "0 or more, and below 1"),
+    )
+    check_ranges("train", train, train_ranges)
+    check_ranges("loss", loss, loss_ranges)
     labelled, unlabelled = images_per_step(config)
     turns = f" in {train.accumulate} turns" if train.accumulate > 1 else ""
     if (labelled + unlabelled) % (num_devices * train.accumulate):

@@ -1,6 +1,7 @@
 """The label shards of a directory as work that workers share: what is there, what is left to do."""
 
 import concurrent.futures
+import fnmatch
 import math
 import os
 import time
@@ -77,9 +78,16 @@ class Work:
     def check(self) -> None:
         """Removes shards that are cut off, which are then computed again, and says so.
 
-        Raises ValueError if one was made of something else.
+        Raises ValueError if one was made of something else, or is one of another number of shards.
         """
         self._look(0.0)
+        others = sorted(fnmatch.filter(self._there - set(self._names), labels.SHARDS))
+        if others:
+            raise ValueError(
+                f"{self._directory} holds {len(others)} shards of another labelling, {others[0]} "
+                f"first, where this one makes {len(self)}: of another source or with another "
+                "label.images_per_shard; take another workdir, or remove them"
+            )
         with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
             there = [number for number, name in enumerate(self._names) if name in self._there]
             list(pool.map(self._check, there))

@@ -1,4 +1,4 @@
-"""Those sides of the benchmarks that run in processes of their own, where no test would see them."""
+"""Sides of the benchmarks that run in processes of their own, where no test would see them."""
 
 import contextlib
 

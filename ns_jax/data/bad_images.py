@@ -1,5 +1,7 @@
 """Unreadable images: counted, limited, and listed in the end. They keep their index throughout."""
 
+from collections.abc import Iterable
+
 from ns_jax.data import decoding
 from ns_jax.progress import one_line
 
@@ -7,10 +9,14 @@ from ns_jax.progress import one_line
 class BadImages:
     """The unreadable images met so far in one source."""
 
-    def __init__(self, source, max_fraction: float):
+    def __init__(
+        self, source, max_fraction: float, known: Iterable[int] = (), num_images: int | None = None
+    ):
+        """`known`: indices of those met before; `num_images`: that are read, if not all."""
         self.name = source.name
         self._source, self._max_fraction = source, max_fraction
-        self._indices: set[int] = set()
+        self._num_images = len(source) if num_images is None else num_images
+        self._indices = set(known)
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -19,11 +25,11 @@ class BadImages:
         return sorted(self._indices)
 
     def add(self, indices) -> None:
-        """Raises ValueError once they are more than the allowed share of the source."""
+        """Raises ValueError once they are more than the allowed share of those that are read."""
         self._indices.update(int(index) for index in indices)
-        if len(self) > self._max_fraction * len(self._source):
+        if len(self) > self._max_fraction * self._num_images:
             raise ValueError(
-                f"{len(self)} of {len(self._source)} images of {self._source.name} cannot be read, "
+                f"{len(self)} of {self._num_images} images of {self._source.name} cannot be read, "
                 f"more than data.max_bad_fraction={self._max_fraction} allows. The first ones:\n"
                 + "\n".join(self.lines(10))
             )

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from ns_jax.data import files
 
 SCALE = 65535  # a stored probability is a uint16: probability * 65535
+SHARDS = "labels-*-of-*.parquet"
 # Of a shard's columns, where the default is larger: 52 bytes an image instead of 59 (k = 16 of
 # 1,000 classes, keys that are numbers). Splitting the bytes of `probs` would save 6 more, but
 # DuckDB, with which people look into shards, cannot read that.

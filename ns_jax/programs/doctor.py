@@ -84,6 +84,7 @@ def _examine(config, source: Source) -> dict:
         "all_counted": source.labels is not None,  # else the classes are those of the sample
         "per_class": dict(zip(source.class_names, map(int, per_class), strict=True)),
         "sample": count,
+        "num_bad": len(bad),
         "bad": bad.lines(),
         "median_size": [int(statistics.median(side)) for side in zip(*sizes, strict=True)],
         "median_bytes": int(statistics.median(lengths)),
@@ -113,7 +114,7 @@ def _source_rows(found: dict) -> tuple[list[str], list[list[str]]]:
                 f"{many}: {counts[many]:,}{of}" if sum(counts.values()) else "-",
                 f"{width} x {height}",
                 f"{source['median_bytes']:,}",
-                f"{len(source['bad'])} of {source['sample']:,}",
+                f"{source['num_bad']:,} of {source['sample']:,}",
             ]
         )
     return columns, rows

@@ -13,6 +13,8 @@ from ns_jax.progress import Progress, say
 
 def run(config, workdir: pathlib.Path) -> dict:
     """Writes and returns `eval.json`. Images that cannot be read are counted, not scored."""
+    one = ("batch_size", config.evaluate.batch_size >= 1, "1 or more")
+    config_lib.check_ranges("evaluate", config.evaluate, [one])
     source = experiment.open_source(config, "test")
     model = predictor.Predictor(config.evaluate.checkpoint, batch_size=config.evaluate.batch_size)
     names = model.class_names

@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import itertools
 import json
+import math
 import os
 import re
 import time
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from ns_jax import calibration, experiment, leases, manifest, predictor, preemption, processes
+from ns_jax import config as config_lib
 from ns_jax.data import bad_images, files
 from ns_jax.data.selection import Selection
 from ns_jax.progress import Progress, say
@@ -28,6 +30,7 @@ def run(config, workdir) -> dict:
     others left. All return when every shard is there. Raises ValueError for numbers that do not go
     together, shards of another teacher or source, and too many bad images.
     """
+    check(config)
     begin = _begin(config.label.worker)
     source = experiment.open_source(config, "unlabelled")
     images, subset = _images(config, source)
@@ -59,7 +62,7 @@ def run(config, workdir) -> dict:
 
     work = Work(directory, len(images), config.label.images_per_shard, made_of)
     work.check()
-    bad = bad_images.BadImages(source, config.data.max_bad_fraction)
+    bad = _bad_images(config, source, len(images))
     # At the notice no more shards are begun; those that are begun are finished, if there is time.
     with (
         preemption.deferred(),
@@ -78,12 +81,26 @@ def run(config, workdir) -> dict:
             else:  # of the processes of a run the one that speaks
                 did = processes.is_first() and held.claim("manifest")
                 if did:
-                    _finish(config, source, teacher, directory, work, inputs)
+                    bad = _bad_images(config, source, len(images))
+                    _finish(source, teacher, directory, work, inputs, bad)
                     held.release("manifest")
             if not did:
                 time.sleep(WAIT_SECONDS)
     say(f"labelling went at {progress.images_per_second():,.0f} images/s, {teacher.waits}")
     return manifest.read(directory)["outputs"]
+
+
+def check(config) -> None:
+    """Raises ValueError for a setting out of range."""
+    label, kept = config.label, config.label.classes_kept
+    ranges = (
+        ("temperature", 0 < label.temperature < math.inf, "above 0"),
+        ("batch_size", label.batch_size >= 1, "1 or more"),
+        ("images_per_shard", label.images_per_shard >= 1, "1 or more"),
+        ("lease_seconds", label.lease_seconds > 0, "above 0"),
+        ("classes_kept", kept is None or kept >= 1, "1 or more, or None: 16, or all if fewer"),
+    )
+    config_lib.check_ranges("label", label, ranges)
 
 
 def mend(directory) -> int:
@@ -224,9 +241,15 @@ def _joined(batches: list[dict]) -> dict:
     }
 
 
-def _finish(config, source, teacher, directory, work: Work, inputs: dict) -> None:
-    """Counts what is in the shards, and writes the manifest unless one of them is damaged."""
-    bad = bad_images.BadImages(source, config.data.max_bad_fraction)
+def _bad_images(config, source, num_images: int) -> bad_images.BadImages:
+    return bad_images.BadImages(source, config.data.max_bad_fraction, num_images=num_images)
+
+
+def _finish(source, teacher, directory, work: Work, inputs: dict, bad) -> None:
+    """Counts what is in the shards, and writes the manifest unless one of them is damaged.
+
+    `bad` takes the unreadable images of all workers.
+    """
     truth = source.known_labels(teacher.class_names)
     right = known = num_images = damaged = 0
     for number in range(len(work)):

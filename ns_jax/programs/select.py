@@ -42,28 +42,27 @@ def check(config) -> None:
     """Raises ValueError for a setting out of range, FileNotFoundError for no file to exclude."""
     select = config.select
     highest = select.max_confidence
-    for name, valid, must in (
-        ("threshold", 0 <= select.threshold <= 1, "be 0 to 1"),
-        ("per_class", select.per_class >= 0, "be 1 or more, or 0: as the largest class"),
-        ("quantile", 0 <= select.quantile < 1, "be 0 (off) or more, and below 1"),
-        ("fraction", 0 < select.fraction <= 1, "be above 0 and at most 1"),
-        ("max_copies", select.max_copies is None or select.max_copies >= 1, "be 1 or more"),
-        ("balance", select.balance in ("copies", "none"), "be copies or none"),
-        ("order", select.order in ("confidence", "random"), "be confidence or random"),
-        ("memory_gb", select.memory_gb > 0, "be above 0"),
+    ranges = (
+        ("threshold", 0 <= select.threshold <= 1, "0 to 1"),
+        ("per_class", select.per_class >= 0, "1 or more, or 0: as the largest class"),
+        ("quantile", 0 <= select.quantile < 1, "0 (off) or more, and below 1"),
+        ("fraction", 0 < select.fraction <= 1, "above 0 and at most 1"),
+        ("max_copies", select.max_copies is None or select.max_copies >= 1, "1 or more"),
+        ("balance", select.balance in ("copies", "none"), "copies or none"),
+        ("order", select.order in ("confidence", "random"), "confidence or random"),
+        ("memory_gb", select.memory_gb > 0, "above 0"),
         (
             "guard_distance",
             0 <= select.guard_distance <= perceptual.MOST_DISTANCE,
-            f"be 0 to {perceptual.MOST_DISTANCE}",
+            f"0 to {perceptual.MOST_DISTANCE}",
         ),
         (
             "max_confidence",
             highest is None or highest > select.threshold,
-            f"be above select.threshold, which is {select.threshold}",
+            f"above select.threshold, which is {select.threshold}",
         ),
-    ):
-        if not valid:
-            raise ValueError(f"select.{name} is {select[name]}; it must {must}")
+    )
+    config_lib.check_ranges("select", select, ranges)
     if select.exclude and not pathlib.Path(select.exclude).is_file():
         raise FileNotFoundError(f"select.exclude={select.exclude}: there is no such file")
 
@@ -80,11 +79,12 @@ def _select(config, workdir: pathlib.Path) -> None:
     if guard:
         names = ("guard_distance", "drop_leaks")
         inputs.update({name: settings[name] for name in names}, guard=guard.fingerprint)
+    source = _source(config, made["inputs"])
     if manifest.is_done(directory, inputs):
         say(f"{directory}: selected already")
         return
-    truth = _truth(config, made["inputs"])
-    counts = tally.Tally(made["inputs"]["class_names"], truth)
+    class_names = made["inputs"]["class_names"]
+    counts = tally.Tally(class_names, source and source.known_labels(class_names))
     if earlier:
         digest, found = _relabel(config, directory, made, counts, earlier["outputs"]["kept"])
     else:
@@ -281,8 +281,8 @@ def _earlier(subset: str, digest: str | None, labels: str) -> dict | None:
     return earlier
 
 
-def _truth(config, made_of: dict) -> np.ndarray | None:
-    """True labels, int32 `[images]`, where the source knows them."""
+def _source(config, made_of: dict) -> Source | None:
+    """What was labelled, if `data.unlabelled` names it. Raises ValueError if it is another one."""
     if not config.data.unlabelled:
         return None
     source = experiment.open_source(config, "unlabelled")
@@ -292,7 +292,7 @@ def _truth(config, made_of: dict) -> np.ndarray | None:
             f"{made_of['source']}, now {source.fingerprint}; label it again, or correct "
             "data.unlabelled"
         )
-    return source.known_labels(made_of["class_names"])
+    return source
 
 
 def _nothing(settings, num_images: int, shards: shards_lib.Shards) -> ValueError:

@@ -128,6 +128,7 @@ def _validate(configs: list) -> None:
         model = experiment.build_model(config, len(labelled.class_names))
         experiment.train_view(config, experiment.preprocessing(config, model))
         if k > 0:
+            label.check(config)
             select.check(config)
             source(config, "unlabelled")
             _check_init(config, configs[k - 1], k)

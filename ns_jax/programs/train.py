@@ -56,11 +56,6 @@ def run(config, workdir: pathlib.Path) -> dict:
     checkpoints = checkpoint.Checkpoints(
         workdir / "checkpoints", config.train.keep_checkpoints, config.train.keep_every_steps
     )
-    bad = [
-        bad_images.BadImages(examples.source, config.data.max_bad_fraction)
-        for examples in (labelled, unlabelled)
-        if examples
-    ]
     description = experiment.describe(trainer.model, trainer.preprocessing, source.class_names)
     description["inputs"] = inputs
     description["stat_groups"] = config.model.stat_groups
@@ -70,13 +65,12 @@ def run(config, workdir: pathlib.Path) -> dict:
             start = _start(config, trainer, checkpoints, initial, inputs, workdir)
             attempt = max(attempt, start.attempt)
             try:
-                _train(
+                bad = _train(
                     config,
                     workdir,
                     trainer,
                     dataclasses.replace(start, attempt=attempt),
                     (labelled, unlabelled),
-                    bad,
                     checkpoints,
                     description,
                 )
@@ -87,7 +81,6 @@ def run(config, workdir: pathlib.Path) -> dict:
                 checkpoints.close()
 
     for images in bad:
-        images.add(np.concatenate(processes.gather(np.asarray(images.indices(), np.int64))))
         if len(images):
             say(f"{len(images)} images of {images.name} could not be read and had weight 0:")
             say("\n".join(images.lines()))
@@ -119,6 +112,7 @@ class _Start:
     state: state_lib.TrainState
     attempt: int = 0  # how often it has gone back
     nonfinite: int = 0  # steps so far
+    bad: tuple = ((), ())  # indices of unreadable images: labelled, unlabelled
 
 
 def _start(config, trainer, checkpoints, initial: dict | None, inputs: dict, workdir) -> _Start:
@@ -150,11 +144,11 @@ def _start(config, trainer, checkpoints, initial: dict | None, inputs: dict, wor
 
 
 def _train(
-    config, workdir, trainer, start: _Start, examples, bad: list, checkpoints, description: dict
-) -> None:
+    config, workdir, trainer, start: _Start, examples, checkpoints, description: dict
+) -> list[bad_images.BadImages]:
     """The loop, from `start` to the last step or to the notice that the machine will be gone.
 
-    Raises GoBack where `train.nonfinite` says so.
+    Returns the unreadable images of all processes. Raises GoBack where `train.nonfinite` says so.
     """
     per_step = config_lib.images_per_step(config)
     total_steps = config_lib.steps(config, len(examples[0].source))[1]
@@ -180,6 +174,11 @@ def _train(
     log = MetricsLog(workdir / "metrics.jsonl", start.step, write=processes.is_first())
     guarded = guard.Guard(config.train, start.nonfinite, checkpoints.directory)
     due = _Due(config.train.save_every_steps, config.train.save_every_minutes)
+    bad = [
+        bad_images.BadImages(one.source, config.data.max_bad_fraction, known)
+        for one, known in zip(examples, start.bad, strict=True)
+        if one
+    ]
     rng = jax.random.key(seed)
     previous, idle, warned = None, IdleTime(), False
     images = total_steps * sum(per_step), start.step * sum(per_step)
@@ -214,12 +213,17 @@ def _train(
             if last or leaves or due.at(step, logs):
                 guarded.look(step, metrics)
                 previous = None
-                so_far = {"attempt": start.attempt, "nonfinite": guarded.count}
+                so_far = {
+                    "attempt": start.attempt,
+                    "nonfinite": guarded.count,
+                    "bad": ([*map(_gathered, bad), []])[:2],
+                }
                 checkpoints.save(step, state, {**description, "so_far": so_far})
             if leaves and not last:
                 checkpoints.close()
                 say(f"step {step:,} is saved; the same command goes on from there")
                 preemption.leave()
+    return bad
 
 
 class _Due:
@@ -299,6 +303,12 @@ def _note_bad(bad: list, batch: dict, places, per_step: tuple[int, int], groups:
     for row in batch.pop("bad").nonzero()[0]:
         is_labelled = places[row] % part < per_step[0] // groups
         bad[0 if is_labelled else 1].add([index[row]])
+
+
+def _gathered(images: bad_images.BadImages) -> list[int]:
+    """The indices that any process has met, which all know then."""
+    images.add(np.concatenate(processes.gather(np.asarray(images.indices(), np.int64))))
+    return images.indices()
 
 
 def _warn_if_input_bound(idle: IdleTime, workers: int | None) -> bool:

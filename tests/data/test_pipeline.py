@@ -317,6 +317,9 @@ def test_bad_images_are_counted_listed_and_limited(tmp_path):
     assert len(bad) == 1 and bad.lines() == ["  3.png: not an image"]
     with pytest.raises(ValueError, match=r"(?s)2 of 8 images .* 5.png: empty file"):
         bad.add([5])
+    source = folder_with_bad_files(tmp_path)
+    with pytest.raises(ValueError, match="2 of 4 images"):  # of a part, one known from before
+        bad_images.BadImages(source, 0.3, known=[3], num_images=4).add([5])
 
 
 @pytest.mark.parametrize("changes", [{"workers": -1}, {"threads": 0}, {"prefetch": 0}])

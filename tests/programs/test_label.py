@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import threading
 
@@ -188,6 +189,56 @@ def test_a_shard_of_another_teacher_is_refused(config, teachers, tmp_path):
     config.label.checkpoint = teachers[1]
     with pytest.raises(ValueError, match="(?s)labels-0.*made of other inputs.*teacher"):
         label.run(config, tmp_path)
+
+
+def test_shards_of_another_source_are_refused_however_many_they_are(config, tmp_path):
+    label.run(config, tmp_path)
+    shard = tmp_path / "labels" / "labels-00003-of-00012.parquet"
+    shutil.copytree(tmp_path / "labels", tmp_path / "unfinished" / "labels")
+    (tmp_path / "unfinished" / "labels" / "manifest.json").unlink()
+    for workdir, source, message in (
+        (tmp_path, "digits:test", "made of other inputs.*source"),
+        (tmp_path / "unfinished", "digits:test", "12 shards of another labelling"),
+        (tmp_path / "unfinished", "digits:unlabelled", None),
+    ):
+        config.data.unlabelled = source
+        if message:
+            with pytest.raises(ValueError, match=f"(?s){message}"):
+                label.run(config, workdir)
+        else:
+            label.run(config, workdir)
+    assert shard.exists() and content(tmp_path) == content(tmp_path / "unfinished")
+    select.run(config_of_selection(config, tmp_path), tmp_path)
+    config.data.unlabelled = "digits:test"
+    with pytest.raises(ValueError, match="are labels of another source than digits:test"):
+        select.run(config_of_selection(config, tmp_path), tmp_path)
+
+
+def config_of_selection(config, workdir):
+    config.select.labels = str(workdir / "labels")
+    return config
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("temperature", 0.0, "must be above 0"),
+        ("temperature", -1.0, "must be above 0"),
+        ("temperature", float("nan"), "must be above 0"),
+        ("batch_size", 0, "must be 1 or more"),
+        ("images_per_shard", 0, "must be 1 or more"),
+        ("lease_seconds", 0.0, "must be above 0"),
+        ("classes_kept", -1, "must be 1 or more, or None"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_said_before_anything_is_opened(
+    config, tmp_path, name, value, message
+):
+    config.data.unlabelled = "folder:/nowhere"
+    config.label[name] = value
+    with pytest.raises(ValueError, match=f"label.{name} is .*{message}"):
+        label.run(config, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_workers_of_one_directory_share_the_work(config, tmp_path):

@@ -166,3 +166,5 @@ def test_a_batch_in_pieces_trains_and_finds_its_broken_images(teacher, tiny_conf
     outputs = train.run(config, tmp_path / "run")
     assert outputs["step"] == 5 and outputs["num_bad"] == [1, 0]
     assert np.isfinite(losses(tmp_path / "run")).all()
+    (tmp_path / "run" / "manifest.json").unlink()  # stopped just before the end
+    assert train.run(config, tmp_path / "run") == outputs
