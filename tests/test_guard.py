@@ -71,6 +71,25 @@ def test_too_many_of_them_stop_and_keep_the_last_good_checkpoint(tiny_config, tm
     assert trees.count(variables) > 0 and not (tmp_path / "manifest.json").exists()
 
 
+def test_going_back_again_and_again_ends_too(tiny_config, tmp_path, monkeypatch, capsys):
+    settings(tiny_config, "back", limit=2)
+    real = train.build
+
+    def build(*arguments):
+        trainer = real(*arguments)
+
+        def step(*state_and_batch):
+            state, metrics = trainer.step(*state_and_batch)
+            return state, {**metrics, "loss": np.nan}
+
+        return dataclasses.replace(trainer, step=step)
+
+    monkeypatch.setattr(train, "build", build)
+    with pytest.raises(FloatingPointError, match="step 3 of this kind, .* is 2"):
+        train.run(tiny_config, tmp_path)
+    assert "(2 of at most 2)" in capsys.readouterr().err
+
+
 def test_back_to_the_last_checkpoint_and_on_another_way(tiny_config, tmp_path, monkeypatch, capsys):
     settings(tiny_config, "back")
     undisturbed = train.run(tiny_config, tmp_path / "undisturbed")

@@ -64,16 +64,12 @@ def run(config, workdir: pathlib.Path) -> dict:
         while True:
             start = _start(config, trainer, checkpoints, initial, inputs, workdir)
             attempt = max(attempt, start.attempt)
+            # Each time of going back was a step that was not finite, which no checkpoint counts.
+            nonfinite = start.nonfinite + attempt - start.attempt
+            start = dataclasses.replace(start, attempt=attempt, nonfinite=nonfinite)
+            examples = labelled, unlabelled
             try:
-                bad = _train(
-                    config,
-                    workdir,
-                    trainer,
-                    dataclasses.replace(start, attempt=attempt),
-                    (labelled, unlabelled),
-                    checkpoints,
-                    description,
-                )
+                bad = _train(config, workdir, trainer, start, examples, checkpoints, description)
                 break
             except guard.GoBack:
                 attempt += 1
