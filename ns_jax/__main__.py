@@ -25,7 +25,7 @@ PROGRAMS = {
 }
 ALONE = ("doctor", "convert", "plan")  # in one process
 IN_BUCKETS = ("label",)  # their workdir may be one
-BAD_INPUT = (ValueError, OSError, FloatingPointError, ImportError)  # as the programs tell it
+BAD_INPUT = (ValueError, FloatingPointError, ImportError)  # as the programs tell it
 CACHE = "NS_JAX_COMPILE_CACHE"  # a directory; "" switches the cache of compiled steps off
 
 FLAGS = flags.FLAGS
@@ -40,10 +40,11 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "join the other hosts of 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one program; returns the exit status: 0, or 2 for input that it cannot work with.
+    """Runs one program; returns the exit status.
 
-    After SIGTERM the process ends here, with 143: what there was is saved, and the same command
-    goes on. 1 for what should not happen.
+    0, 2 for input that it cannot work with, 1 for what may go better another time: a full disk, a
+    worker that was lost. After SIGTERM the process ends here, with 143: what there was is saved,
+    and the same command goes on.
     """
     preemption.hold()
     argv = sys.argv if argv is None else argv
@@ -80,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         topology.prepare()
     from ns_jax import config as config_lib  # after the flags: a bad one needs no JAX
     from ns_jax import fleet, processes, progress
+    from ns_jax.data import files
 
     where = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
     try:
@@ -102,13 +104,15 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if preemption.noticed():
             if not preemption.is_behind(error):
-                _fail(error)
+                with preemption.unheard():
+                    _fail(error)
             _leave()
-        if shows_all or not isinstance(error, BAD_INPUT):
+        if shows_all or not isinstance(error, (*BAD_INPUT, OSError)):
             raise
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        if isinstance(error, (*BAD_INPUT, *files.WRONG_PATH)):
+            return _fail(error)
         room = f"; make room on the disk of {workdir}, and the same command goes on"
-        return _fail(f"{error}{room}" if full else error)
+        return _fail(f"{error}{room if error.errno == errno.ENOSPC else ''}", status=1)
     return 0
 
 
@@ -162,15 +166,15 @@ def _unknown_key(error: Exception, argv: list[str]) -> str:
     return f"{' or '.join(wrong)}: there is no such key; configs/base.py declares them all"
 
 
-def _fail(error: Exception | str) -> int:
-    """One message that says what to do; `-v=1` shows where it came from."""
+def _fail(error: Exception | str, status: int = 2) -> int:
+    """Returns `status`. One message that says what to do; `-v=1` shows where it came from."""
     from ns_jax import progress
 
     first, *more = progress.visible(str(error)).splitlines() or [repr(error)]
     if "Traceback (most recent call last):" in more:  # of a config file: its last line says it
         more = more[-1:]
     print("\n".join([f"error: {first}", *more]), file=sys.stderr)
-    return 2
+    return status
 
 
 if __name__ == "__main__":

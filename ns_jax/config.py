@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Iterable
 
 from ml_collections import config_dict
@@ -102,8 +103,11 @@ def _assign(config, path: str, value) -> None:
 
 
 # What may differ between the starts of a run, and between the workers of one: no result depends on
-# it.
+# it, but for the rounding of sums on another mesh.
 HARMLESS = (
+    "mesh.devices",
+    "mesh.fsdp",
+    "mesh.shard_above",
     "data.workers",
     "data.read_threads",
     "data.prefetch",
@@ -118,6 +122,7 @@ HARMLESS = (
     "train.keep_every_steps",
     "preemption.grace_seconds",
 )
+OVERRIDE = re.compile(r"^selftrain\.overrides\.iteration_\d+\.")
 
 
 def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
@@ -131,8 +136,11 @@ def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None
         write_json(path, ours)
         return
     theirs, ours = dict(_leaves(json.loads(path.read_text()))), dict(_leaves(ours))
-    names = (theirs.keys() | ours.keys()) - set(HARMLESS)
-    different = sorted(name for name in names if theirs.get(name) != ours.get(name))
+    different = sorted(
+        name
+        for name in theirs.keys() | ours.keys()
+        if OVERRIDE.sub("", name) not in HARMLESS and theirs.get(name) != ours.get(name)
+    )
     if different:
         lines = [f"  config.{k}: {theirs.get(k)!r} there, {ours.get(k)!r} now" for k in different]
         raise ValueError(

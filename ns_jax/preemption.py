@@ -98,9 +98,15 @@ def end() -> None:
     """Ends the process now. Threads of libraries, interrupted at work, may not survive its end in
     good order: an evaluation once ended in a segmentation fault.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with unheard():
+            stream.flush()
     os._exit(STATUS)
+
+
+def unheard():
+    """Words that cannot be said (a full disk, a reader that was ended first) hold nothing up."""
+    return contextlib.suppress(OSError, ValueError)
 
 
 def _interrupt(*_) -> None:
@@ -114,8 +120,9 @@ def _wait(grace_seconds: float) -> None:
     signal.sigwait({signal.SIGTERM})
     end = time.monotonic() + grace_seconds
     _notice.set()
-    print(f"SIGTERM: ends within {grace_seconds:g} s, what there is is saved", file=sys.stderr)
     _wake()
+    with unheard():
+        print(f"SIGTERM: ends within {grace_seconds:g} s, what there is is saved", file=sys.stderr)
     if _handed_on:
         # JAX has put a handler of its own in the place of ours. Of all threads this one alone
         # takes the signal. In one process it stays blocked: a second one ends nothing.

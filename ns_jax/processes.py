@@ -14,9 +14,11 @@ import jax
 import numpy as np
 
 from ns_jax import preemption
+from ns_jax.data import files
 
 _MESSAGE_BYTES = 2048
 _waits: dict[str, int] = {}  # of each name so far
+_steps = 0  # of all trainings so far
 _PARTS = ("config", "code", "versions")
 
 
@@ -111,16 +113,19 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def leave_after(step: int) -> bool:
-    """Whether to leave after this step of a training, for one process was told that it must go.
+def leave_after_this_step() -> bool:
+    """Whether to leave a training, for one process was told that it must go.
 
     All are told so after the same step. Called after each one.
     """
     from jax.experimental import multihost_utils
 
+    global _steps
     if count() == 1:
         return preemption.noticed()
-    return multihost_utils.reached_preemption_sync_point(step)
+    # JAX agrees on one more than the largest number so far: it must not start again from 1.
+    _steps += 1
+    return multihost_utils.reached_preemption_sync_point(_steps)
 
 
 def gather(array: np.ndarray) -> list[np.ndarray]:
@@ -175,7 +180,7 @@ def _code() -> bytes:
 def first_alone(function: Callable, *arguments) -> None:
     """The first process calls; the others wait for it, and fail where it fails.
 
-    Raises what the first raised, as ValueError elsewhere.
+    Raises what the first raised; elsewhere ValueError, or OSError for what may pass.
     """
     if count() == 1:
         function(*arguments)
@@ -185,12 +190,14 @@ def first_alone(function: Callable, *arguments) -> None:
         try:
             function(*arguments)
         except (ValueError, OSError) as raised:
-            error, message = raised, (str(raised) or repr(raised)).encode()[:_MESSAGE_BYTES]
-    told = gather(np.frombuffer(message, np.uint8))[0].tobytes()
+            may_pass = isinstance(raised, OSError) and not isinstance(raised, files.WRONG_PATH)
+            error, message = raised, f"{may_pass:d}{raised or repr(raised)}".encode()
+    told = gather(np.frombuffer(message[:_MESSAGE_BYTES], np.uint8))[0].tobytes()
     if error:
         raise error
     if told:
-        raise ValueError(told.decode(errors="replace"))
+        text = told.decode(errors="replace")
+        raise (OSError if text[0] == "1" else ValueError)(text[1:])
 
 
 def first_says(function: Callable, *arguments) -> int:

@@ -65,6 +65,9 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
     config_lib.claim_workdir(config, tmp_path)
     (tmp_path / "metrics.jsonl").touch()
     config_lib.claim_workdir(config, tmp_path)
+    config.mesh.fsdp = 4  # other devices
+    config.selftrain.overrides.iteration_0 = {"mesh": {"fsdp": 4}}
+    config_lib.claim_workdir(config, tmp_path)
     config.train.epochs = 10.0
     config.model.drop_rate = 0.3
     with pytest.raises(ValueError) as error:

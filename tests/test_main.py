@@ -62,6 +62,47 @@ def test_verbose_shows_where_an_error_came_from(environment, tmp_path):
     assert b"Traceback" in child.stderr and b"no checkpoint is named" in child.stderr
 
 
+FAILING = """
+import sys
+from ns_jax import __main__
+from ns_jax.programs import evaluate
+
+def run(config, workdir):
+    raise {error}
+
+evaluate.run = run
+sys.exit(__main__.main(sys.argv))
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        ("ValueError('a bad number')", 2, "a bad number"),
+        ("FileNotFoundError('there is no checkpoint')", 2, "there is no checkpoint"),
+        ("PermissionError(13, 'Permission denied', 'x')", 2, "Permission denied: 'x'"),
+        ("OSError(28, 'No space left on device')", 1, "make room on the disk of"),
+        ("OSError(116, 'Stale file handle')", 1, "Stale file handle"),
+        ("ChildProcessError('a data worker ended')", 1, "a data worker ended"),
+    ],
+)
+def test_the_status_tells_what_may_pass_from_bad_input(
+    environment, tmp_path, error, expected, message
+):
+    """After 1 launchers try again, after 2 they do not."""
+    command = ["evaluate", DIGITS, f"--workdir={tmp_path}"]
+    child = subprocess.run(
+        [sys.executable, "-c", FAILING.format(error=error), *command],
+        env=environment,
+        cwd=environment["PYTHONPATH"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == expected, child.stderr
+    assert child.stderr.startswith("error: ") and message in child.stderr
+
+
 def test_a_bucket_is_no_place_for_what_needs_a_disk(environment):
     status, shown = run(environment, "train", DIGITS, "--workdir=gs://bucket/run")
     assert status == 2 and "train needs a directory on a disk; mount the bucket" in shown

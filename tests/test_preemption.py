@@ -53,6 +53,22 @@ finally:
 """
 
 
+def test_a_notice_that_cannot_be_said_is_heeded(environment):
+    with open("/dev/full", "w") as full:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, "python", "5"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+        )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=20)
+    assert output.strip() == "unwound"
+
+
 @pytest.mark.parametrize(
     ("kind", "grace", "least", "said"),
     [

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from ns_jax import checkpoint, trees
+from ns_jax import checkpoint, processes, trees
 from ns_jax.data import labels
 from tests.conftest import ROOT
 
@@ -37,6 +37,31 @@ FLAGS = {
 def teacher(tmp_path_factory, make_teacher):
     """Labels need not be good."""
     return make_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.mark.parametrize(
+    ("raised", "elsewhere"),
+    [
+        (ValueError("a bad number"), ValueError),
+        (FileNotFoundError("not there"), ValueError),
+        (OSError(28, "No space left"), OSError),
+    ],
+)
+def test_what_the_first_process_raises_others_raise_as_what_may_pass_or_not(
+    monkeypatch, raised, elsewhere
+):
+    told = []
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "gather", lambda array: told.append(array) or told[:1])
+
+    def fail():
+        raise raised
+
+    for first, expected in ((True, type(raised)), (False, elsewhere)):
+        monkeypatch.setattr(processes, "is_first", lambda first=first: first)
+        with pytest.raises(expected, match=str(raised.args[-1])) as found:
+            processes.first_alone(fail)
+        assert first or type(found.value) is elsewhere
 
 
 def command(workdir, teacher, **changes):
@@ -112,7 +137,9 @@ def test_two_processes_train_label_and_evaluate_as_one(one, two):
     assert abs(scores(one)["top1"] - scores(two)["top1"]) < 0.01
 
 
-def test_a_run_goes_on_with_another_number_of_processes(two, teacher, environment, tmp_path):
+def test_a_run_goes_on_with_another_number_of_processes_and_devices(
+    two, teacher, environment, tmp_path
+):
     workdir = tmp_path / "continued"
     shutil.copytree(two[0], workdir)
     iteration = workdir / "iteration_1"
@@ -121,7 +148,8 @@ def test_a_run_goes_on_with_another_number_of_processes(two, teacher, environmen
     shutil.rmtree(iteration / "checkpoints" / "5")
     text = (workdir / "config.json").read_text()
     (workdir / "config.json").write_text(text.replace(str(two[0]), str(workdir)))
-    output = launch(1, 8, command(workdir, teacher, **{"mesh.devices": 8}), environment)
+    changed = {"mesh.devices": 4, "mesh.fsdp": 4}
+    output = launch(1, 4, command(workdir, teacher, **changed), environment)
     assert "goes on from step 4" in output
     assert_close(workdir, two[0])
 

@@ -18,6 +18,11 @@ from etils import epath
 SAMPLE = 4096  # bytes that a fingerprint reads at one place of a file ...
 SAMPLES = 64  # ... and at this many places of a shard, all of a small one
 THREADS = 16  # that wait for the disk or the network
+# OSErrors of a path that was given wrong; all others are the machine's and may pass.
+WRONG_PATH = (
+    *(FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError),
+    PermissionError,
+)
 
 
 def is_remote(path: str) -> bool:

@@ -48,7 +48,7 @@ def _label_and_select(config, directory: pathlib.Path) -> dict:
         labels = label.run(config, directory)
         try:
             return {"labels": labels, "selection": select.run(config, directory)}
-        except ValueError:
+        except (ValueError, OSError):
             if not processes.first_says(label.mend, directory / "labels"):
                 raise  # it was something else
 

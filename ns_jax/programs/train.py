@@ -193,7 +193,7 @@ def _train(
             numbers = guarded.look(step - 1, previous) if previous else {}
             previous = metrics
             progress.advance(sum(per_step), **numbers)
-            last, leaves = step == total_steps, processes.leave_after(step)
+            last, leaves = step == total_steps, processes.leave_after_this_step()
             logs = last or step % config.train.log_every_steps == 0
             if logs:
                 log.write(
