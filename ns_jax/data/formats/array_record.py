@@ -2,10 +2,8 @@
 
 import dataclasses
 
-import numpy as np
-
 from ns_jax.data import class_names, files
-from ns_jax.data.source import Source, digest
+from ns_jax.data.source import Source, digest, unlabelled
 
 IMAGES = ("image", "image/encoded")  # the names of an example's features that we know
 # TensorFlow Datasets count labels from 0; `image/class/label` is of the old ImageNet files, from 1.
@@ -65,5 +63,5 @@ def open_source(pattern: str) -> Source:
         class_names=names,
         fingerprint=digest(*names, *files.signatures(paths, shards=True)),
         records=_Records(data, names),
-        labels=None if names else np.full(len(data), -1, np.int32),
+        labels=None if names else unlabelled(len(data)),
     )
