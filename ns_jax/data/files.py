@@ -33,8 +33,14 @@ def as_path(path):
 def expand(pattern: str) -> list[str]:
     """The files that a pattern (`*`, `?`, `[...]`, `**`) or a plain path matches, in order.
 
-    Raises FileNotFoundError if there are none.
+    A file, or the directory that files are looked for in, that is there by the very name counts as
+    that, whatever brackets it has. Raises FileNotFoundError if there are none.
     """
+    if _is_file(pattern):
+        return [pattern]
+    directory, name = os.path.split(pattern)
+    if "[" in directory and _is_directory(directory):
+        pattern = os.path.join(glob.escape(directory), name)
     if is_remote(pattern):
         scheme, _, rest = pattern.partition("://")
         bucket, _, inside = rest.partition("/")
@@ -42,7 +48,8 @@ def expand(pattern: str) -> list[str]:
     else:
         found = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
     if not found:
-        raise FileNotFoundError(f"no file matches {pattern}")
+        hint = "; a [ that is part of a name is written [[]" if "[" in pattern else ""
+        raise FileNotFoundError(f"no file matches {pattern}{hint}")
     return sorted(found)
 
 
@@ -51,7 +58,7 @@ def listing(root: str) -> tuple[list[str], list[str]]:
 
     Names that start with a dot are left out. Raises FileNotFoundError if it is no directory.
     """
-    if not (_remote(root).is_dir() if is_remote(root) else os.path.isdir(root)):
+    if not _is_directory(root):
         raise FileNotFoundError(f"{root} is not a directory")
     # Links to directories are followed: data sets are often made of them.
     walk = _remote(root).walk() if is_remote(root) else os.walk(root, followlinks=True)
@@ -150,6 +157,14 @@ def _written(path: str, data: bytes):
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def _is_file(path: str) -> bool:
+    return _remote(path).is_file() if is_remote(path) else os.path.isfile(path)
+
+
+def _is_directory(path: str) -> bool:
+    return _remote(path).is_dir() if is_remote(path) else os.path.isdir(path)
 
 
 def exists(path: str) -> bool:

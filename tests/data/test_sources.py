@@ -149,6 +149,40 @@ def test_sources_are_joined_by_the_names_of_their_classes(tmp_path):
     assert other.fingerprint != joined.fingerprint and other.class_names[:2] == ("bee", "dog")
 
 
+ODD = """run[1] 'a' "b" {c}#d%20é"""
+
+
+def test_every_format_reads_a_path_with_brackets_blanks_and_quotes(make, tmp_path):
+    plain = make()
+    expected = open_source(plain)
+    (tmp_path / "0").rename(tmp_path / ODD)
+    if make.format == "tfds":
+        import tensorflow_datasets
+
+        tensorflow_datasets.core.constants.DATA_DIR = str(tmp_path / ODD)
+    source = open_source(plain.replace(f"{tmp_path}/0", f"{tmp_path / ODD}"))
+    assert source.fingerprint == expected.fingerprint and len(source) == COUNT
+    copy = pickle.loads(pickle.dumps(source))
+    assert [copy[i]["label"] for i in range(COUNT)] == [source[i]["label"] for i in range(COUNT)]
+    assert all(copy[i]["image"] for i in range(COUNT))
+
+
+@pytest.mark.parametrize("root", ["disk", "bucket"])
+def test_a_file_that_is_there_is_no_pattern(bucket, root):
+    there = bucket / "x" / "run[1]"
+    write(there / "a[2].tar")
+    write(there / "b.tar")
+    write(bucket / "x" / "run1" / "a2.tar")
+    prefix = {"disk": f"{bucket}", "bucket": "gs:/"}[root]
+    names = [f"{prefix}/x/run[1]/a[2].tar", f"{prefix}/x/run[1]/b.tar"]
+    assert files.expand(names[0]) == names[:1]
+    assert files.expand(f"{prefix}/x/run[1]/*.tar") == names
+    assert files.expand(f"{prefix}/x/run[[]1]/a*") == names[:1]
+    assert files.expand(f"{prefix}/x/run[0-9]/a[2].tar") == [f"{prefix}/x/run1/a2.tar"]
+    with pytest.raises(FileNotFoundError, match=r"no file matches .*; a \[ that is part of a name"):
+        files.expand(f"{prefix}/*/run[3]/*.tar")
+
+
 @pytest.mark.parametrize("name", ["imagenet", "digits:dev", "zip:file", "folder:"])
 def test_unknown_sources_list_the_known_ones(name):
     with pytest.raises(ValueError, match="known: "):
