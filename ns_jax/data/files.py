@@ -213,10 +213,10 @@ def _opened(path: str, version: str):
 def signatures(paths: Sequence[str], shards: bool = False) -> list[bytes]:
     """Of each file: its size and a little of its content, whatever its name and time.
 
-    What a fingerprint needs to notice a file that was edited, at the price of one short read for an
-    image (one compressed anew differs in its length and its end) and of `SAMPLES` for a shard of
-    many images. Times are left out on purpose: a copy on another machine is the same data.
-    Raises OSError.
+    What a fingerprint needs to notice a file that was written anew, at the price of one short read
+    for an image (one compressed anew differs in its length or its end) and of `SAMPLES` for a shard
+    of many images. Bytes changed in place elsewhere go unnoticed. Times are left out on
+    purpose: a copy on another machine is the same data. Raises OSError.
     """
     chunks = [paths[start::THREADS] for start in range(min(THREADS, len(paths)))]
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:

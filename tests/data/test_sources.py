@@ -129,6 +129,23 @@ def test_a_file_of_the_same_length_and_other_content_changes_the_fingerprint(tmp
     assert open_source(name).fingerprint != before
 
 
+def test_a_signature_notices_what_the_docs_say_and_no_more(tmp_path):
+    path, content = tmp_path / "x", bytearray(2**20)
+    path.write_bytes(content)
+    before = [files.signatures([str(path)], shards=shards) for shards in (False, True)]
+    for place, image_is_new, shard_is_new in (
+        (2**20 - 4096, True, True),  # the last 4 kB
+        (2**20 - 4097, False, False),
+        (4095, False, True),  # the first of 64 places
+        (4096, False, False),
+    ):
+        changed = content.copy()
+        changed[place] = 1
+        path.write_bytes(changed)
+        after = [files.signatures([str(path)], shards=shards) for shards in (False, True)]
+        assert [a != b for a, b in zip(after, before, strict=True)] == [image_is_new, shard_is_new]
+
+
 def test_sources_are_joined_by_the_names_of_their_classes(tmp_path):
     first = made.folder(tmp_path / "a+b", COUNT)  # a plus in a path joins nothing
     (tmp_path / "more" / "dog").mkdir(parents=True)
