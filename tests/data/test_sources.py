@@ -1,9 +1,13 @@
 """The contract that every source keeps, and what each format makes of bad input."""
 
+import http.server
 import itertools
 import os
 import pickle
+import re
 import tarfile
+import threading
+import urllib.parse
 
 import numpy as np
 import pyarrow as pa
@@ -514,3 +518,68 @@ def test_sources_are_read_from_a_bucket(bucket, kind):
     local, remote = open_source(here), open_source(there)
     assert keys(remote) == keys(local) and remote.fingerprint == local.fingerprint
     assert [remote[i]["image"] for i in range(COUNT)] == [local[i]["image"] for i in range(COUNT)]
+
+
+@pytest.fixture
+def cloud_storage(bucket, monkeypatch):
+    """The bucket over HTTP too, for a library that has a client of its own; its requests' paths."""
+    requests = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            requests.append(self.path)
+            name = re.fullmatch(r"/storage/v1/b/(.+)/o/(.+)\?alt=media", self.path)
+            data = (bucket / name[1] / urllib.parse.unquote(name[2])).read_bytes()
+            first, last = re.fullmatch("bytes=([0-9]*)-([0-9]*)", self.headers["Range"]).groups()
+            start = int(first) if first else max(0, len(data) - int(last))
+            part = data[start : int(last) + 1 if first and last else None]
+            self.send_response(206)
+            self.send_header("Content-Length", str(len(part)))
+            end = start + len(part) - 1
+            self.send_header("Content-Range", f"bytes {start}-{end}/{len(data)}")
+            self.send_header("x-goog-generation", "1")
+            self.end_headers()
+            self.wfile.write(part)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv(
+            "CLOUD_STORAGE_EMULATOR_ENDPOINT", f"http://127.0.0.1:{server.server_port}"
+        )
+        yield requests
+        server.shutdown()
+
+
+def test_array_records_are_read_from_a_bucket_by_their_library(bucket, cloud_storage, monkeypatch):
+    import tensorflow_datasets
+
+    requests = cloud_storage
+    here = made.array_record(bucket / "pictures", COUNT)
+    made.tfds(bucket / "tfds", COUNT)
+    for name, there in (
+        (here, here.replace(f"{bucket}", "gs:/")),
+        ("tfds:insects:train", "tfds:insects:train"),
+    ):
+        monkeypatch.setattr(tensorflow_datasets.core.constants, "DATA_DIR", str(bucket / "tfds"))
+        local = open_source(name)
+        monkeypatch.setattr(tensorflow_datasets.core.constants, "DATA_DIR", "gs://tfds")
+        remote = open_source(there)
+        assert remote.fingerprint == local.fingerprint and len(remote) == COUNT
+        requests.clear()
+        assert [remote[i] for i in range(COUNT)] == [local[i] for i in range(COUNT)]
+        assert requests
+
+
+def test_array_records_in_a_bucket_that_their_library_does_not_know_are_said(monkeypatch):
+    import tensorflow_datasets
+
+    monkeypatch.setattr(tensorflow_datasets.core.constants, "DATA_DIR", "s3://bucket/tfds")
+    with pytest.raises(
+        ValueError, match="DATA_DIR is s3://.* reads .* gs:// but .* mount the buck"
+    ):
+        open_source("tfds:insects:train")
+    with pytest.raises(ValueError, match="reads gs:// but no s3://; mount the bucket"):
+        open_source("array_record:s3://bucket/*.array_record")

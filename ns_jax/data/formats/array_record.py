@@ -48,15 +48,22 @@ def open_source(pattern: str) -> Source:
     """All records of the files that match, in the order of their names.
 
     Labels are numbers, so a labelled source needs class_names.txt beside the files (TensorFlow
-    Datasets write a label.labels.txt, which is read too). Raises FileNotFoundError or ValueError.
+    Datasets write a label.labels.txt, which is read too). gs:// is read by the library itself.
+    Raises FileNotFoundError or ValueError.
     """
     from array_record.python import array_record_data_source
 
+    if pattern.startswith("s3://"):
+        raise ValueError(
+            f"array_record:{pattern}: the library array_record reads gs:// but no s3://; mount the "
+            "bucket and name its directory"
+        )
     paths = files.expand(pattern)
     try:
         data = array_record_data_source.ArrayRecordDataSource(paths)
     except RuntimeError as error:
-        raise ValueError(f"array_record:{pattern}: {error}") from None
+        remedy = "; gs:// needs array_record >= 0.8.3" if files.is_remote(pattern) else ""
+        raise ValueError(f"array_record:{pattern}: {error}{remedy}") from None
     names = class_names.beside(paths[0])
     return Source(
         name=f"array_record:{pattern}",

@@ -45,6 +45,12 @@ def open_source(rest: str) -> Source:
     if not match:
         raise ValueError(f"tfds:{rest} names no split; write tfds:NAME:SPLIT, as tfds:{rest}:train")
     name, split = match.groups()
+    directory = str(tfds.core.constants.DATA_DIR)
+    if directory.startswith("s3://"):
+        raise ValueError(
+            f"TFDS_DATA_DIR is {directory}: TensorFlow Datasets reads records from gs:// but not "
+            "from s3://; mount the bucket and name its directory"
+        )
     try:
         builder = tfds.builder(name)
     except (tfds.core.DatasetNotFoundError, tfds.core.registered.DatasetNotFoundError):
