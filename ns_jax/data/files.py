@@ -38,8 +38,14 @@ def as_path(path):
 def expand(pattern: str) -> list[str]:
     """The files that a pattern (`*`, `?`, `[...]`, `**`) or a plain path matches, in order.
 
-    Raises FileNotFoundError if there are none.
+    A file, or the directory that files are looked for in, that is there by the very name counts as
+    that, whatever brackets it has. Raises FileNotFoundError if there are none.
     """
+    if _is_file(pattern):
+        return [pattern]
+    directory, name = os.path.split(pattern)
+    if "[" in directory and _is_directory(directory):
+        pattern = os.path.join(glob.escape(directory), name)
     if is_remote(pattern):
         scheme, _, rest = pattern.partition("://")
         bucket, _, inside = rest.partition("/")
@@ -47,7 +53,8 @@ def expand(pattern: str) -> list[str]:
     else:
         found = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
     if not found:
-        raise FileNotFoundError(f"no file matches {pattern}")
+        hint = "; a [ that is part of a name is written [[]" if "[" in pattern else ""
+        raise FileNotFoundError(f"no file matches {pattern}{hint}")
     return sorted(found)
 
 
@@ -56,7 +63,7 @@ def listing(root: str) -> tuple[list[str], list[str]]:
 
     Names that start with a dot are left out. Raises FileNotFoundError if it is no directory.
     """
-    if not (_remote(root).is_dir() if is_remote(root) else os.path.isdir(root)):
+    if not _is_directory(root):
         raise FileNotFoundError(f"{root} is not a directory")
     # Links to directories are followed: data sets are often made of them.
     walk = _remote(root).walk() if is_remote(root) else os.walk(root, followlinks=True)
@@ -157,6 +164,14 @@ def _written(path: str, data: bytes):
             os.remove(temporary)
 
 
+def _is_file(path: str) -> bool:
+    return _remote(path).is_file() if is_remote(path) else os.path.isfile(path)
+
+
+def _is_directory(path: str) -> bool:
+    return _remote(path).is_dir() if is_remote(path) else os.path.isdir(path)
+
+
 def exists(path: str) -> bool:
     return _remote(path).exists() if is_remote(path) else os.path.exists(path)
 
@@ -203,10 +218,10 @@ def _opened(path: str, version: str):
 def signatures(paths: Sequence[str], shards: bool = False) -> list[bytes]:
     """Of each file: its size and a little of its content, whatever its name and time.
 
-    What a fingerprint needs to notice a file that was edited, at the price of one short read for an
-    image (one compressed anew differs in its length and its end) and of `SAMPLES` for a shard of
-    many images. Times are left out on purpose: a copy on another machine is the same data.
-    Raises OSError.
+    What a fingerprint needs to notice a file that was written anew, at the price of one short read
+    for an image (one compressed anew differs in its length or its end) and of `SAMPLES` for a shard
+    of many images. Bytes changed in place elsewhere go unnoticed. Times are left out on
+    purpose: a copy on another machine is the same data. Raises OSError.
     """
     chunks = [paths[start::THREADS] for start in range(min(THREADS, len(paths)))]
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:

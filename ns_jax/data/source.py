@@ -13,7 +13,8 @@ from ns_jax.data import decoding
 class Source:
     """`source[i]` -> `{"image": bytes or uint8 [H, W, 3], "label": int or -1, "key": str}`.
 
-    Pickled for data workers: `records` carries what it takes to read, not what has been read.
+    Pickled for data workers: `records` carries what it takes to read, not what has been read. The
+    copy knows neither `labels` nor `truth`.
     """
 
     name: str
@@ -29,6 +30,10 @@ class Source:
     def __len__(self) -> int:
         return len(self.records)
 
+    def __getstate__(self) -> dict:
+        # A worker takes labels from `records`; all those of a large source are 4 bytes an image.
+        return {**self.__dict__, "labels": None, "truth": None}
+
     def known_labels(self, class_names: Sequence[str]) -> np.ndarray | None:
         """The true labels, int32 [N], -1 where unknown; None if they are not of these classes."""
         if self.class_names != tuple(class_names):
@@ -38,6 +43,11 @@ class Source:
     def __getitem__(self, index: int) -> dict:
         image, label, key = self.records[index]
         return {"image": image, "label": int(label), "key": key}
+
+
+def unlabelled(count: int) -> np.ndarray:
+    """int32 [count], all -1: the labels of a source without any, in the memory of a single one."""
+    return np.broadcast_to(np.int32(-1), count)
 
 
 def digest(*parts: bytes | str) -> str:
@@ -83,6 +93,8 @@ def join(sources: Sequence[Source]) -> Source:
         arrays = [getattr(source, which) for source in sources]
         if any(array is None for array in arrays):
             return None
+        if not names:
+            return unlabelled(sum(map(len, arrays)))
         return np.concatenate([n[array] for n, array in zip(numbers, arrays, strict=True)])
 
     return Source(

@@ -79,7 +79,7 @@ def tfds(root, count, seed=0) -> str:
     return "tfds:insects:train"
 
 
-def array_record(root, count, seed=0) -> str:
+def array_record(root, count, seed=0, labelled=True) -> str:
     from array_record.python import array_record_module
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -91,15 +91,17 @@ def array_record(root, count, seed=0) -> str:
             example = tf_example_pb2.Example()
             feature = example.features.feature
             feature["image"].bytes_list.value.append(encoded(number, seed))
-            feature["label"].int64_list.value.append(number % 3)
+            if labelled:
+                feature["label"].int64_list.value.append(number % 3)
             feature["file_name"].bytes_list.value.append(f"{number:03d}.jpg".encode())
             writer.write(example.SerializeToString())
         writer.close()
-    (root / "class_names.txt").write_text("\n".join(NAMES) + "\n")
+    if labelled:
+        (root / "class_names.txt").write_text("\n".join(NAMES) + "\n")
     return f"array_record:{root}/part-*.array_record"
 
 
-def parquet(root, count, seed=0) -> str:
+def parquet(root, count, seed=0, labelled=True) -> str:
     """As Hugging Face's `datasets` write it: a struct of bytes and path, names in the metadata."""
     root.mkdir(parents=True, exist_ok=True)
     names = ", ".join(f'"{name}"' for name in NAMES)
@@ -107,22 +109,23 @@ def parquet(root, count, seed=0) -> str:
     for part in range(2):
         numbers = range(part * count // 2, (part + 1) * count // 2)
         rows = [{"bytes": encoded(n, seed), "path": f"{n:03d}.jpg"} for n in numbers]
-        columns = {"image": rows, "label": pa.array([n % 3 for n in numbers], pa.int64())}
+        columns = {"image": rows}
+        if labelled:
+            columns["label"] = pa.array([n % 3 for n in numbers], pa.int64())
         written = pa.table(columns).replace_schema_metadata({"huggingface": metadata})
         pq.write_table(written, root / f"part-{part}.parquet", row_group_size=5)
     return f"parquet:{root}/*.parquet"
 
 
-def wds(root, count, seed=0) -> str:
+def wds(root, count, seed=0, labelled=True) -> str:
     root.mkdir(parents=True, exist_ok=True)
     for part in range(2):
         with tarfile.open(root / f"part-{part}.tar", "w") as archive:
             for number in range(part * count // 2, (part + 1) * count // 2):
-                for extension, data in (
-                    ("jpg", encoded(number, seed)),
-                    ("cls", NAMES[number % 3].encode()),
-                    ("json", b"{}"),
-                ):
+                members = {"jpg": encoded(number, seed), "json": b"{}"}
+                if labelled:
+                    members["cls"] = NAMES[number % 3].encode()
+                for extension, data in members.items():
                     member = tarfile.TarInfo(f"{number:03d}.{extension}")
                     member.size = len(data)
                     archive.addfile(member, io.BytesIO(data))

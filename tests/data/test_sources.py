@@ -1,9 +1,13 @@
 """The contract that every source keeps, and what each format makes of bad input."""
 
+import http.server
 import itertools
 import os
 import pickle
+import re
 import tarfile
+import threading
+import urllib.parse
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +71,47 @@ def test_every_source_pickles_small_and_reads_the_same_again(make):
     assert [copy[i] for i in (0, 13, 5)] == [source[i] for i in (0, 13, 5)]
 
 
+def pickled_bytes(name, count):
+    """Of a source of `count` images as a data worker gets it."""
+    source = open_source(name)
+    assert len(source) == count
+    return len(pickle.dumps(source))
+
+
+@pytest.mark.parametrize("kind", ["array_record", "parquet", "wds"])
+def test_an_unlabelled_source_of_any_size_pickles_to_the_same(tmp_path, monkeypatch, kind):
+    """Each of many workers has a copy: 4 bytes an image were 1.2 GB of 300 million images."""
+    monkeypatch.setattr(made, "encoded", lambda number, seed: b"image")
+    small, large = (
+        made.FORMATS[kind](tmp_path / f"{count:04d}", count, labelled=False)
+        for count in (100, 2000)
+    )
+    assert pickled_bytes(large, 2000) < pickled_bytes(small, 100) + 32  # longer numbers
+    assert pickled_bytes(f"{large}+{large}", 4000) < pickled_bytes(f"{small}+{small}", 200) + 64
+
+
+@pytest.mark.parametrize("make", ["tfds", "array_record", "wds"], indirect=True)
+def test_labels_that_lie_in_files_are_not_pickled(make):
+    assert pickled_bytes(make(414), 414) < pickled_bytes(make(14), 14) + 64
+
+
+def test_a_flat_folder_pickles_to_its_names(tmp_path):
+    sizes = []
+    for count in (100, 2000):
+        for number in range(count):
+            write(tmp_path / str(count) / f"{number:05d}.jpg", b"x")
+        sizes.append(pickled_bytes(f"folder:{tmp_path / str(count)}", count))
+    assert sizes[1] - sizes[0] < 1900 * (len("00000.jpg") + 8 + 1)
+
+
+def test_unlabelled_images_are_counted_without_memory(tmp_path):
+    name = made.wds(tmp_path, COUNT, labelled=False)
+    for source in (open_source(name), open_source(f"{name}+{name}")):
+        assert source.labels.tolist() == [-1] * len(source) and source.class_names == ()
+        assert source.labels.strides == (0,)
+        assert source.known_labels(made.NAMES) is None
+
+
 def test_fingerprints_follow_the_content_and_not_the_place(make):
     name = make()
     before = open_source(name).fingerprint
@@ -88,6 +133,23 @@ def test_a_file_of_the_same_length_and_other_content_changes_the_fingerprint(tmp
     assert open_source(name).fingerprint != before
 
 
+def test_a_signature_notices_what_the_docs_say_and_no_more(tmp_path):
+    path, content = tmp_path / "x", bytearray(2**20)
+    path.write_bytes(content)
+    before = [files.signatures([str(path)], shards=shards) for shards in (False, True)]
+    for place, image_is_new, shard_is_new in (
+        (2**20 - 4096, True, True),  # the last 4 kB
+        (2**20 - 4097, False, False),
+        (4095, False, True),  # the first of 64 places
+        (4096, False, False),
+    ):
+        changed = content.copy()
+        changed[place] = 1
+        path.write_bytes(changed)
+        after = [files.signatures([str(path)], shards=shards) for shards in (False, True)]
+        assert [a != b for a, b in zip(after, before, strict=True)] == [image_is_new, shard_is_new]
+
+
 def test_sources_are_joined_by_the_names_of_their_classes(tmp_path):
     first = made.folder(tmp_path / "a+b", COUNT)  # a plus in a path joins nothing
     (tmp_path / "more" / "dog").mkdir(parents=True)
@@ -106,6 +168,40 @@ def test_sources_are_joined_by_the_names_of_their_classes(tmp_path):
     assert joined.labels.tolist() == [joined[i]["label"] for i in range(len(joined))]
     other = open_source(f"folder:{tmp_path}/more+{first}")
     assert other.fingerprint != joined.fingerprint and other.class_names[:2] == ("bee", "dog")
+
+
+ODD = """run[1] 'a' "b" {c}#d%20é"""
+
+
+def test_every_format_reads_a_path_with_brackets_blanks_and_quotes(make, tmp_path):
+    plain = make()
+    expected = open_source(plain)
+    (tmp_path / "0").rename(tmp_path / ODD)
+    if make.format == "tfds":
+        import tensorflow_datasets
+
+        tensorflow_datasets.core.constants.DATA_DIR = str(tmp_path / ODD)
+    source = open_source(plain.replace(f"{tmp_path}/0", f"{tmp_path / ODD}"))
+    assert source.fingerprint == expected.fingerprint and len(source) == COUNT
+    copy = pickle.loads(pickle.dumps(source))
+    assert [copy[i]["label"] for i in range(COUNT)] == [source[i]["label"] for i in range(COUNT)]
+    assert all(copy[i]["image"] for i in range(COUNT))
+
+
+@pytest.mark.parametrize("root", ["disk", "bucket"])
+def test_a_file_that_is_there_is_no_pattern(bucket, root):
+    there = bucket / "x" / "run[1]"
+    write(there / "a[2].tar")
+    write(there / "b.tar")
+    write(bucket / "x" / "run1" / "a2.tar")
+    prefix = {"disk": f"{bucket}", "bucket": "gs:/"}[root]
+    names = [f"{prefix}/x/run[1]/a[2].tar", f"{prefix}/x/run[1]/b.tar"]
+    assert files.expand(names[0]) == names[:1]
+    assert files.expand(f"{prefix}/x/run[1]/*.tar") == names
+    assert files.expand(f"{prefix}/x/run[[]1]/a*") == names[:1]
+    assert files.expand(f"{prefix}/x/run[0-9]/a[2].tar") == [f"{prefix}/x/run1/a2.tar"]
+    with pytest.raises(FileNotFoundError, match=r"no file matches .*; a \[ that is part of a name"):
+        files.expand(f"{prefix}/*/run[3]/*.tar")
 
 
 @pytest.mark.parametrize("name", ["imagenet", "digits:dev", "zip:file", "folder:"])
@@ -422,3 +518,68 @@ def test_sources_are_read_from_a_bucket(bucket, kind):
     local, remote = open_source(here), open_source(there)
     assert keys(remote) == keys(local) and remote.fingerprint == local.fingerprint
     assert [remote[i]["image"] for i in range(COUNT)] == [local[i]["image"] for i in range(COUNT)]
+
+
+@pytest.fixture
+def cloud_storage(bucket, monkeypatch):
+    """The bucket over HTTP too, for a library that has a client of its own; its requests' paths."""
+    requests = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            requests.append(self.path)
+            name = re.fullmatch(r"/storage/v1/b/(.+)/o/(.+)\?alt=media", self.path)
+            data = (bucket / name[1] / urllib.parse.unquote(name[2])).read_bytes()
+            first, last = re.fullmatch("bytes=([0-9]*)-([0-9]*)", self.headers["Range"]).groups()
+            start = int(first) if first else max(0, len(data) - int(last))
+            part = data[start : int(last) + 1 if first and last else None]
+            self.send_response(206)
+            self.send_header("Content-Length", str(len(part)))
+            end = start + len(part) - 1
+            self.send_header("Content-Range", f"bytes {start}-{end}/{len(data)}")
+            self.send_header("x-goog-generation", "1")
+            self.end_headers()
+            self.wfile.write(part)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv(
+            "CLOUD_STORAGE_EMULATOR_ENDPOINT", f"http://127.0.0.1:{server.server_port}"
+        )
+        yield requests
+        server.shutdown()
+
+
+def test_array_records_are_read_from_a_bucket_by_their_library(bucket, cloud_storage, monkeypatch):
+    import tensorflow_datasets
+
+    requests = cloud_storage
+    here = made.array_record(bucket / "pictures", COUNT)
+    made.tfds(bucket / "tfds", COUNT)
+    for name, there in (
+        (here, here.replace(f"{bucket}", "gs:/")),
+        ("tfds:insects:train", "tfds:insects:train"),
+    ):
+        monkeypatch.setattr(tensorflow_datasets.core.constants, "DATA_DIR", str(bucket / "tfds"))
+        local = open_source(name)
+        monkeypatch.setattr(tensorflow_datasets.core.constants, "DATA_DIR", "gs://tfds")
+        remote = open_source(there)
+        assert remote.fingerprint == local.fingerprint and len(remote) == COUNT
+        requests.clear()
+        assert [remote[i] for i in range(COUNT)] == [local[i] for i in range(COUNT)]
+        assert requests
+
+
+def test_array_records_in_a_bucket_that_their_library_does_not_know_are_said(monkeypatch):
+    import tensorflow_datasets
+
+    monkeypatch.setattr(tensorflow_datasets.core.constants, "DATA_DIR", "s3://bucket/tfds")
+    with pytest.raises(
+        ValueError, match="DATA_DIR is s3://.* reads .* gs:// but .* mount the buck"
+    ):
+        open_source("tfds:insects:train")
+    with pytest.raises(ValueError, match="reads gs:// but no s3://; mount the bucket"):
+        open_source("array_record:s3://bucket/*.array_record")

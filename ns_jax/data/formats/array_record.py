@@ -2,10 +2,8 @@
 
 import dataclasses
 
-import numpy as np
-
 from ns_jax.data import class_names, files
-from ns_jax.data.source import Source, digest
+from ns_jax.data.source import Source, digest, unlabelled
 
 IMAGES = ("image", "image/encoded")  # the names of an example's features that we know
 # TensorFlow Datasets count labels from 0; `image/class/label` is of the old ImageNet files, from 1.
@@ -50,20 +48,27 @@ def open_source(pattern: str) -> Source:
     """All records of the files that match, in the order of their names.
 
     Labels are numbers, so a labelled source needs class_names.txt beside the files (TensorFlow
-    Datasets write a label.labels.txt, which is read too). Raises FileNotFoundError or ValueError.
+    Datasets write a label.labels.txt, which is read too). gs:// is read by the library itself.
+    Raises FileNotFoundError or ValueError.
     """
     from array_record.python import array_record_data_source
 
+    if pattern.startswith("s3://"):
+        raise ValueError(
+            f"array_record:{pattern}: the library array_record reads gs:// but no s3://; mount the "
+            "bucket and name its directory"
+        )
     paths = files.expand(pattern)
     try:
         data = array_record_data_source.ArrayRecordDataSource(paths)
     except RuntimeError as error:
-        raise ValueError(f"array_record:{pattern}: {error}") from None
+        remedy = "; gs:// needs array_record >= 0.8.3" if files.is_remote(pattern) else ""
+        raise ValueError(f"array_record:{pattern}: {error}{remedy}") from None
     names = class_names.beside(paths[0])
     return Source(
         name=f"array_record:{pattern}",
         class_names=names,
         fingerprint=digest(*names, *files.signatures(paths, shards=True)),
         records=_Records(data, names),
-        labels=None if names else np.full(len(data), -1, np.int32),
+        labels=None if names else unlabelled(len(data)),
     )

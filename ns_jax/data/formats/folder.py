@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from ns_jax.data import files
-from ns_jax.data.source import Source, digest
+from ns_jax.data.source import Source, digest, unlabelled
 
 TABLE = "labels.csv"  # columns `file` (relative to DIR) and `label` (empty: unknown)
 
@@ -17,8 +17,10 @@ TABLE = "labels.csv"  # columns `file` (relative to DIR) and `label` (empty: unk
 @dataclasses.dataclass(frozen=True)
 class _Files:
     root: str
-    keys: pa.Array  # large_string: 60 bytes a file where Python's own take three times as many
-    labels: np.ndarray  # int32
+    # large_string: 60 bytes a file where Python's own take three times as many. They are the source
+    # itself: each data worker has a copy, 4 bytes longer a file where there are labels.
+    keys: pa.Array
+    labels: np.ndarray | None  # int32
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -29,7 +31,7 @@ class _Files:
             image = files.read(f"{self.root}/{key}")
         except OSError:
             image = b""  # vanished or unreadable: reported as an empty file
-        return image, self.labels[index], key
+        return image, -1 if self.labels is None else self.labels[index], key
 
 
 def open_source(root: str) -> Source:
@@ -47,14 +49,16 @@ def open_source(root: str) -> Source:
         names = _folder_names(root, folders, keys)
     class_names = sorted(set(names) - {""})
     numbers = {name: number for number, name in enumerate(class_names)} | {"": -1}
-    labels = np.fromiter((numbers[name] for name in names), np.int32, len(names))
+    labels = None
+    if class_names:
+        labels = np.fromiter((numbers[name] for name in names), np.int32, len(names))
     signatures = files.signatures([f"{root}/{key}" for key in keys])
     return Source(
         name=f"folder:{root}",
         class_names=tuple(class_names),
         fingerprint=digest(*keys, *names, *signatures),
         records=_Files(root, pa.array(keys, pa.large_string()), labels),
-        labels=labels,
+        labels=unlabelled(len(keys)) if labels is None else labels,
     )
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ns_jax.data import class_names, files
-from ns_jax.data.source import Source, digest
+from ns_jax.data.source import Source, digest, unlabelled
 
 GROUPS_KEPT = 4  # row groups in memory, of each data worker
 
@@ -20,37 +20,44 @@ _LOCK = threading.Lock()
 @dataclasses.dataclass(frozen=True)
 class _Rows:
     paths: tuple[str, ...]
-    groups: np.ndarray  # int64 [G, 3]: file, row group in it, rows up to and with it
-    labels: np.ndarray  # int32 [N]
+    ends: np.ndarray  # int64: rows up to and with each file
+    # int32 [N]; None of a source without labels, which may be hundreds of times larger than a
+    # labelled one: each data worker has a copy.
+    labels: np.ndarray | None
     version: str  # of what the files hold
 
     def __len__(self) -> int:
-        return int(self.groups[-1, 2])
+        return int(self.ends[-1])
 
     def __getitem__(self, index: int):
-        group = int(np.searchsorted(self.groups[:, 2], index, side="right"))
-        file, number, _ = (int(value) for value in self.groups[group])
-        start = int(self.groups[group - 1, 2]) if group else 0
-        image = _images(self.paths[file], number, self.version)[index - start].as_py()
+        file = int(np.searchsorted(self.ends, index, side="right"))
+        row = index - (int(self.ends[file - 1]) if file else 0)
+        path = self.paths[file]
+        _, ends = _open(path, self.version)
+        group = int(np.searchsorted(ends, row, side="right"))
+        row -= int(ends[group - 1]) if group else 0
+        image = _images(path, group, self.version)[row].as_py()
         key = f"row-{index:08d}"
         if isinstance(image, dict):
             image, key = image["bytes"], image.get("path") or key
-        return image or b"", self.labels[index], key
+        return image or b"", -1 if self.labels is None else self.labels[index], key
 
 
 @functools.lru_cache(maxsize=GROUPS_KEPT)
 def _images(path: str, group: int, version: str) -> pa.Array:
     """The images of a row group. Parquet compresses it as one: nothing smaller can be read."""
     with _LOCK:  # a ParquetFile is not made for threads
-        column = (
-            _open(path, version).read_row_group(group, ["image"], use_threads=False).column("image")
-        )
-    return column.combine_chunks()
+        file, _ = _open(path, version)
+        table = file.read_row_group(group, ["image"], use_threads=False)
+    return table.column("image").combine_chunks()
 
 
 @functools.lru_cache(maxsize=64)
-def _open(path: str, version: str) -> pq.ParquetFile:
-    return pq.ParquetFile(files.open_binary(path))
+def _open(path: str, version: str) -> tuple[pq.ParquetFile, np.ndarray]:
+    """A file, and its rows up to and with each of its row groups (int64)."""
+    file = pq.ParquetFile(files.open_binary(path))
+    groups = range(file.num_row_groups)
+    return file, np.cumsum([file.metadata.row_group(group).num_rows for group in groups])
 
 
 def open_source(pattern: str) -> Source:
@@ -60,8 +67,8 @@ def open_source(pattern: str) -> Source:
     class_names.txt beside them, or by themselves. Raises FileNotFoundError or ValueError.
     """
     paths = files.expand(pattern)
-    groups, labels, rows = [], [], 0
-    for number, path in enumerate(paths):
+    counts, labels = [], []
+    for path in paths:
         try:
             file = pq.ParquetFile(files.open_binary(path))
         except pa.ArrowInvalid as error:
@@ -69,14 +76,13 @@ def open_source(pattern: str) -> Source:
         schema = file.schema_arrow
         if "image" not in schema.names:
             raise ValueError(f"{path} has no column `image`, only {', '.join(schema.names)}")
-        for group in range(file.num_row_groups):
-            rows += file.metadata.row_group(group).num_rows
-            groups.append((number, group, rows))
+        counts.append(file.metadata.num_rows)
         if "label" in schema.names:
             labels += file.read(columns=["label"]).column("label").chunks
         else:
             labels.append(pa.nulls(file.metadata.num_rows, pa.int32()))
-    if not rows:
+    ends = np.cumsum(counts)
+    if not ends[-1]:
         raise ValueError(f"parquet:{pattern} has no rows")
     if len({chunk.type for chunk in labels}) > 1:
         kinds = ", ".join(sorted({str(chunk.type) for chunk in labels}))
@@ -90,8 +96,8 @@ def open_source(pattern: str) -> Source:
         name=f"parquet:{pattern}",
         class_names=names,
         fingerprint=fingerprint,
-        records=_Rows(tuple(paths), np.asarray(groups, np.int64), numbers, fingerprint),
-        labels=numbers,
+        records=_Rows(tuple(paths), ends, numbers if names else None, fingerprint),
+        labels=numbers if names else unlabelled(len(numbers)),
     )
 
 

@@ -8,10 +8,8 @@ They are prepared once in a format with random access, below TFDS_DATA_DIR (~/te
 import dataclasses
 import re
 
-import numpy as np
-
 from ns_jax.data import files
-from ns_jax.data.source import Source, digest
+from ns_jax.data.source import Source, digest, unlabelled
 
 KEYS = ("file_name", "id", "key")  # names of features that name an image
 
@@ -47,6 +45,12 @@ def open_source(rest: str) -> Source:
     if not match:
         raise ValueError(f"tfds:{rest} names no split; write tfds:NAME:SPLIT, as tfds:{rest}:train")
     name, split = match.groups()
+    directory = str(tfds.core.constants.DATA_DIR)
+    if directory.startswith("s3://"):
+        raise ValueError(
+            f"TFDS_DATA_DIR is {directory}: TensorFlow Datasets reads records from gs:// but not "
+            "from s3://; mount the bucket and name its directory"
+        )
     try:
         builder = tfds.builder(name)
     except (tfds.core.DatasetNotFoundError, tfds.core.registered.DatasetNotFoundError):
@@ -84,5 +88,5 @@ def open_source(rest: str) -> Source:
             label="label" if labelled else None,
             key=next((name for name in KEYS if name in features), None),
         ),
-        labels=None if labelled else np.full(len(data), -1, np.int32),
+        labels=None if labelled else unlabelled(len(data)),
     )

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ns_jax.data import class_names, files
-from ns_jax.data.source import Source, digest
+from ns_jax.data.source import Source, digest, unlabelled
 from ns_jax.progress import say
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif")
@@ -38,7 +38,7 @@ class _Samples:
     shards: tuple[str, ...]
     indices: tuple[str, ...]  # paths
     ends: np.ndarray  # int64: samples up to and with each shard
-    labels: np.ndarray  # int32
+    numbers: dict[str | None, int]  # of the labels in the indices
     version: str  # of what the shards hold
 
     def __len__(self) -> int:
@@ -47,14 +47,14 @@ class _Samples:
     def __getitem__(self, index: int):
         shard = int(np.searchsorted(self.ends, index, side="right"))
         row = index - (int(self.ends[shard - 1]) if shard else 0)
-        keys, offsets, sizes = _columns(self.indices[shard], self.version)
+        keys, offsets, sizes, labels = _columns(self.indices[shard], self.version)
         try:
             image = files.read_range(
                 self.shards[shard], int(offsets[row]), int(sizes[row]), self.version
             )
         except OSError:
             image = b""  # reported as an empty file
-        return image, self.labels[index], keys[row].as_py()
+        return image, self.numbers.get(labels[row].as_py(), -1), keys[row].as_py()
 
 
 def open_source(pattern: str) -> Source:
@@ -70,18 +70,20 @@ def open_source(pattern: str) -> Source:
     ends = np.cumsum([len(table) for table in tables])
     if not ends[-1]:
         raise ValueError(f"wds:{pattern}: no images in {len(shards)} tar files")
-    labels = pa.concat_tables(tables).column("label").combine_chunks()
-    if pc.all(pc.match_substring_regex(labels, "^[0-9]+$")).as_py():
-        labels = pc.cast(labels, pa.int32())
-    numbers, names = class_names.of_labels(labels, class_names.beside(shards[0]), f"wds:{pattern}")
+    labels = pa.concat_tables(tables).column("label")
+    found = values = pc.unique(labels)  # one for each class, and maybe None
+    if pc.all(pc.match_substring_regex(found, "^[0-9]+$")).as_py():
+        values = pc.cast(found, pa.int32())
+    numbers, names = class_names.of_labels(values, class_names.beside(shards[0]), f"wds:{pattern}")
+    number_of = dict(zip(found.to_pylist(), numbers.tolist(), strict=True))
     sizes = (table.column("size").to_numpy().tobytes() for table in tables)
     fingerprint = digest(*names, *signatures, *sizes)
     return Source(
         name=f"wds:{pattern}",
         class_names=names,
         fingerprint=fingerprint,
-        records=_Samples(tuple(shards), tuple(indices), ends, numbers, fingerprint),
-        labels=numbers,
+        records=_Samples(tuple(shards), tuple(indices), ends, number_of, fingerprint),
+        labels=numbers[pc.index_in(labels, found).to_numpy()] if names else unlabelled(len(labels)),
     )
 
 
@@ -187,8 +189,8 @@ def _load(path: str) -> pa.Table:
 
 
 @functools.lru_cache(maxsize=4096)
-def _columns(path: str, version: str) -> tuple[pa.Array, np.ndarray, np.ndarray]:
-    """keys, offsets, sizes; of an index on disk mapped, not read."""
+def _columns(path: str, version: str) -> tuple[pa.Array, np.ndarray, np.ndarray, pa.Array]:
+    """keys, offsets, sizes, labels; of an index on disk mapped, not read."""
     table = _load(path).combine_chunks()
-    arrays = [table.column(name).chunk(0) for name in ("key", "offset", "size")]
-    return arrays[0], arrays[1].to_numpy(), arrays[2].to_numpy()
+    keys, offsets, sizes, labels = (table.column(name).chunk(0) for name in SCHEMA.names)
+    return keys, offsets.to_numpy(), sizes.to_numpy(), labels
