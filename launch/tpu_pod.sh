@@ -9,7 +9,7 @@
 #   --runtime=VERSION     of the hosts' software; by default the one for JAX on this type
 #   --env=NAME=VALUE      for the program; as often as needed
 #   --setup=COMMAND       run by every host before the installation: to mount a bucket, for example
-#   --retries=5           failures in a row after which it gives up; being preempted is none
+#   --retries=5           failures in a row until it gives up; preemptions and outages are none
 #   --pause=60            seconds before trying again, doubled with each failure in a row
 #   --poll=30             seconds between looks at the slice
 #   --keep                leaves the slice when it ends
@@ -22,7 +22,7 @@ set -euo pipefail
 LOST=75 # the status of what a preemption ended
 STOPPED=143 # of a program that had notice of one and saved everything
 SETTLED=3600 # seconds of running after which a failure is the first in a row again
-SILENT=5 # times in a row that hosts may not answer before the slice counts as lost
+SILENT=5 # times in a row that hosts may not answer, --poll apart, before it counts as lost
 
 say() { echo "tpu_pod: $*" >&2; }
 fail() { # STATUS MESSAGE
@@ -120,22 +120,26 @@ install() {
 
 # Shows the log of host 0 until the program ends there: 0, 2, STOPPED or 1; LOST without a slice.
 follow() {
-    local report status silent=0 look=$((SECONDS + poll)) lines=+1
+    local report status silent=0 next=$((SECONDS + poll)) lines=+1
     while ((silent < SILENT)); do
         remote 0 launch/tpu_worker.sh follow "$lines" &
         child=$! lines=3
         while kill -0 "$child" 2>/dev/null; do
             sleep 0.2
-            ((SECONDS >= look)) || continue
-            stands "$(slice_state)" || { end_child && return "$LOST"; }
-            look=$((SECONDS + poll))
+            ((SECONDS >= next)) || continue
+            look
+            stands "$state" || { end_child && return "$LOST"; }
+            next=$((SECONDS + poll))
         done
         ! wait "$child" || { child='' && return 0; }
         child=''
         # The connection ended, or the program: what the hosts wrote down tells.
         if ! report=$(remote all launch/tpu_worker.sh report); then
+            ! outage || continue # the silence was this machine's, not theirs
+            stands "$state" || return "$LOST"
             silent=$((silent + 1))
             say "hosts of $name are out of reach ($silent of $SILENT times)"
+            patiently sleep "$poll"
         elif [[ $report == *"ended with status "[1-9]* ]]; then
             printf '%s\n' "$report" >&2
             for status in 2 "$STOPPED"; do # of one host, and the others failed for want of it
@@ -161,7 +165,7 @@ attempt() {
     obtain_slice || return
     ((installed)) || install || status=1
     ((status)) || run_program || status=$?
-    ((status == 0 || status == 2)) || stands "$(slice_state)" || return "$LOST"
+    ((status == 0 || status == 2)) || { look && stands "$state"; } || return "$LOST"
     return "$status"
 }
 
@@ -178,9 +182,10 @@ run() {
             failures=0 # what failed just before was its hosts, one after the other
             preemptions=$((preemptions + 1))
             say "$name was lost (so far $preemptions times): a new one is made"
-            delete_slice || return
+            until delete_slice; do outage || return; done
             ;;
         *)
+            ! outage || continue # nobody can say what failed for want of gcloud
             ((SECONDS - began < SETTLED)) || failures=0
             failures=$((failures + 1))
             ((failures <= retries)) || fail 1 "gives up after $failures failures in a row"

@@ -56,6 +56,8 @@ owned=0 # whether there may be a slice to delete
 was_ready=0 # whether the one there is has been
 installed=0 # whether its hosts are ready to start the program
 pretended='' # in a dry run, the state of the slice
+state='' # of the slice at the last look
+told=0 # whether gcloud could ever tell it
 
 # Of a queued resource or its node; nothing if it is not there. Listing tells what is not there from
 # a service that is out of reach; describing fails either way.
@@ -86,6 +88,33 @@ slice_state() {
 
 stands() { [[ $1 == ready || $1 == unknown ]]; }
 
+# Sets `state` and says what changed; gcloud's own words for what it cannot tell are shown once.
+look() {
+    local before=$state
+    if [[ $before == unknown ]]; then
+        state=$(slice_state 2>/dev/null)
+    else
+        state=$(slice_state)
+    fi
+    case $state in
+    "$before") ;;
+    unknown) say "gcloud cannot tell how $name is, for the reason above: waits, and looks again" ;;
+    *) say "$name is $state" ;;
+    esac
+    [[ $state == unknown ]] || told=1
+}
+
+# Whether gcloud could tell nothing, and then waits until it can. Not where it never could: that is
+# a mistaken zone or a missing login, which no waiting mends, and there is no slice yet to lose.
+outage() {
+    look
+    [[ $state == unknown ]] && ((told)) || return 1
+    while [[ $state == unknown ]]; do
+        patiently sleep "$poll"
+        look
+    done
+}
+
 create_slice() {
     say "asks for $name: $type in $zone ${kind[*]}"
     owned=1 was_ready=0 installed=0 pretended=ACTIVE
@@ -112,8 +141,7 @@ delete_slice() {
 
 # A slice that stands; LOST if it was preempted before, another status if there will be none.
 obtain_slice() {
-    local state seen=''
-    state=$(slice_state)
+    outage || true
     ((!was_ready)) || stands "$state" || return "$LOST" # since the last look
     case $state in
     unknown) return 1 ;;
@@ -126,9 +154,7 @@ obtain_slice() {
     missing) create_slice || return ;;
     esac
     while true; do
-        state=$(slice_state)
-        [[ $state == "$seen" ]] || say "$name is $state"
-        seen=$state
+        look
         case $state in
         ready) was_ready=1 && return ;;
         failed) return 1 ;;

@@ -8,6 +8,7 @@ What there is, is kept in the directory `STAND_IN_GCLOUD`:
     buckets/         gs://
     plan             states, a line a creation, that the queued resources to come pass through
     calls            command lines, a JSON list a line
+    out_of_reach     while it stands, all commands fail and connections break, but the hosts go on
 
 Commands and flags are those of Google's, and unknown ones fail; so do actions that the state of a
 slice does not allow. `ssh` runs the command with bash on each host asked for, with the environment
@@ -27,6 +28,7 @@ import sys
 import time
 
 HOME_OF_HOST = "STAND_IN_HOME"
+OUT_OF_REACH = "ERROR: the service cannot be reached"
 
 
 class Cloud:
@@ -107,6 +109,9 @@ class Cloud:
         lines = path.read_text().splitlines() if path.exists() else []
         return [call for call in map(json.loads, lines) if set(words) <= set(call)]
 
+    def out_of_reach(self) -> bool:
+        return (self.root / "out_of_reach").exists()
+
 
 def environments():
     """(process, its environment's words) of all processes that may be read and still run."""
@@ -121,6 +126,12 @@ def send(number: signal.Signals, pids: list[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def of_this_command(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        return os.getpgid(pid) == os.getpgrp()
+    return False
 
 
 def on_host(home: pathlib.Path, count: int, command: str) -> subprocess.Popen:
@@ -143,6 +154,8 @@ def main() -> str | int:
     cloud = Cloud(os.environ["STAND_IN_GCLOUD"])
     with (cloud.root / "calls").open("a") as file:
         file.write(json.dumps(sys.argv[1:]) + "\n")
+    if cloud.out_of_reach():
+        return OUT_OF_REACH
     if sys.argv[1:3] == ["storage", "cat"]:
         path = cloud.root / "buckets" / sys.argv[3].removeprefix("gs://")
         return print(path.read_text(), end="") or 0 if path.exists() else "ERROR: no such object"
@@ -198,8 +211,6 @@ def delete_node(cloud, flags):
 
 def list_states(group):
     def do(cloud, flags):
-        if (cloud.root / "out_of_reach").exists():
-            return "ERROR: the service cannot be reached"
         name = flags.filter.removeprefix("name~/").removesuffix("$")
         print(cloud.look(group, name), end="")
         return 0
@@ -221,7 +232,11 @@ def ssh(cloud, flags):
     hosts = cloud.hosts(name)
     asked = hosts if flags.worker == "all" else [hosts[int(flags.worker)]]
     children = [on_host(home, len(hosts), flags.command) for home in asked]
-    statuses = [child.wait() for child in children]
+    while None in (statuses := [child.poll() for child in children]):
+        if cloud.out_of_reach():  # what a connection holds ends with it
+            send(signal.SIGKILL, [pid for pid in cloud.processes(name) if of_this_command(pid)])
+            return OUT_OF_REACH
+        time.sleep(0.05)
     return next((status if status > 0 else 255 for status in statuses if status), 0)
 
 

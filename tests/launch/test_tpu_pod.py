@@ -1,5 +1,6 @@
 """The launcher of TPU slices on a cloud that stands in for Google's: its hosts are processes."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -36,6 +37,12 @@ def wait_for(condition, child, seconds=60):
         assert child.poll() is None, child.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def read_until(words, child):
+    """Reads the launcher's output up to the line with these words."""
+    while words not in child.stdout.readline():
+        assert child.poll() is None
 
 
 def at_work(launcher, hosts=1):
@@ -90,8 +97,7 @@ def test_notice_of_a_preemption_is_no_failure(launcher):
 def test_a_slice_that_is_lost_after_a_failure_is_what_failed(launcher, tmp_path):
     again = tmp_path / "again"
     child = launcher.start(*acts(f"[[ ! -e {again} ]] || exit 2; touch {again}; exit 1"))
-    while "failure 1" not in child.stdout.readline():
-        assert child.poll() is None
+    read_until("failure 1", child)
     launcher.cloud.preempt(NAME, "SUSPENDED", "")
     output, _ = child.communicate(timeout=60)
     assert child.returncode == 2 and "was lost (so far 1 times)" in output, output
@@ -156,17 +162,82 @@ def test_status_logs_and_stop(launcher):
     assert status == 2 and f"process {child.pid} runs {NAME} already" in output
     assert logs.stdout.readline() == "0 works\n"
 
-    # A service that cannot be asked is no reason to give a slice up.
-    (launcher.cloud.root / "out_of_reach").touch()
-    time.sleep(2.5)
-    assert launcher.processes() and child.poll() is None
-    (launcher.cloud.root / "out_of_reach").unlink()
-
     status, output = launcher.run(action="stop")
     assert status == 0 and launcher.nothing_is_left(), output
     assert child.wait(timeout=10) == 143 and logs.wait(timeout=10) != 0
     assert creations(launcher) == 1
     child.stdout.close(), logs.stdout.close()
+
+
+@contextlib.contextmanager
+def outage(launcher, child, looks):
+    """Until the launcher has looked at its slice so many times in vain."""
+    out_of_reach = launcher.cloud.root / "out_of_reach"
+    out_of_reach.touch()
+    before = len(launcher.cloud.calls("list"))
+    wait_for(lambda: len(launcher.cloud.calls("list")) >= before + looks, child)
+    yield
+    out_of_reach.unlink()
+
+
+def test_an_outage_while_the_program_runs_costs_no_slice(launcher, tmp_path):
+    end = tmp_path / "end"
+    child = launcher.start(*acts(f"echo works; until [[ -e {end} ]]; do sleep 0.1; done"))
+    read_until("works", child)
+    with outage(launcher, child, looks=6):  # more often than hosts may be silent
+        assert launcher.processes()
+    end.touch()
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode == 0 and "was lost" not in output, output
+    assert output.count("gcloud cannot tell") == 1 and output.count("cannot be reached") < 6
+    assert creations(launcher) == 1 and launcher.nothing_is_left()
+
+
+def test_outages_while_it_starts_or_between_attempts_are_no_failures(launcher, tmp_path):
+    again = tmp_path / "again"
+    life = f"[[ ! -e {again} ]] || exit 0; touch {again}; exit 1"
+    child = launcher.start("--retries=1", *acts(life))
+    wait_for(lambda: launcher.cloud.calls("scp"), child)
+    with outage(launcher, child, looks=2):
+        pass
+    read_until("failure 1", child)
+    with outage(launcher, child, looks=2):
+        pass
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode == 0 and "gives up" not in output, output
+    assert creations(launcher) == 1 and launcher.nothing_is_left()
+
+
+def test_a_launcher_that_is_interrupted_in_an_outage_deletes_its_slice_after_it(launcher):
+    child = launcher.start(*acts(WORKS))
+    wait_for(lambda: at_work(launcher), child)
+    with outage(launcher, child, looks=2):
+        child.terminate()
+        time.sleep(1)
+        assert launcher.processes() and child.poll() is None
+    output, _ = child.communicate(timeout=20)
+    assert child.returncode == 143 and launcher.nothing_is_left(), output
+
+
+def test_hosts_that_do_not_answer_for_some_time_are_lost(launcher, tmp_path):
+    again = tmp_path / "again"
+    child = launcher.start(*acts(f"[[ ! -e {again} ]] || exit 2; touch {again}; {WORKS}"))
+    read_until("works", child)
+    (launcher.cloud.root / "hosts" / NAME / "0" / ".port").unlink()  # no command starts without
+    launcher.cloud.end(NAME)
+    began = time.monotonic()
+    read_until("was lost", child)
+    assert time.monotonic() - began > 4  # looks are --poll=1 apart
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode == 2 and creations(launcher) == 2, output
+    assert launcher.nothing_is_left()
+
+
+def test_a_service_that_could_never_be_asked_is_given_up(launcher):
+    (launcher.cloud.root / "out_of_reach").touch()  # as with a mistaken zone, or without a login
+    status, output = launcher.run("--retries=1", *acts(REFUSES))
+    assert status == 1 and "gives up after 2 failures" in output, output
+    assert "ERROR: the service cannot be reached" in output and not creations(launcher)
 
 
 def test_a_launcher_that_was_killed_goes_on_with_its_slice(launcher):
