@@ -71,9 +71,9 @@ def _plan_training(config, slice_: topology.Topology, devices: list) -> dict:
     state = state_lib.placed(parts.shapes, parts.shardings)
     batch = parts.batch(rows, TARGET_PLACES if stored else 1)
     size = parts.preprocessing.size
-    forward = 2 * macs.macs(parts.model, size)
+    flops = 2 * macs.training_macs(parts.model, size)
     if parts.teacher:
-        forward += 2 * macs.macs(parts.teacher.step.model, parts.teacher.preprocessing.size) / 3
+        flops += 2 * macs.macs(parts.teacher.step.model, parts.teacher.preprocessing.size)
     what = (
         f"{parts.model.name} at {size} pixels, {rows / len(devices):g} images a device "
         f"({per_step[0]:,} labelled + {per_step[1]:,} unlabelled), mesh {dict(mesh.shape)}, remat "
@@ -93,7 +93,7 @@ def _plan_training(config, slice_: topology.Topology, devices: list) -> dict:
         **_compile("training", what, parts.step, (state, batch, rng, teacher)),
     }
     if found["fits"]:
-        found |= _times(found, slice_, 3 * forward, rows, num_steps, plan.price)
+        found |= _times(found, slice_, flops, rows, num_steps, plan.price)
     return found
 
 
