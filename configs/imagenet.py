@@ -27,7 +27,7 @@ class Recipe:
     """A network as a student; its teacher's training is the same without unlabelled images."""
 
     ratio: float  # unlabelled images for each labelled one
-    epochs: float  # over the labelled images
+    train_ratio: int  # as officially: times 350 epochs over the labelled images
     magnitude: float | None  # of RandAugment; None: without
     fsdp: int = 1
     remat: str = "full"
@@ -35,18 +35,20 @@ class Recipe:
 
 
 RECIPES = {
-    "b0": Recipe(1.0, 700.0, None),
-    "b1": Recipe(3.0, 700.0, None),
-    "b2": Recipe(3.0, 700.0, 6.0),
-    "b3": Recipe(3.0, 700.0, 12.0),
-    "b4": Recipe(3.0, 700.0, 15.0),
-    "b5": Recipe(3.0, 350.0, 18.0),
-    "b6": Recipe(3.0, 350.0, 24.0),
-    "b7": Recipe(3.0, 350.0, 27.0),
-    "l0": Recipe(3.0, 350.0, 27.0, 8, "full", 600),
-    "l1": Recipe(3.0, 350.0, 27.0, 8, "full", 600),
-    "l2": Recipe(14.0, 350.0, 27.0, 8, "full,full,depthwise,depthwise,convs,convs,convs", 800),
+    "b0": Recipe(1.0, 2, None),
+    "b1": Recipe(3.0, 2, None),
+    "b2": Recipe(3.0, 2, 6.0),
+    "b3": Recipe(3.0, 2, 12.0),
+    "b4": Recipe(3.0, 2, 15.0),
+    "b5": Recipe(3.0, 1, 18.0),
+    "b6": Recipe(3.0, 1, 24.0),
+    "b7": Recipe(3.0, 1, 27.0),
+    "l0": Recipe(3.0, 1, 27.0, 8, "full", 600),
+    "l1": Recipe(3.0, 1, 27.0, 8, "full", 600),
+    "l2": Recipe(14.0, 1, 27.0, 8, "full,full,depthwise,depthwise,convs,convs,convs", 800),
 }
+# The official code multiplies the whole number of steps: 2 x 109,474, one less than of 700 epochs.
+EPOCHS = {1: 350.0, 2: 699.997}
 CHAINS = {  # network and ratio of each iteration; the first is the teacher
     "paper": (("b7", 0.0), ("l2", 14.0), ("l2", 14.0), ("l2", 28.0)),
     "v1": (("b7", 0.0), ("l0", 3.0), ("l1", 3.0), ("l2", 3.0), ("l2", 3.0)),
@@ -86,11 +88,11 @@ def _iteration(name: str, ratio: float, is_last: bool) -> dict:
         "model": {"name": f"efficientnet-{name}", "remat": recipe.remat},
         "mesh": {"fsdp": recipe.fsdp},
         "train": {
-            "epochs": recipe.epochs,
+            "epochs": EPOCHS[recipe.train_ratio],
             "unlabelled_ratio": ratio,
             "sample_prob": sample_prob,
         },
-        "optim": {"decay_epochs": 2.4 * recipe.epochs / 350},
+        "optim": {"decay_epochs": 2.4 * recipe.train_ratio},
         "randaugment": (
             {"num_layers": 0} if recipe.magnitude is None else {"magnitude": recipe.magnitude}
         ),

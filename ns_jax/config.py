@@ -33,7 +33,8 @@ def parse_arg(arg: str, **defaults):
 
 def at_role(config: config_dict.ConfigDict, role: str) -> config_dict.ConfigDict:
     """The config of one training, `teacher`, `student` (the first) or `finetune` (of the last
-    iteration), or all of it for `selftrain`.
+    iteration), or all of it for `selftrain`. What a training's iteration differs in is put in
+    place, and no overrides are left.
     """
     roles = {"selftrain": None, "teacher": 0, "student": 1, "finetune": config.selftrain.iterations}
     if role not in roles:
@@ -41,7 +42,13 @@ def at_role(config: config_dict.ConfigDict, role: str) -> config_dict.ConfigDict
     if role == "selftrain":
         return config
     config = at_iteration(config, roles[role])
+    config.selftrain.overrides = config_dict.ConfigDict()
     return finetuned(config) if role == "finetune" else config
+
+
+def is_chain(config: config_dict.ConfigDict) -> bool:
+    """Whether it is a whole self-training, whose trainings are not what stands at the top level."""
+    return len(config.selftrain.overrides) > 0
 
 
 def finetuned(config: config_dict.ConfigDict) -> config_dict.ConfigDict:

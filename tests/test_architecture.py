@@ -13,7 +13,7 @@ FLOORS = [
     {"data.files", "data.headers", "preemption", "progress"},
     {
         *("ascent", "config", "trees", "losses", "metrics", "idle"),
-        "models.convolutions",
+        *("models.convolutions", "plan_text"),
         *("compiled", "processes", "rollcall", "topology", "data.ranking", "data.tally"),
         *("data.decoding", "data.resizing", "data.workers", "data.perceptual"),
     },

@@ -48,10 +48,12 @@ def test_configs_declare_nothing_new_and_know_their_roles(module):
     for role, ratio in (("teacher", 0), ("student", 1)):
         config = module.get_config(f"role={role}")
         assert bool(config.train.unlabelled_ratio) == ratio
+        assert not config_lib.is_chain(config)
         found = dict(config_lib._leaves(config.to_dict()))
         assert {k for k in found if not k.startswith("selftrain.overrides")} == {
             k for k in declared if not k.startswith("selftrain.overrides")
         }
+    assert config_lib.is_chain(module.get_config())
     with pytest.raises(ValueError, match="known: selftrain, teacher, student"):
         module.get_config("role=parent")
 

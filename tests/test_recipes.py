@@ -117,17 +117,21 @@ def test_svhn_has_the_official_numbers():
 
 
 @pytest.mark.parametrize(
-    ("model", "ratio", "steps", "last"),
-    [("b0", 1, 218_948, 0.0030913), ("b4", 3, 218_948, 0.0030913), ("b7", 3, 109_474, 0.0030913)],
+    ("arg", "per_step", "steps", "after_warmup", "last"),
+    [
+        ("model=b0", (4096, 4096), 218_948, "0.248320", "0.00309130"),
+        ("model=b4", (4096, 12_288), 218_948, "0.248320", "0.00309130"),
+        ("model=b7", (4096, 12_288), 109_474, "0.240870", "0.00309130"),
+        ("model=b7,batch=paper", (2048, 6144), 218_949, "0.120435", "0.00154565"),
+    ],
 )
-def test_imagenet_has_the_official_numbers(model, ratio, steps, last):
-    config = imagenet.get_config(f"role=student,model={model}")
+def test_imagenet_has_the_official_numbers(arg, per_step, steps, after_warmup, last):
+    config = imagenet.get_config(f"role=student,{arg}")
     steps_per_epoch, found = config_lib.steps(config, 1_281_167)
-    # The official code doubles the truncated number of steps: one less than twice 350 epochs.
-    assert found - steps in (0, 1)
-    assert config_lib.images_per_step(config) == (4096, 4096 * ratio)
-    schedule = optim.learning_rate_schedule(config.optim, 4096, steps_per_epoch)
-    assert float(schedule(steps - 1)) == pytest.approx(last, rel=1e-5)
+    assert found == steps and config_lib.images_per_step(config) == per_step
+    schedule = optim.learning_rate_schedule(config.optim, per_step[0], steps_per_epoch)
+    assert f"{float(schedule(int(5 * steps_per_epoch))):.6f}" == after_warmup
+    assert f"{float(schedule(steps - 1)):.8f}" == last
 
 
 @pytest.mark.parametrize(

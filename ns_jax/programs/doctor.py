@@ -44,8 +44,8 @@ def run(config, workdir: pathlib.Path) -> dict:
             say(f"{name}, unreadable: {line.strip()}")
     result = {"sources": found}
     if test:
-        result["duplicates"] = _duplicates(config, sources)
-    result["speed"] = _speed(config, sources)
+        result |= _duplicates(config, sources)
+    result["speed"] = _speed(_measured(config, sources), sources)
     config_lib.write_json(workdir / "doctor.json", result)
     return result
 
@@ -53,7 +53,7 @@ def run(config, workdir: pathlib.Path) -> dict:
 def _examine(config, source: Source) -> dict:
     """Decodes a sample spread over the source and counts what it finds."""
     count = min(len(source), config.doctor.sample)
-    indices = np.linspace(0, len(source) - 1, count).astype(int)
+    indices = _spread(source, count)
     bad = bad_images.BadImages(source, 1.0)
     sizes, lengths, labels = [], [], []
     with Progress(f"decoding {source.name}", count) as progress:
@@ -121,8 +121,12 @@ def _source_rows(found: dict) -> tuple[list[str], list[list[str]]]:
 
 
 def _duplicates(config, sources: dict[str, Source]) -> dict:
-    """Images of the test source that are in the training sources too, byte for byte."""
+    """Images of the test source that are in the training sources too, byte for byte.
+
+    `duplicates`: pairs of keys; `compared`: how many images of each source, and of how many.
+    """
     most = config.doctor.compared
+    compared = {name: [min(len(one), most), len(one)] for name, one in sources.items()}
     seen = collections.defaultdict(list)
     for digest, key in _digests(sources["test"], most):
         seen[digest].append(key)
@@ -136,33 +140,56 @@ def _duplicates(config, sources: dict[str, Source]) -> dict:
             if digest in seen
         ]
         result[name] = pairs
-        compared = [min(len(sources[n]), most) for n in (name, "test")]
         say(
-            f"{len(pairs):,} of {compared[0]:,} {name} images are among {compared[1]:,} test images"
+            f"{len(pairs):,} of {_share(name, compared)} are among {_share('test', compared)}"
             + (": the score on these says nothing" if pairs else "")
         )
         for key, other in pairs[:10]:
             say(f"  {one_line(key)} is {one_line(other)}")
-    return result
+    return {"duplicates": result, "compared": compared}
+
+
+def _share(name: str, compared: dict) -> str:
+    count, total = compared[name]
+    spread = f" (spread over {total:,}; doctor.compared)" if count < total else ""
+    return f"{count:,} {name} images{spread}"
+
+
+def _spread(source: Source, most: int) -> np.ndarray:
+    """Indices of so many images at most, evenly over the source, which may be in class order."""
+    return np.linspace(0, len(source) - 1, min(len(source), most)).astype(int)
 
 
 def _digests(source: Source, most: int):
-    """(digest of the content, key) of the first images."""
+    """(digest of the content, key) of so many images at most, spread over the source."""
 
     def digest(index: int) -> tuple[bytes, str]:
-        example = source[index]
+        example = source[int(index)]
         image = example["image"]
         data = image.tobytes() if isinstance(image, np.ndarray) else image
         return hashlib.blake2b(data, digest_size=16).digest(), example["key"]
 
-    count = min(len(source), most)
+    indices = _spread(source, most)
     with (
         concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
-        Progress(f"comparing {source.name}", count) as progress,
+        Progress(f"comparing {source.name}", len(indices)) as progress,
     ):
-        for found in pool.map(digest, range(count)):
+        for found in pool.map(digest, indices):
             progress.advance(1)
             yield found
+
+
+def _measured(config, sources: dict[str, Source]):
+    """The training whose speed counts: of a whole self-training the last student's.
+
+    Without a pool it is the teacher's.
+    """
+    if not config_lib.is_chain(config):
+        return config
+    last = config.selftrain.iterations if "unlabelled" in sources else 0
+    config = config_lib.at_iteration(config, last)
+    config.train.selection = config.train.selection or "selection"  # it is there by then
+    return config
 
 
 def _speed(config, sources: dict[str, Source]) -> dict:
@@ -170,8 +197,14 @@ def _speed(config, sources: dict[str, Source]) -> dict:
     labelled = sources["labelled"]
     trainer = build(config, len(labelled.class_names), len(labelled))
     evaluation = trainer.preprocessing
-    view = experiment.train_view(config, evaluation)
-    pool = sources.get("unlabelled", labelled) if config.train.unlabelled_ratio else labelled
+    view, pool = experiment.train_view(config, evaluation), labelled
+    ratio = config.train.unlabelled_ratio
+    if ratio and "unlabelled" in sources:
+        view, pool = experiment.unlabelled_view(config, view), sources["unlabelled"]
+    say(
+        f"measures the training of {trainer.model.name} at {evaluation.size} pixels, "
+        f"with {ratio:g} unlabelled images for each labelled one"
+    )
     views = {
         "training": lambda data, rng: view(data, rng, pool.max_pixels),
         "evaluation": lambda data, rng: evaluation(decoding.decode(data, pool.max_pixels)),
@@ -193,6 +226,10 @@ def _speed(config, sources: dict[str, Source]) -> dict:
         needed = device / per_core["training"]
         say(f"training is bound by the {bound}: about {needed:.0f} cores would feed the device")
     return {
+        "model": trainer.model.name,
+        "image_size": evaluation.size,
+        "per_step": list(config_lib.images_per_step(config)),
+        "pool": pool.name,
         "views_per_core": per_core,
         "cores": cores,
         "training_step": device,
@@ -203,7 +240,7 @@ def _speed(config, sources: dict[str, Source]) -> dict:
 
 def _images_per_second(config, source: Source, make) -> float:
     """Of one core: for a few seconds, or twice through the sample."""
-    indices = np.linspace(0, len(source) - 1, min(len(source), config.doctor.sample)).astype(int)
+    indices = _spread(source, config.doctor.sample)
     rng = np.random.default_rng(config.seed)
     done, began = 0, time.perf_counter()
     for index in np.tile(indices, 2):

@@ -9,13 +9,26 @@ import time
 import jax
 import numpy as np
 
-from ns_jax import ascent, compiled, experiment, sharding, steps, topology, trainer, trees
+from ns_jax import (
+    ascent,
+    checkpoint,
+    compiled,
+    experiment,
+    sharding,
+    steps,
+    topology,
+    trainer,
+    trees,
+)
 from ns_jax import config as config_lib
 from ns_jax import state as state_lib
 from ns_jax.models import macs
-from ns_jax.progress import say, table
+from ns_jax.plan_text import show, size_text
+from ns_jax.progress import say
 
 TARGET_PLACES = 16  # of stored labels
+SETTINGS = ("model", "mesh", "data", "randaugment", "train", "optim", "loss")  # of a training
+TOTALS = ("days", "core_hours", "chip_hours", "cost")
 OUT_OF_MEMORY = re.compile(
     r"(?:Used |temporaries \()([\d.]+)([KMGT]?)\b"
 )  # as the compiler says it
@@ -25,26 +38,76 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 def run(config, workdir: pathlib.Path) -> dict:
     """Prints the plan, and writes and returns it as `plan.json`.
 
-    A step that does not fit is a finding, not an error. Raises ValueError for a slice that does not
-    exist and for numbers that do not go together, ImportError without the TPU compiler.
+    Of one training and labelling: `train` and `label`. Of a whole self-training: a list of these,
+    `stages`, and their `total`, None if not all of it fits. A step that does not fit is a finding,
+    not an error. Raises ValueError for a slice that does not exist and for numbers that do not go
+    together, ImportError without the TPU compiler.
     """
     slice_ = topology.parse(config.plan.topology)
-    devices = slice_.devices()
-    config = _planned(config)
+    devices, made = slice_.devices(), {}
+
+    def once(plan, config, *sections: str) -> dict:
+        """Equal settings are compiled once."""
+        key = plan, *(config[name].to_json_best_effort() for name in (*sections, "plan"))
+        if key not in made:
+            made[key] = plan(config, slice_, devices)
+        return made[key]
+
+    def stage(labelling, training) -> dict:
+        plans = once(_training, training, *SETTINGS)
+        if labelling and config.plan.labelling:
+            plans = plans | {"label": once(_plan_labelling, labelling, "model", "data", "label")}
+        return plans
+
     found = {
         "topology": slice_.name,
         "devices": slice_.num_devices,
         "chips": slice_.num_chips,
         "hbm_bytes": slice_.chip.usable,
-        "train": _plan_training(config, slice_, devices),
     }
-    if config.plan.search:
-        found["largest"] = _largest(config, slice_, devices, found["train"])
-    if config.plan.labelling:
-        found["label"] = _plan_labelling(config, slice_, devices)
+    if config_lib.is_chain(config):
+        if config.selftrain.filter:
+            say("selftrain.filter is left out: every teacher is taken to label the whole pool")
+        parts = _stages(config)
+        for *_, training in parts:  # before the first of many compilations
+            config_lib.validate_training(training, len(devices), config.plan.num_labelled)
+        stages = [{"name": name} | stage(*configs) for name, *configs in parts]
+        found |= {"stages": stages, "total": _total(stages)}
+    else:
+        config = _planned(config)
+        found |= stage(config, config)
     config_lib.write_json(workdir / "plan.json", found)
-    _print(found, config)
+    show(found, config.plan.price)
     return found
+
+
+def _stages(config) -> list[tuple]:
+    """Of a self-training: name of a stage, config of the teacher that labels first, and its own."""
+    stages, teacher = [], None
+    for k in range(config.selftrain.iterations + 1):
+        now = _planned(config_lib.at_iteration(config, k))
+        if k == 0 and config.selftrain.teacher:
+            given = checkpoint.description(config.selftrain.teacher)
+            teacher = now
+            teacher.model.name = given["model"]["name"]
+            teacher.model.small_images = given["model"]["small_images"]
+            teacher.data.image_size = given["preprocessing"]["size"]
+            continue
+        if teacher:
+            teacher.label.batch_size = now.label.batch_size
+        stages.append((f"student {k}" if k else "teacher", teacher, now))
+        teacher = now
+        if now.finetune.epochs > 0:
+            teacher = _planned(config_lib.finetuned(now))
+            stages.append((f"fine-tune of {stages[-1][0]}", None, teacher))
+    return stages
+
+
+def _total(stages: list[dict]) -> dict | None:
+    plans = [stage[name] for stage in stages for name in ("label", "train") if name in stage]
+    if not all(plan["fits"] for plan in plans):
+        return None
+    return {key: sum(plan[key] for plan in plans) for key in TOTALS}
 
 
 def _planned(config):
@@ -55,6 +118,13 @@ def _planned(config):
     if config.train.frozen_stages is not None:
         config.train.init = config.train.init or "checkpoint"
     return config
+
+
+def _training(config, slice_: topology.Topology, devices: list) -> dict:
+    plans = {"train": _plan_training(config, slice_, devices)}
+    if config.plan.search:
+        plans["largest"] = _largest(config, slice_, devices, plans["train"])
+    return plans
 
 
 def _plan_training(config, slice_: topology.Topology, devices: list) -> dict:
@@ -71,9 +141,9 @@ def _plan_training(config, slice_: topology.Topology, devices: list) -> dict:
     state = state_lib.placed(parts.shapes, parts.shardings)
     batch = parts.batch(rows, TARGET_PLACES if stored else 1)
     size = parts.preprocessing.size
-    forward = 2 * macs.macs(parts.model, size)
+    flops = 2 * macs.training_macs(parts.model, size)
     if parts.teacher:
-        forward += 2 * macs.macs(parts.teacher.step.model, parts.teacher.preprocessing.size) / 3
+        flops += 2 * macs.macs(parts.teacher.step.model, parts.teacher.preprocessing.size)
     what = (
         f"{parts.model.name} at {size} pixels, {rows / len(devices):g} images a device "
         f"({per_step[0]:,} labelled + {per_step[1]:,} unlabelled), mesh {dict(mesh.shape)}, remat "
@@ -93,7 +163,7 @@ def _plan_training(config, slice_: topology.Topology, devices: list) -> dict:
         **_compile("training", what, parts.step, (state, batch, rng, teacher)),
     }
     if found["fits"]:
-        found |= _times(found, slice_, 3 * forward, rows, num_steps, plan.price)
+        found |= _times(found, slice_, flops, rows, num_steps, plan.price)
     return found
 
 
@@ -212,7 +282,7 @@ def _largest(config, slice_: topology.Topology, devices: list, first: dict) -> d
         one = tried[multiple]
         peak, images = one["peak_bytes"], one["images_per_device"]
         fits = one["fits"] and peak <= limit
-        say(f"{images:g} images a device: {_size(peak)} {'fits' if fits else 'is too much'}")
+        say(f"{images:g} images a device: {size_text(peak)} {'fits' if fits else 'is too much'}")
         return peak if fits or (peak or 0) > limit else None
 
     start = max(1, first["per_step"][0] // unit)
@@ -248,64 +318,3 @@ def _smallest_batch(config, num_devices: int, num_labelled: int) -> int:
             continue
         return batch_size
     raise ValueError(f"no batch up to {64 * num_devices:,} can be shared by {num_devices} devices")
-
-
-def _size(num_bytes: float | None) -> str:
-    if num_bytes is None:
-        return "?"
-    unit, scale = next(
-        (both for both in (("GB", 1e9), ("MB", 1e6)) if num_bytes >= both[1]), ("kB", 1e3)
-    )
-    return f"{num_bytes / scale:.2f} {unit}"
-
-
-def _print(found: dict, config) -> None:
-    limit = found["hbm_bytes"]
-    columns = ["", *(name for name in ("train", "label") if name in found)]
-    plans = [found[name] for name in columns[1:]]
-
-    def row(name: str, show) -> list[str]:
-        return [name, *(show(plan) if plan["fits"] else "-" for plan in plans)]
-
-    rows = [
-        ["memory a device", *(f"{_size(plan['peak_bytes'])} of {_size(limit)}" for plan in plans)],
-        row("arguments", lambda p: _size(p["argument_bytes"])),
-        row("temporaries", lambda p: _size(p["temporary_bytes"])),
-        ["compiled in", *(f"{plan['compile_seconds']:.0f} s" for plan in plans)],
-        row("images a device", lambda p: f"{p['images_per_device']:g}"),
-        row("FLOPs an image", lambda p: f"{p['flops_per_image'] / 1e9:,.1f} G"),
-        row("memory traffic an image", lambda p: _size(p["bytes_per_image"])),
-        row("sent by a device", lambda p: _size(p["sent_bytes"])),
-        row("step, the compiler's estimate", lambda p: f"{p['step_seconds'] * 1e3:,.1f} ms"),
-        row("of it between devices", lambda p: f"{p['link_seconds'] * 1e3:,.1f} ms"),
-        row("step, roofline", lambda p: f"{p['roofline_seconds'] * 1e3:,.1f} ms ({p['bound_by']})"),
-        row("model FLOPs utilisation", lambda p: f"{p['utilisation']:.1%}"),
-        row("images a second", lambda p: f"{p['images_per_second']:,.0f}"),
-        row("steps", lambda p: f"{p['steps']:,}"),
-        row("days", lambda p: f"{p['days']:.2f}"),
-        row("core-hours", lambda p: f"{p['core_hours']:,.0f}"),
-    ]
-    if config.plan.price:
-        rows.append(row("cost", lambda p: f"{p['cost']:,.0f}"))
-    table(f"Plan for {found['topology']}, {found['devices']:,} devices", columns, rows)
-    if found["train"]["fits"]:
-        lines = [
-            [kind, f"{count:,}", _size(num_bytes)]
-            for kind, (count, num_bytes) in found["train"]["collectives"].items()
-        ]
-        table("Messages of a training step", ["of devices", "times", "bytes"], lines)
-    for name, plan in zip(columns[1:], plans, strict=True):
-        if not plan["fits"] or plan["peak_bytes"] > limit:
-            say(
-                f"{name} does not fit: {_size(plan['peak_bytes'])} of {_size(limit)}. What helps: "
-                "model.remat=full, a larger mesh.fsdp, train.accumulate, fewer images a device, or "
-                "more devices"
-            )
-    if "largest" in found:
-        largest = found["largest"]
-        tried = ", ".join(f"{n}: {_size(peak)}" for n, peak in largest["tried"].items())
-        say(
-            f"the largest batch that fits: {largest['images_per_device']:g} images a device; "
-            f"{largest['too_many']:g} do not, or are more than there are"
-            f"{'' if largest['exact'] else '; between them nothing was tried'} ({tried})"
-        )

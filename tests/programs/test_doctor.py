@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from ns_jax import config as config_lib
+from ns_jax import experiment
 from ns_jax.programs import doctor
 from tests.data import made
 
@@ -45,7 +47,9 @@ def test_doctor_counts_finds_duplicates_and_says_what_bounds_the_run(config, tmp
         "labelled": [["3/9.jpg", "1/1.jpg"]],
         "unlabelled": [["other name.jpg", "1/1.jpg"]],
     }
+    assert result["compared"] == {"labelled": [50, 50], "unlabelled": [8, 8], "test": [20, 20]}
     speed = result["speed"]
+    assert speed["model"] == "efficientnet-pico" and speed["per_step"] == [10, 20]
     assert speed["bound_by"] in ("input", "step") and speed["training_step"] > 0
     assert all(value > 0 for value in speed["views_per_core"].values())
     shown = capsys.readouterr()
@@ -66,3 +70,47 @@ def test_doctor_refuses_what_training_would_refuse(config, tmp_path):
     config.data.labelled = ""
     with pytest.raises(ValueError, match="data.labelled is empty; set --config.data.labelled=fol"):
         doctor.run(config, tmp_path / "work")
+
+
+def test_what_is_compared_is_spread_over_a_source_in_class_order(
+    config, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(doctor, "_speed", lambda config, sources: {})
+    shutil.copy(tmp_path / "test" / "1" / "1.jpg", tmp_path / "labelled" / "9" / "999.jpg")
+    config.doctor.compared = 20
+    result = doctor.run(config, tmp_path / "work")
+    assert result["duplicates"]["labelled"] == [["9/999.jpg", "1/1.jpg"]]
+    assert result["compared"] == {"labelled": [20, 51], "unlabelled": [7, 7], "test": [20, 20]}
+    shown = capsys.readouterr().err
+    assert "1 of 20 labelled images (spread over 51; doctor.compared) are among 20 test" in shown
+    source = experiment.open_source(config, "labelled")
+    classes = {key.split("/")[0] for _, key in doctor._digests(source, 20)}
+    assert len(classes) == 10 and len(list(doctor._digests(source, 20))) == 20
+
+
+def test_the_last_student_is_measured_with_its_pool(config, tmp_path, capsys, monkeypatch):
+    timed = []
+    monkeypatch.setattr(doctor, "_training_speed", lambda *both: timed.append(both) or 1.0)
+    config.selftrain.iterations = 2
+    config.selftrain.overrides.iteration_2 = {
+        "model": {"name": "efficientnet-nano"},
+        "data": {"image_size": 20},
+        "train": {"unlabelled_ratio": 3.0},
+    }
+    config.doctor.compared = 1
+    speed = doctor.run(config, tmp_path / "work")["speed"]
+    assert (speed["model"], speed["image_size"]) == ("efficientnet-nano", 20)
+    assert speed["per_step"] == [10, 30] and "pool" in speed["pool"]
+    ((settings, trainer),) = timed
+    assert config_lib.images_per_step(settings) == (10, 30)
+    assert trainer.model.name == "efficientnet-nano" and trainer.preprocessing.size == 20
+    shown = capsys.readouterr().err
+    assert "measures the training of efficientnet-nano at 20 pixels, with 3 unlabelled" in shown
+
+
+@pytest.mark.parametrize(("pool", "ratio"), [("unlabelled", 2.0), (None, 0.0)])
+def test_without_a_pool_or_a_chain_there_is_no_student_to_measure(config, pool, ratio):
+    sources = {name: None for name in ("labelled", "test", pool)}
+    assert doctor._measured(config, sources).train.unlabelled_ratio == ratio
+    one = config_lib.at_role(config, "teacher")
+    assert doctor._measured(one, sources) is one

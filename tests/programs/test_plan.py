@@ -8,8 +8,9 @@ import jax
 import pytest
 
 from configs import base
-from ns_jax import compiled, sharding, topology, trainer
+from ns_jax import checkpoint, compiled, sharding, topology, trainer
 from ns_jax import state as state_lib
+from ns_jax.models import efficientnet, macs
 from ns_jax.programs import plan
 
 pytest.importorskip("libtpu")
@@ -68,6 +69,68 @@ def test_a_plan_has_memory_messages_time_and_cost(small):
     assert train["flops_per_image"] == 3 * label["flops_per_image"]
     assert label["sent_bytes"] == 0  # labelling needs no other device
     assert label["steps"] == -(-300_000_000 // 256)
+
+
+def chain(**changes):
+    """A teacher, two equal students that are wider, and the fine-tune of the second."""
+    whole = config(plan__topology="v3-8", plan__price=2.0, plan__labelling=True, **changes)
+    whole.train.unlabelled_ratio, whole.train.batch_size, whole.mesh.fsdp = 0.0, 16, 1
+    whole.selftrain.iterations = 2
+    student = {"model": {"name": "efficientnet-nano"}, "train": {"unlabelled_ratio": 3.0}}
+    finetune = {"epochs": 1.5, "image_size": 48}
+    whole.selftrain.overrides = {
+        "iteration_0": {},
+        "iteration_1": student,
+        "iteration_2": {**student, "finetune": finetune},
+    }
+    return whole
+
+
+def test_a_whole_self_training_is_planned_stage_by_stage(tmp_path, capsys, few_stages):
+    whole = chain(model__remat="none")
+    found = plan.run(whole, tmp_path)
+    shown = capsys.readouterr()
+    assert json.loads((tmp_path / "plan.json").read_text()) == json.loads(json.dumps(found))
+    teacher, first, second, tuned = found["stages"]
+    names = [stage["name"] for stage in found["stages"]]
+    assert names == ["teacher", "student 1", "student 2", "fine-tune of student 2"]
+    models = [stage["train"]["model"].removeprefix("efficientnet-") for stage in found["stages"]]
+    assert models == ["pico", "nano", "nano", "nano"]
+    assert [stage["train"]["per_step"] for stage in found["stages"]] == [
+        *([16, 0], [16, 48], [16, 48], [16, 0])
+    ]
+    assert [stage["label"]["model"][-4:] for stage in (first, second)] == ["pico", "nano"]
+    assert "label" not in teacher and "label" not in tuned
+    assert second["train"] == first["train"] and shown.err.count("compiles training") == 3
+    # Of the fine-tune no stage but the head has a backward pass.
+    assert tuned["train"]["image_size"] == 48
+    model = efficientnet.build("efficientnet-nano", 1000, small_images=True, frozen_stages=3)
+    assert tuned["train"]["flops_per_image"] == 2 * macs.training_macs(model, 48)
+    plans = [stage[kind] for stage in found["stages"] for kind in stage if kind != "name"]
+    assert len(plans) == 6
+    for key in ("days", "core_hours", "chip_hours", "cost"):
+        assert found["total"][key] == pytest.approx(sum(one[key] for one in plans))
+    for title in ("Teacher for v3-8", "Fine-tune of student 2 for v3-8", "The whole self-training"):
+        assert title in shown.out
+    assert shown.out.count("labels for") == 2 and f"{found['total']['days']:.2f}" in shown.out
+
+
+def test_a_mistake_in_a_later_iteration_is_said_before_the_first_compilation(tmp_path, capsys):
+    whole = chain()
+    whole.selftrain.overrides.iteration_2.train.unlabelled_ratio = 2.9
+    with pytest.raises(ValueError, match="16 labelled . 47 unlabelled"):
+        plan.run(whole, tmp_path)
+    assert "compiles" not in capsys.readouterr().err
+
+
+def test_a_teacher_that_is_given_is_not_trained(monkeypatch):
+    model = {"name": "efficientnet-b1", "small_images": False}
+    given = {"model": model, "preprocessing": {"size": 240}}
+    monkeypatch.setattr(checkpoint, "description", lambda path: {"runs/b1": given}[path])
+    whole = chain(selftrain__teacher="runs/b1")
+    (name, teacher, student), *_ = plan._stages(whole)
+    assert (name, student.model.name) == ("student 1", "efficientnet-nano")
+    assert (teacher.model.name, teacher.data.image_size) == ("efficientnet-b1", 240)
 
 
 def text_of(topology_name, **changes):
