@@ -180,6 +180,65 @@ def test_a_training_saves_the_step_that_it_is_at(environment, tmp_path):
     assert "Traceback" not in output
 
 
+def test_the_first_compilation_holds_nothing_up(environment, tmp_path):
+    environment = {**environment, "NS_JAX_COMPILE_CACHE": ""}
+    process = start("train", tmp_path, environment, **{"preemption.grace_seconds": 2.0})
+    while "parameters at" not in (line := process.stdout.readline()):
+        assert line
+    time.sleep(2)
+    output = told(process)
+    assert "SIGTERM: ends within 2 s" in output and "Traceback" not in output
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+TWO_TRAININGS = """
+import sys, time
+from ns_jax import preemption
+
+preemption.hold()
+preemption.watch(60.0)
+import jax
+
+jax.config.update("jax_platforms", "cpu")
+from ns_jax import processes
+
+processes.connect(sys.argv[1], 2, int(sys.argv[2]), False)
+with preemption.deferred():
+    for step in range(300):
+        processes.leave_after_this_step()
+    print("between", flush=True)
+    time.sleep(3)
+    for step in range(1, 21):
+        if processes.leave_after_this_step():
+            print("leaves", step, flush=True)
+            break
+        time.sleep(0.2)
+preemption.end()
+"""
+
+
+@pytest.mark.chaos
+def test_processes_heed_a_notice_that_comes_between_two_trainings(environment):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_TRAININGS, address, str(index)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "between\n"
+    processes[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    assert said[0] == said[1] and said[0].startswith("leaves ")
+
+
 @pytest.mark.parametrize("program", ["label", "evaluate"])
 def test_inference_ends_at_once_and_leaves_nothing_half_done(
     environment, make_teacher, tmp_path, program

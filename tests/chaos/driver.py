@@ -70,10 +70,13 @@ class Driver:
             if disk_full and done > disturbances / 2:
                 disk_full = False
                 self._fill_disk()
-            if self._chance.random() < 0.25:
-                self._damage_checkpoint()
-            if self._chance.random() < 0.25:
-                self._damage_shard()
+            for kind, damage in (
+                ("checkpoint", self._damage_checkpoint),
+                ("shard", self._damage_shard),
+            ):
+                due = done > disturbances / 2 and not self.counts[kind]
+                if self._chance.random() < 0.25 or due:
+                    damage()
             logged = self._logged_steps()
             process = self._start()
         assert self._wait(process) == 0, self._said()
@@ -199,7 +202,12 @@ class Driver:
         shutil.rmtree(labels.parent / "selection", ignore_errors=True)
         path = self._chance.choice(sorted(labels.glob("*.parquet")))
         content = bytearray(path.read_bytes())
-        if self._chance.random() < 0.5:
+        self.counts["shard"] += 1
+        how = self._chance.choice(("gone", "cut", "bit"))
+        if how == "gone":
+            path.unlink()
+            return
+        if how == "cut":
             del content[self._chance.randrange(len(content)) :]
         else:  # in the data of a column that selecting reads
             group = pq.read_metadata(path).row_group(0)
@@ -210,7 +218,6 @@ class Driver:
             place = column.data_page_offset + column.total_compressed_size - 3
             content[place] ^= 1 << self._chance.randrange(8)
         path.write_bytes(content)
-        self.counts["shard"] += 1
 
     def _fill_disk(self) -> None:
         """A start on a disk with room for a line, but not for a checkpoint."""

@@ -16,7 +16,7 @@ import ns_jax
 from ns_jax import experiment, leases, manifest, metrics, predictor
 from ns_jax.data import labels, perceptual, selection, sources
 from ns_jax.data.reading import Reading
-from ns_jax.programs import label, select
+from ns_jax.programs import label, select, selftrain
 
 SHARD = 100
 
@@ -181,6 +181,20 @@ def test_a_damaged_shard_is_computed_again(config, tmp_path, damage, capfd):
     label.run(config, tmp_path)
     assert content(tmp_path) == before
     assert f"{shard} is damaged and is computed again" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut off"])
+def test_selftrain_labels_again_what_it_cannot_select_from(config, tmp_path, damage):
+    config.select.labels = str(tmp_path / "labels")
+    found = selftrain._label_and_select(config, tmp_path)
+    before, shard = content(tmp_path), tmp_path / "labels" / "labels-00003-of-00012.parquet"
+    shutil.rmtree(tmp_path / "selection")
+    if damage == "gone":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:-100])
+    assert selftrain._label_and_select(config, tmp_path) == found
+    assert content(tmp_path) == before
 
 
 def test_a_shard_of_another_teacher_is_refused(config, teachers, tmp_path):
