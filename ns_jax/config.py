@@ -51,6 +51,16 @@ def is_chain(config: config_dict.ConfigDict) -> bool:
     return len(config.selftrain.overrides) > 0
 
 
+def check_one_training(config: config_dict.ConfigDict) -> None:
+    """Raises ValueError for a whole self-training whose top level is not its first training."""
+    if flat(at_iteration(config, 0)) != flat(config):
+        raise ValueError(
+            "this config is a whole self-training of several networks; name one training of it, as "
+            "role=teacher, role=student or role=finetune behind the config's name "
+            "(--config=configs/imagenet.py:model=b3,role=teacher), or run selftrain"
+        )
+
+
 def finetuned(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     """The training that `finetune` adds to this one (paper, section 4.1: fix-resolution)."""
     if not config.finetune.epochs > 0:

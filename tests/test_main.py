@@ -132,6 +132,12 @@ def test_bad_numbers_leave_the_workdir_free_for_the_corrected_command(environmen
     assert status == 2 and "belongs to a run of another config" in shown
 
 
+def test_a_chain_of_networks_is_no_training(environment, tmp_path):
+    chain = "--config=configs/imagenet.py:chain=paper"
+    status, shown = run(environment, "train", chain, f"--workdir={tmp_path / 'run'}")
+    assert status == 2 and "role=teacher, role=student or role=finetune" in shown
+
+
 def test_the_console_script_finds_the_configs(environment, tmp_path):
     script = pathlib.Path(sys.executable).with_name("ns-jax")
     child = subprocess.run(

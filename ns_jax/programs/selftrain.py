@@ -79,6 +79,7 @@ def _iteration_config(config, workdir: pathlib.Path, k: int):
     """The config of iteration k with its paths and its own seed filled in."""
     directory, given = workdir / f"iteration_{k}", config.selftrain.teacher
     iteration = config_lib.at_iteration(config, k)
+    iteration.selftrain.overrides = {}  # in place
     iteration.seed = int(np.random.SeedSequence([config.seed, k]).generate_state(1)[0] >> 1)
     iteration.evaluate.checkpoint = str(_outcome(config, workdir, k))
     if k == 0 and given:

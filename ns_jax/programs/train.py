@@ -29,6 +29,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     Raises ValueError for numbers that do not go together, a workdir of other inputs, too many bad
     images, and FloatingPointError for a loss that is not finite.
     """
+    config_lib.check_one_training(config)
     source = experiment.open_source(config, "labelled")
     devices = experiment.training_devices(config)
     config = _with_stat_groups(config, len(devices), workdir)
