@@ -86,6 +86,7 @@ def chain(**changes):
     return whole
 
 
+@pytest.mark.pod
 def test_a_whole_self_training_is_planned_stage_by_stage(tmp_path, capsys, few_stages):
     whole = chain(model__remat="none")
     found = plan.run(whole, tmp_path)
