@@ -75,6 +75,11 @@ class Work:
         self._there.add(self._names[number])
         held.release(self._names[number])
 
+    def tidy(self) -> None:
+        """Removes what killed workers left half written, once all shards are there."""
+        for directory in (self._directory, f"{self._directory}/leases"):
+            files.tidy(directory)
+
     def check(self) -> None:
         """Removes shards that are cut off, which are then computed again, and says so.
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import os
 import subprocess
 import sys
 import time
@@ -96,3 +97,16 @@ def test_a_process_of_this_host_that_was_killed_holds_nothing(tmp_path, environm
         child.kill()
         child.wait()
         assert mine.claim("a")
+
+
+def test_who_is_late_may_find_its_half_written_file_tidied_away(tmp_path, monkeypatch):
+    real = os.link
+
+    def link(temporary, path):
+        tmp_path.joinpath("one").write_bytes(b"first")
+        files.tidy(str(tmp_path))
+        real(temporary, path)
+
+    monkeypatch.setattr(os, "link", link)
+    assert not files.create(str(tmp_path / "one"), b"second")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"first"]

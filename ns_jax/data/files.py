@@ -132,6 +132,8 @@ def create(path: str, data: bytes) -> bool:
         except FileExistsError:
             return False
         except OSError as error:
+            if not os.path.exists(temporary) and os.path.exists(path):
+                return False  # all is there, and somebody has tidied up
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
                 raise
             if os.path.exists(path):
@@ -162,6 +164,16 @@ def _written(path: str, data: bytes):
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def tidy(directory: str) -> None:
+    """Removes what was half written when its writer was killed.
+
+    Only where every file is there that anybody may still be writing: see `create`.
+    """
+    for name in names(directory):
+        if name.startswith(".") and name.endswith(".tmp"):
+            remove(f"{directory}/{name}")
 
 
 def _is_file(path: str) -> bool:

@@ -266,6 +266,7 @@ def _finish(source, teacher, directory, work: Work, inputs: dict, bad) -> None:
             known += int((expected >= 0).sum())
     if damaged:
         return
+    work.tidy()
     if len(bad):
         say(f"{len(bad)} images could not be read; their status says why:")
         say("\n".join(bad.lines()))

@@ -255,6 +255,15 @@ def test_numbers_that_make_no_sense_are_said_before_anything_is_opened(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_killed_workers_left_half_written_is_removed(config, tmp_path):
+    for name in ("labels-00003-of-00012.parquet", "leases/labels-00003-of-00012.parquet.0"):
+        path = tmp_path / "labels" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(f".{path.name}.0123.tmp").write_bytes(b"half")
+    label.run(config, tmp_path)
+    assert not list((tmp_path / "labels").rglob("*.tmp"))
+
+
 def test_workers_of_one_directory_share_the_work(config, tmp_path):
     """Two at once, in one process; a third lease is of a host that vanished."""
     label.run(config, tmp_path / "alone")
