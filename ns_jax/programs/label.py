@@ -62,7 +62,7 @@ def run(config, workdir) -> dict:
 
     work = Work(directory, len(images), config.label.images_per_shard, made_of)
     work.check()
-    bad = _bad_images(config, source, len(images))
+    bad = _bad_images(config, source, work)
     # At the notice no more shards are begun; those that are begun are finished, if there is time.
     with (
         preemption.deferred(),
@@ -81,8 +81,7 @@ def run(config, workdir) -> dict:
             else:  # of the processes of a run the one that speaks
                 did = processes.is_first() and held.claim("manifest")
                 if did:
-                    bad = _bad_images(config, source, len(images))
-                    _finish(source, teacher, directory, work, inputs, bad)
+                    _finish(config, source, teacher, directory, work, inputs)
                     held.release("manifest")
             if not did:
                 time.sleep(WAIT_SECONDS)
@@ -241,15 +240,15 @@ def _joined(batches: list[dict]) -> dict:
     }
 
 
-def _bad_images(config, source, num_images: int) -> bad_images.BadImages:
+def _bad_images(config, source, work: Work) -> bad_images.BadImages:
+    """Of the images that are labelled, which may be a part of the source."""
+    num_images = sum(map(len, work.ranges))
     return bad_images.BadImages(source, config.data.max_bad_fraction, num_images=num_images)
 
 
-def _finish(source, teacher, directory, work: Work, inputs: dict, bad) -> None:
-    """Counts what is in the shards, and writes the manifest unless one of them is damaged.
-
-    `bad` takes the unreadable images of all workers.
-    """
+def _finish(config, source, teacher, directory, work: Work, inputs: dict) -> None:
+    """Counts what is in the shards, and writes the manifest unless one of them is damaged."""
+    bad = _bad_images(config, source, work)
     truth = source.known_labels(teacher.class_names)
     right = known = num_images = damaged = 0
     for number in range(len(work)):

@@ -213,7 +213,7 @@ def _train(
                 so_far = {
                     "attempt": start.attempt,
                     "nonfinite": guarded.count,
-                    "bad": ([*map(_gathered, bad), []])[:2],
+                    "bad": [*map(_gathered, bad), []][:2],
                 }
                 checkpoints.save(step, state, {**description, "so_far": so_far})
             if leaves and not last:
