@@ -3,8 +3,10 @@
 import dataclasses
 
 import jax
+import numpy as np
 
-from ns_jax.data import images, randaugment, sources, views
+from ns_jax import processes
+from ns_jax.data import bad_images, images, randaugment, sources, views
 from ns_jax.data.reading import Reading
 from ns_jax.data.source import Source
 from ns_jax.models import efficientnet
@@ -127,3 +129,9 @@ def training_devices(config) -> list:
     if not 1 <= wanted <= len(devices):
         raise ValueError(f"mesh.devices is {wanted}; there are {len(devices)}")
     return devices[:wanted]
+
+
+def gather_bad(bad: bad_images.BadImages) -> list[int]:
+    """The indices that any process has met, which all know then. Called by all processes."""
+    bad.add(np.concatenate(processes.gather(np.asarray(bad.indices(), np.int64))))
+    return bad.indices()

@@ -38,7 +38,7 @@ def run(config, workdir: pathlib.Path) -> dict:
             progress.advance(len(ok))
     arrays = [np.concatenate(found) for found in zip(*parts, strict=True)]
     classes, probs, labels = (np.concatenate(processes.gather(array)) for array in arrays)
-    bad.add(np.concatenate(processes.gather(np.asarray(bad.indices(), np.int64))))
+    experiment.gather_bad(bad)
     result = {
         **metrics.evaluate(classes, probs, labels, len(source.class_names)),
         "num_images": len(labels),

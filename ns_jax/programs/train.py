@@ -213,7 +213,7 @@ def _train(
                 so_far = {
                     "attempt": start.attempt,
                     "nonfinite": guarded.count,
-                    "bad": [*map(_gathered, bad), []][:2],
+                    "bad": [*map(experiment.gather_bad, bad), []][:2],
                 }
                 checkpoints.save(step, state, {**description, "so_far": so_far})
             if leaves and not last:
@@ -300,12 +300,6 @@ def _note_bad(bad: list, batch: dict, places, per_step: tuple[int, int], groups:
     for row in batch.pop("bad").nonzero()[0]:
         is_labelled = places[row] % part < per_step[0] // groups
         bad[0 if is_labelled else 1].add([index[row]])
-
-
-def _gathered(images: bad_images.BadImages) -> list[int]:
-    """The indices that any process has met, which all know then."""
-    images.add(np.concatenate(processes.gather(np.asarray(images.indices(), np.int64))))
-    return images.indices()
 
 
 def _warn_if_input_bound(idle: IdleTime, workers: int | None) -> bool:
