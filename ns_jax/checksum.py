@@ -22,7 +22,7 @@ class ReplicaError(RuntimeError):
 
 
 def of_host(tree) -> int:
-    """Of NumPy arrays with elements of 4 bytes."""
+    """Of arrays on the host with elements of 4 bytes."""
     return total(of_leaves(tree))
 
 
@@ -46,8 +46,13 @@ def of_copies(tree) -> np.ndarray:
 
 
 def prepare(tree) -> Callable:
-    """Compiles `of_copies` for trees like this one, once, in all processes together."""
+    """`of_copies` for trees like this one, compiled once, in all processes together.
+
+    One CPU device has its arrays where the host has them: nothing is compiled.
+    """
     leaves, treedef = jax.tree.flatten(tree)
+    if sharding.is_one_cpu(leaves[0].sharding.mesh):
+        return lambda tree: [jax.tree.leaves(of_leaves(tree))]
     like = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves]
     return _compiled(treedef, tuple(like))
 

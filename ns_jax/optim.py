@@ -1,6 +1,5 @@
 """The official optimiser: TensorFlow's RMSProp, staircase schedule, EMA with a ramp."""
 
-import functools
 import math
 
 import jax
@@ -31,7 +30,7 @@ def learning_rate_schedule(optim, batch_size: int, steps_per_epoch: float):
     return schedule
 
 
-def decayed(params, is_frozen):
+def decayed(params, is_frozen=lambda path: False):
     """Tree of bool: the parameters of the L2 penalty. All but BatchNorm's; biases included."""
     flat = [
         not path.split("/")[-2].endswith("_bn") and not is_frozen(path)
@@ -40,17 +39,16 @@ def decayed(params, is_frozen):
     return jax.tree.unflatten(jax.tree.structure(params), flat)
 
 
-def make_optimiser(optim, schedule, is_frozen=lambda path: False) -> optax.GradientTransformation:
+def make_optimiser(optim, schedule, decays=decayed) -> optax.GradientTransformation:
     """TensorFlow's RMSProp after the gradient of the L2 penalty.
 
-    Frozen parameters, by path, are spared the penalty; with no gradient either they stay.
+    `decays` maps parameters to the tree of bool that says which of them the penalty is of. Frozen
+    ones are spared; with no gradient either they stay.
 
     ms = d ms + (1 - d) g^2 from 1, not 0; mom = m mom + lr g / sqrt(ms + eps); w -= mom.
     """
     return optax.chain(
-        optax.add_decayed_weights(
-            optim.weight_decay, functools.partial(decayed, is_frozen=is_frozen)
-        ),
+        optax.add_decayed_weights(optim.weight_decay, decays),
         optax.rmsprop(
             schedule,
             decay=optim.rms_decay,

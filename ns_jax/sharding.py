@@ -91,6 +91,11 @@ def on_cpu(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
+def is_one_cpu(mesh: Mesh) -> bool:
+    """Whether it is one CPU device: its arrays lie in the host's memory, in one piece."""
+    return mesh.size == 1 and on_cpu(mesh)
+
+
 def compiler_options(mesh: Mesh) -> dict | None:
     """What `jax.jit` is to tell the compiler of this mesh's platform."""
     return CPU_OPTIONS if on_cpu(mesh) else None

@@ -1,6 +1,7 @@
 """The state of a training: shapes first, then shardings, then arrays."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -68,13 +69,13 @@ def placed(shapes: TrainState, state_shardings: TrainState) -> TrainState:
     )
 
 
-def init(model, optimiser, seed: int, size: int, state_shardings: TrainState) -> TrainState:
-    """Fresh arrays, made where they belong."""
+def compile_init(model, optimiser, size: int, state_shardings: TrainState) -> Callable:
+    """`random key -> state` of fresh arrays, made where they belong."""
 
     def fresh(rng):
         return from_variables(model.init(rng, size), optimiser)
 
-    return jax.jit(fresh, out_shardings=state_shardings)(jax.random.key(seed))
+    return jax.jit(fresh, out_shardings=state_shardings)
 
 
 def init_from(variables: dict, optimiser, state_shardings: TrainState) -> TrainState:

@@ -9,6 +9,7 @@ import optax
 
 from ns_jax import losses, optim, sharding
 from ns_jax.models.efficientnet import EfficientNet
+from ns_jax.packing import UNPACKED
 from ns_jax.state import TrainState
 
 
@@ -51,8 +52,11 @@ def train_step(
     model,
     optimiser,
     objective: Objective,
+    packing=UNPACKED,
 ) -> tuple[TrainState, dict]:
     """One update on a batch as in `data.pipeline`; metrics are scalars on the device.
+
+    The state comes and goes as `packing` packs it, which the optimiser's state is made for.
 
     Where the loss or the gradient is not finite, nothing but `step` changes.
 
@@ -81,10 +85,14 @@ def train_step(
         return sums["loss"], (batch_stats, sums)
 
     gradients = jax.grad(loss_of, has_aux=True)
+    variables = packing.unpack(state.params), packing.unpack(state.batch_stats)
     if objective.pieces == 1:
-        grads, (batch_stats, sums) = gradients(state.params, state.batch_stats, batch, rng)
+        grads, (batch_stats, sums) = gradients(*variables, batch, rng)
     else:
-        grads, batch_stats, sums = _in_turn(gradients, state, batch, rng, model, objective.pieces)
+        grads, batch_stats, sums = _in_turn(
+            gradients, *variables, batch, rng, model, objective.pieces
+        )
+    grads, batch_stats = packing.pack(grads), packing.pack(batch_stats)
     updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = functools.partial(optim.update_ema, step=state.step, decay=objective.ema_decay)
@@ -121,7 +129,7 @@ def teacher_probs(given: Teacher, variables: dict, batch: dict, rng: jax.Array) 
     return jax.lax.stop_gradient(probs)
 
 
-def _in_turn(gradients, state: TrainState, batch: dict, rng, model, pieces: int):
+def _in_turn(gradients, params, batch_stats, batch: dict, rng, model, pieces: int):
     """Gradients of a batch of which each piece, an equal part of every BatchNorm group, goes
     through the network alone: its own statistics, and moving averages that move once a piece.
 
@@ -142,13 +150,13 @@ def _in_turn(gradients, state: TrainState, batch: dict, rng, model, pieces: int)
         number, waiting = turn
         piece = jax.tree.map(piece_of, waiting)
         new, (batch_stats, found) = gradients(
-            state.params, batch_stats, piece, jax.random.fold_in(rng, number)
+            params, batch_stats, piece, jax.random.fold_in(rng, number)
         )
         return (_added(grads, new), batch_stats, _added(sums, found)), None
 
-    nothing = jax.tree.map(jnp.zeros_like, state.params)
+    nothing = jax.tree.map(jnp.zeros_like, params)
     sums = {"loss": jnp.zeros(()), "right": jnp.zeros(())}
-    start = (nothing, state.batch_stats, sums)
+    start = (nothing, batch_stats, sums)
     found, _ = jax.lax.scan(add, start, (jnp.arange(pieces), jax.tree.map(cut, batch)))
     return found
 
@@ -236,8 +244,12 @@ def _in_pieces(function, whole, rows):
     return jax.tree.map(lambda r: r.reshape(-1, *r.shape[2:])[:count], results)
 
 
+@functools.lru_cache(maxsize=16)
 def compile_inference(mesh, function, **static):
     """`(whole, rows) -> rows` of `function`, `whole` (weights) whole on every device.
+
+    The same for equal arguments: labelling and evaluation, of all iterations, trace and compile the
+    pass of one network once.
 
     A function of images alone: each device takes its own rows, a CPU's cores being its devices.
     """

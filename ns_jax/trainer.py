@@ -1,12 +1,15 @@
 """Everything a training step needs, built from a config: for training, measuring, planning."""
 
 import dataclasses
+import functools
+import json
 from collections.abc import Callable
 
 import jax
 import numpy as np
+from ml_collections import config_dict
 
-from ns_jax import checkpoint, experiment, optim, sharding, steps
+from ns_jax import checkpoint, experiment, optim, packing, sharding, steps
 from ns_jax import config as config_lib
 from ns_jax import state as state_lib
 from ns_jax.data import images, views
@@ -27,14 +30,29 @@ class Trainer:
     shapes: state_lib.TrainState  # of ShapeDtypeStruct
     shardings: state_lib.TrainState
     teacher: "StepTeacher | None"
-    # (state, batch, rng, teacher's variables or None) -> (state, metrics), compiled at its first
-    # call
+    fresh: Callable  # random key -> a state from scratch, on the devices
+    packing: packing.Packing | packing.Unpacked
+    # (packed state, batch, rng, teacher's variables or None) -> (packed state, metrics), compiled
+    # at its first call
     step: Callable
 
     def init(self, seed: int) -> state_lib.TrainState:
         """A state from scratch, on the devices."""
-        size = self.preprocessing.size
-        return state_lib.init(self.model, self.optimiser, seed, size, self.shardings)
+        return self.fresh(jax.random.key(seed))
+
+    def packed(self, state: state_lib.TrainState) -> state_lib.TrainState:
+        """The state as steps carry it. A step takes its memory."""
+        if isinstance(self.packing, packing.Unpacked):
+            return state
+        vectors = self.packing.pack(jax.tree.map(np.asarray, state))
+        return jax.device_put(vectors, sharding.replicated(self.mesh))
+
+    def unpacked(self, state: state_lib.TrainState) -> state_lib.TrainState:
+        """The inverse of `packed`: arrays of its own, which no later step takes."""
+        if isinstance(self.packing, packing.Unpacked):
+            return state
+        copies = self.packing.unpack(jax.tree.map(np.array, state))
+        return jax.tree.map(jax.device_put, copies, self.shardings)
 
     def teacher_variables(self) -> dict | None:
         """The weights of the teacher in the step, on the devices; None without one."""
@@ -102,11 +120,6 @@ def build(config, num_classes: int, num_labelled: int, devices: list | None = No
     )
     preprocessing = experiment.preprocessing(config, model)
     steps_per_epoch, _ = config_lib.steps(config, num_labelled)
-    batch = config_lib.labelled_batch(config)
-    schedule = optim.learning_rate_schedule(config.optim, batch, steps_per_epoch)
-    optimiser = optim.make_optimiser(config.optim, schedule, model.is_frozen)
-    shapes = state_lib.abstract(model, optimiser, preprocessing.size)
-    shardings = state_lib.shardings(shapes, optimiser, mesh, config.mesh.shard_above)
     teacher = _teacher(config, placement, preprocessing) if config.train.teacher else None
     per_step = config_lib.images_per_step(config)
     objective = steps.Objective(
@@ -124,21 +137,72 @@ def build(config, num_classes: int, num_labelled: int, devices: list | None = No
         preprocessing=preprocessing,
         view=view,
         unlabelled_view=experiment.unlabelled_view(config, view),
-        schedule=schedule,
-        optimiser=optimiser,
         mesh=mesh,
-        shapes=shapes,
-        shardings=shardings,
         teacher=teacher,
-        step=steps.compile_train_step(
-            mesh,
-            shardings,
-            teacher and teacher.shardings,
-            model=model,
-            optimiser=optimiser,
-            objective=objective,
+        **_compiled(
+            model,
+            preprocessing.size,
+            objective,
+            json.dumps(config.optim.to_dict()),
+            config_lib.labelled_batch(config),
+            steps_per_epoch,
+            teacher and teacher.preprocessing.size,
         ),
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(
+    model,
+    size: int,
+    objective: steps.Objective,
+    optim_settings: str,
+    batch: float,
+    steps_per_epoch: float,
+    teacher_size: int | None,
+) -> dict:
+    """What a training compiles, and what that is made of: the same for all of equal numbers, so
+    that the second student of a self-training neither traces nor compiles anything again.
+    """
+    mesh, shard_above = model.placement.mesh, model.placement.shard_above
+    settings = config_dict.ConfigDict(json.loads(optim_settings))
+    schedule = optim.learning_rate_schedule(settings, batch, steps_per_epoch)
+    decays = functools.partial(optim.decayed, is_frozen=model.is_frozen)
+    optimiser = optim.make_optimiser(settings, schedule, decays)
+    shapes = state_lib.abstract(model, optimiser, size)
+    shardings = state_lib.shardings(shapes, optimiser, mesh, shard_above)
+    carried, step_optimiser, step_shardings = packing.UNPACKED, optimiser, shardings
+    if sharding.is_one_cpu(mesh):
+        carried = packing.Packing(shapes, decays(shapes.params))
+        step_optimiser = optim.make_optimiser(settings, schedule, carried.decayed)
+        step_shardings = sharding.replicated(mesh)  # of every vector
+    teacher_shardings = objective.teacher and _variables(objective.teacher.model, teacher_size)[1]
+    return {
+        "schedule": schedule,
+        "optimiser": optimiser,
+        "shapes": shapes,
+        "shardings": shardings,
+        "fresh": state_lib.compile_init(model, optimiser, size, shardings),
+        "packing": carried,
+        "step": steps.compile_train_step(
+            mesh,
+            step_shardings,
+            teacher_shardings,
+            model=model,
+            optimiser=step_optimiser,
+            objective=objective,
+            packing=carried,
+        ),
+    }
+
+
+def _variables(model, size: int) -> tuple[dict, dict]:
+    """Shapes and shardings of a network's variables, on its placement."""
+    mesh, shard_above = model.placement.mesh, model.placement.shard_above
+    shapes = jax.eval_shape(lambda rng: model.init(rng, size), jax.random.key(0))
+    params = sharding.params_shardings(shapes["params"], mesh, shard_above)
+    whole = jax.tree.map(lambda _: sharding.replicated(mesh), shapes["batch_stats"])
+    return shapes, {"params": params, "batch_stats": whole}
 
 
 def _teacher(config, placement: sharding.Placement, student: images.Preprocessing) -> StepTeacher:
@@ -153,10 +217,7 @@ def _teacher(config, placement: sharding.Placement, student: images.Preprocessin
     model = dataclasses.replace(
         experiment.described_model(description), dtype=config.model.dtype, placement=placement
     )
-    shapes = jax.eval_shape(lambda rng: model.init(rng, preprocessing.size), jax.random.key(0))
-    mesh = placement.mesh
-    of_params = sharding.params_shardings(shapes["params"], mesh, config.mesh.shard_above)
-    whole = jax.tree.map(lambda _: sharding.replicated(mesh), shapes["batch_stats"])
+    shapes, shardings = _variables(model, preprocessing.size)
     return StepTeacher(
         path=config.train.teacher,
         step=steps.Teacher(
@@ -171,5 +232,5 @@ def _teacher(config, placement: sharding.Placement, student: images.Preprocessin
         preprocessing=preprocessing,
         class_names=description["class_names"],
         shapes=shapes,
-        shardings={"params": of_params, "batch_stats": whole},
+        shardings=shardings,
     )

@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -31,9 +32,18 @@ def depthwise_conv(x, kernel, stride: int = 1):
     return jax.lax.platform_dependent(
         x,
         kernel,
-        cpu=functools.partial(_depthwise_shifts, stride=stride),
+        cpu=functools.partial(_depthwise_cpu, stride=stride),
         default=functools.partial(_conv_native, stride=stride, groups=x.shape[-1]),
     )
+
+
+def _depthwise_cpu(x, kernel, stride: int):
+    batch, height, width, _ = x.shape
+    # A matrix for each channel is to be small beside the images that it multiplies. The batch of an
+    # export is a symbol.
+    if isinstance(batch, int) and MAPS_A_POSITION * height * width <= batch:
+        return _depthwise_matmul(x, kernel, stride)
+    return _depthwise_shifts(x, kernel, stride)
 
 
 def _conv_native(x, kernel, stride: int, groups: int = 1):
@@ -53,6 +63,41 @@ def _conv_matmul(x, kernel, stride: int):
     patches = [view for _, view in _windows(x, len(every), stride, every, every)]
     patches = jnp.concatenate(patches, -1) if len(patches) > 1 else patches[0]
     return _matmul(patches, kernel.reshape(-1, kernel.shape[-1]))
+
+
+# Images for each position of their maps from which on a matrix product beats shifted multiply-adds.
+MAPS_A_POSITION = 3
+
+
+def _depthwise_matmul(x, kernel, stride: int):
+    """A channel's map, as a row of positions, times a matrix: one product a channel for each pass.
+
+    Of an 8 x 8 map it multiplies 64 values for an output where a 5 x 5 kernel has 25, and is twice
+    as fast as the shifts at that; on smaller maps up to 4 times. It compiles in a sixth of the
+    time.
+    """
+    size, channels = kernel.shape[0], x.shape[-1]
+    out_shape = tuple(-(-n // stride) for n in x.shape[1:3])
+    taps = jnp.asarray(_tap_of_positions(x.shape[1:3], size, stride), x.dtype)
+    matrices = kernel.reshape(-1, channels).T @ taps.reshape(len(taps), -1)
+    matrices = matrices.reshape(channels, *taps.shape[1:])
+    maps = x.reshape(len(x), -1, channels).transpose(2, 0, 1)
+    out = jax.lax.dot_general(maps, matrices, (((2,), (1,)), ((0,), (0,))))
+    return out.transpose(1, 2, 0).reshape(len(x), *out_shape, channels)
+
+
+@functools.cache
+def _tap_of_positions(shape: tuple[int, int], kernel_size: int, stride: int) -> np.ndarray:
+    """bool `[k * k, in positions, out positions]`: whether that place of the kernel joins them."""
+
+    def along(size):  # [k, in, out]
+        before, out = same_padding(size, kernel_size, stride)[0], np.arange(-(-size // stride))
+        place = np.arange(size)[:, None] + before - stride * out
+        return np.arange(kernel_size)[:, None, None] == place
+
+    rows, columns = map(along, shape)
+    both = rows[:, None, :, None, :, None] & columns[None, :, None, :, None, :]
+    return both.reshape(kernel_size**2, shape[0] * shape[1], -1)
 
 
 @jax.custom_vjp

@@ -28,7 +28,7 @@ def run(config, workdir: pathlib.Path) -> dict:
 
     bad = bad_images.BadImages(source, config.data.max_bad_fraction)
     share = np.array_split(np.arange(len(source)), processes.count())[processes.index()]
-    k = min(5, len(model.class_names))
+    k = min(predictor.CLASSES_KEPT, len(model.class_names))  # as labelling: one compiled pass
     parts = [(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), np.zeros(0, np.int32))]
     with Progress("evaluating", len(share)) as progress:
         for batch in model.predict(source, [share], experiment.reading(config), k):

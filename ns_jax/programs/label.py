@@ -19,7 +19,6 @@ from ns_jax.data.selection import Selection
 from ns_jax.progress import Progress, say
 from ns_jax.work import Work
 
-CLASSES_KEPT = 16  # of many classes: 52 bytes an image instead of 4,000
 WAIT_SECONDS = 1.0  # of a worker between two looks for something to do
 
 
@@ -43,7 +42,7 @@ def run(config, workdir) -> dict:
     directory = workdir / "labels"
     if config.data.holdout:
         teacher.temperature = _fitted_temperature(config, teacher, directory)
-    k = min(config.label.classes_kept or CLASSES_KEPT, len(teacher.class_names))
+    k = min(config.label.classes_kept or predictor.CLASSES_KEPT, len(teacher.class_names))
     made_of = {
         "teacher": teacher.digest,
         "source": source.fingerprint,

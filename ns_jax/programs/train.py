@@ -149,7 +149,7 @@ def _train(
     """
     per_step = config_lib.images_per_step(config)
     total_steps = config_lib.steps(config, len(examples[0].source))[1]
-    mesh, teacher, state = trainer.mesh, trainer.teacher_variables(), start.state
+    mesh, teacher = trainer.mesh, trainer.teacher_variables()
     seed = guard.seed_of_attempt(config.seed, start.attempt)
     places = sharding.local_rows(sum(per_step), mesh)
     batches = pipeline.train_batches(
@@ -166,7 +166,8 @@ def _train(
         places=places,
         weights=pipeline.Weights(config.train.sample_prob, config_lib.unlabelled_weight(config)),
     )
-    checkpoints.prepare(state)
+    checkpoints.prepare(start.state)
+    state = trainer.packed(start.state)
     workdir.mkdir(parents=True, exist_ok=True)
     log = MetricsLog(workdir / "metrics.jsonl", start.step, write=processes.is_first())
     guarded = guard.Guard(config.train, start.nonfinite, checkpoints.directory)
@@ -215,7 +216,8 @@ def _train(
                     "nonfinite": guarded.count,
                     "bad": [*map(experiment.gather_bad, bad), []][:2],
                 }
-                checkpoints.save(step, state, {**description, "so_far": so_far})
+                whole = trainer.unpacked(state)
+                checkpoints.save(step, whole, {**description, "so_far": so_far})
             if leaves and not last:
                 checkpoints.close()
                 say(f"step {step:,} is saved; the same command goes on from there")
