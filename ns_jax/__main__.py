@@ -26,6 +26,7 @@ PROGRAMS = {
 ALONE = ("doctor", "convert", "plan")  # in one process
 IN_BUCKETS = ("label",)  # their workdir may be one
 BAD_INPUT = (ValueError, FloatingPointError, ImportError)  # as the programs tell it
+TUNABLES = "GLIBC_TUNABLES"
 CACHE = "NS_JAX_COMPILE_CACHE"  # a directory; "" switches the cache of compiled steps off
 
 FLAGS = flags.FLAGS
@@ -46,8 +47,10 @@ def main(argv: list[str] | None = None) -> int:
     worker that was lost. After SIGTERM the process ends here, with 143: what there was is saved,
     and the same command goes on.
     """
+    if argv is None:
+        _take_large_pages()
+        argv = sys.argv
     preemption.hold()
-    argv = sys.argv if argv is None else argv
     if len(argv) < 2 or argv[1] not in PROGRAMS:
         known = "\n".join(f"  {name:10} {does}" for name, does in PROGRAMS.items())
         print(f"{__doc__}\n\nprograms:\n{known}", file=sys.stderr)
@@ -114,6 +117,18 @@ def main(argv: list[str] | None = None) -> int:
         room = f"; make room on the disk of {workdir}, and the same command goes on"
         return _fail(f"{error}{room if error.errno == errno.ENOSPC else ''}", status=1)
     return 0
+
+
+def _take_large_pages() -> None:
+    """Starts this process anew, in place, where glibc has not been told to ask for large pages.
+
+    It reads that at its start alone. With pages of 4 kB a CPU's training steps take 1.5 to 1.9
+    times as long: each step's memory is new, and comes in page by page. Whoever has set
+    GLIBC_TUNABLES, to whatever, is left alone.
+    """
+    if sys.platform == "linux" and TUNABLES not in os.environ:
+        os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, sys.orig_argv)
 
 
 def _leave() -> None:

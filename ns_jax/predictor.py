@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from ns_jax import checkpoint, experiment, sharding, steps, trees
 from ns_jax.data import pipeline, source
 from ns_jax.data.reading import Reading
+from ns_jax.models import layers
 
 CLASSES_KEPT = 16  # best classes of an image that are asked for: 52 bytes on disk instead of 4,000
 IN_FLIGHT = 2  # batches that the device has or may begin with while the host reads one back
@@ -74,7 +76,10 @@ class Predictor:
         self.waits = Waits()
         self._members = tuple(
             steps.Member(
-                experiment.described_model(description),
+                dataclasses.replace(
+                    experiment.described_model(description),
+                    placement=layers.Anywhere(sharding.on_cpu(self._mesh)),
+                ),
                 self.views.index(preprocessing),
                 preprocessing.mean,
                 preprocessing.std,

@@ -156,6 +156,10 @@ class Placement:
     mesh: Mesh
     shard_above: int
 
+    @property
+    def on_cpu(self) -> bool:
+        return on_cpu(self.mesh)
+
     def rows(self, x):
         """Activations `[B, ...]`: each device has its own rows."""
         return jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))

@@ -75,7 +75,10 @@ def compile_init(model, optimiser, size: int, state_shardings: TrainState) -> Ca
     def fresh(rng):
         return from_variables(model.init(rng, size), optimiser)
 
-    return jax.jit(fresh, out_shardings=state_shardings)
+    # Every array is drawn by code of its own, which a CPU's compiler need not polish.
+    mesh = jax.tree.leaves(state_shardings)[0].mesh
+    options = {"xla_backend_optimization_level": 1} if sharding.on_cpu(mesh) else None
+    return jax.jit(fresh, out_shardings=state_shardings, compiler_options=options)
 
 
 def init_from(variables: dict, optimiser, state_shardings: TrainState) -> TrainState:

@@ -40,16 +40,28 @@ class Trainer:
         """A state from scratch, on the devices."""
         return self.fresh(jax.random.key(seed))
 
+    def compile(self, rows: int, k: int) -> None:
+        """Compiles the step for batches of so many rows; calls with such batches find it ready."""
+        vectors = jax.eval_shape(self.packing.pack, self.shapes)
+        if self.packing is packing.UNPACKED:
+            state = state_lib.placed(vectors, self.shardings)
+        else:
+            whole = sharding.replicated(self.mesh)
+            state = state_lib.placed(vectors, jax.tree.map(lambda _: whole, vectors))
+        rng = jax.eval_shape(lambda: jax.random.key(0))
+        teacher = self.teacher and state_lib.placed(self.teacher.shapes, self.teacher.shardings)
+        self.step.lower(state, self.batch(rows, k), rng, teacher).compile()
+
     def packed(self, state: state_lib.TrainState) -> state_lib.TrainState:
         """The state as steps carry it. A step takes its memory."""
-        if isinstance(self.packing, packing.Unpacked):
+        if self.packing is packing.UNPACKED:
             return state
         vectors = self.packing.pack(jax.tree.map(np.asarray, state))
         return jax.device_put(vectors, sharding.replicated(self.mesh))
 
     def unpacked(self, state: state_lib.TrainState) -> state_lib.TrainState:
         """The inverse of `packed`: arrays of its own, which no later step takes."""
-        if isinstance(self.packing, packing.Unpacked):
+        if self.packing is packing.UNPACKED:
             return state
         copies = self.packing.unpack(jax.tree.map(np.array, state))
         return jax.tree.map(jax.device_put, copies, self.shardings)

@@ -17,24 +17,25 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def conv(x, kernel, stride: int = 1):
-    """Convolution: x `[B, H, W, in]` -> `[B, ceil(H/s), ceil(W/s), out]`."""
-    return jax.lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(_conv_matmul, stride=stride),
-        default=functools.partial(_conv_native, stride=stride),
-    )
+def conv(x, kernel, stride: int = 1, on_cpu: bool | None = None):
+    """Convolution: x `[B, H, W, in]` -> `[B, ceil(H/s), ceil(W/s), out]`.
+
+    `on_cpu`: whether it will run on a CPU. None: known when it is lowered; both forms are traced.
+    """
+    native = functools.partial(_conv_native, stride=stride)
+    return _by_platform(on_cpu, functools.partial(_conv_matmul, stride=stride), native, x, kernel)
 
 
-def depthwise_conv(x, kernel, stride: int = 1):
-    """Depthwise convolution: x `[B, H, W, C]`, kernel `[k, k, 1, C]`."""
-    return jax.lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(_depthwise_cpu, stride=stride),
-        default=functools.partial(_conv_native, stride=stride, groups=x.shape[-1]),
-    )
+def depthwise_conv(x, kernel, stride: int = 1, on_cpu: bool | None = None):
+    """Depthwise convolution: x `[B, H, W, C]`, kernel `[k, k, 1, C]`; `on_cpu` as in `conv`."""
+    native = functools.partial(_conv_native, stride=stride, groups=x.shape[-1])
+    return _by_platform(on_cpu, functools.partial(_depthwise_cpu, stride=stride), native, x, kernel)
+
+
+def _by_platform(on_cpu: bool | None, cpu, native, x, kernel):
+    if on_cpu is None:
+        return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=native)
+    return (cpu if on_cpu else native)(x, kernel)
 
 
 def _depthwise_cpu(x, kernel, stride: int):

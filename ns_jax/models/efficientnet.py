@@ -244,6 +244,10 @@ class EfficientNet:
             return False
         return not part.startswith("stage") or int(part[len("stage") :]) <= self.frozen_stages
 
+    def num_bodies(self) -> int:
+        """Blocks that are compiled apart: each stage's first, and one of the equal ones after it."""
+        return sum(min(spec.repeats, 2) for spec in self.stages())
+
     def keep_probs(self) -> jax.Array:
         """Survival of block i of N, `1 - path_drop_rate * i / N`, float32 `[N]`."""
         blocks = sum(spec.repeats for spec in self.stages())
@@ -252,7 +256,8 @@ class EfficientNet:
     def init(self, rng: jax.Array, size: int) -> dict:
         """Fresh `{"params", "batch_stats"}`, float32."""
         images = jnp.zeros((1, size, size, 3), self.dtype)
-        anywhere = dataclasses.replace(self, placement=layers.ANYWHERE)
+        # Shapes alone matter: of the forms that a convolution has, the one that is traced fastest.
+        anywhere = dataclasses.replace(self, placement=layers.Anywhere(on_cpu=False))
         variables = _Network(anywhere).init({"params": rng}, images, Mode(train=False, noise=False))
         return {"params": variables["params"], "batch_stats": variables["batch_stats"]}
 

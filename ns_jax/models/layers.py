@@ -3,6 +3,7 @@
 Images are `[B, H, W, C]`, kernels `[kh, kw, in, out]` as in TensorFlow (depthwise: `[k, k, 1, C]`).
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -33,8 +34,11 @@ def dense_init(rng, shape, dtype=jnp.float32):
     return jax.random.uniform(rng, shape, dtype, -limit, limit)
 
 
+@dataclasses.dataclass(frozen=True)
 class Anywhere:
     """The placement of a network on one device: nothing to say. See `sharding.Placement`."""
+
+    on_cpu: bool | None = None  # None: not known yet
 
     def rows(self, x):
         return x
@@ -65,7 +69,7 @@ class Conv(nn.Module):
     def __call__(self, x):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.place.weight(self.param("kernel", conv_init, shape), x.dtype)
-        y = self.place.rows(convolutions.conv(x, kernel, self.stride))
+        y = self.place.rows(convolutions.conv(x, kernel, self.stride, self.place.on_cpu))
         y = checkpoint_name(y, self.name)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
@@ -83,7 +87,9 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x):
         shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
         kernel = self.place.weight(self.param("kernel", depthwise_init, shape), x.dtype)
-        conv = functools.partial(convolutions.depthwise_conv, stride=self.stride)
+        conv = functools.partial(
+            convolutions.depthwise_conv, stride=self.stride, on_cpu=self.place.on_cpu
+        )
         y = self.place.rows(self.place.each(conv)(x, kernel))
         return checkpoint_name(y, self.name)
 

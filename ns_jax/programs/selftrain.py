@@ -39,7 +39,21 @@ def run(config, workdir: pathlib.Path) -> list[dict]:
             summary["evaluation"] = evaluate.run(iteration_config, directory)
         summaries.append(summary)
     table("Self-training", *_rows(summaries))
+    _say_what_is_there(configs[-1], workdir)
     return summaries
+
+
+def _say_what_is_there(config, workdir: pathlib.Path) -> None:
+    """Where to find what was made, and what to do next."""
+    last = config.evaluate.checkpoint
+    say(f"the last network: {last}; all iterations, with labels and selections: {workdir}")
+    say("use it in Python: ns_jax.load(PATH).predict(IMAGES)")
+    if config.data.labelled.startswith("digits:"):
+        say(
+            "on images of your own, in a sub-folder for each class:\n"
+            "  python -m ns_jax selftrain --config=configs/folder.py --workdir=runs/mine "
+            "--config.data.labelled=folder:LABELLED --config.data.unlabelled=folder:POOL"
+        )
 
 
 def _label_and_select(config, directory: pathlib.Path) -> dict:

@@ -1,8 +1,10 @@
 """One training: teacher, student or fine-tune, by config alone. Starts where it stopped."""
 
+import concurrent.futures
 import contextlib
 import copy
 import dataclasses
+import functools
 import pathlib
 import time
 
@@ -63,7 +65,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     attempt = 0
     with preemption.deferred():
         while True:
-            start = _start(config, trainer, checkpoints, initial, inputs, workdir)
+            start = _start(config, trainer, checkpoints, initial, inputs, workdir, labelled.k)
             attempt = max(attempt, start.attempt)
             # Each time of going back was a step that was not finite, which no checkpoint counts.
             nonfinite = start.nonfinite + attempt - start.attempt
@@ -112,7 +114,9 @@ class _Start:
     bad: tuple = ((), ())  # indices of unreadable images: labelled, unlabelled
 
 
-def _start(config, trainer, checkpoints, initial: dict | None, inputs: dict, workdir) -> _Start:
+def _start(
+    config, trainer, checkpoints, initial: dict | None, inputs: dict, workdir, k: int
+) -> _Start:
     """From its own newest checkpoint, else from `train.init`, else from the seed."""
     placed = state_lib.placed(trainer.shapes, trainer.shardings)
 
@@ -124,7 +128,7 @@ def _start(config, trainer, checkpoints, initial: dict | None, inputs: dict, wor
         say(f"goes on from step {step:,}")
         return _Start(step, state, **description.get("so_far", {}))  # not of older versions
     if not initial:
-        return _Start(0, trainer.init(config.seed))
+        return _Start(0, _fresh(config, trainer, k))
     expected = {"params": trainer.shapes.params, "batch_stats": trainer.shapes.batch_stats}
     if config.train.new_head:
         model = trainer.model
@@ -138,6 +142,17 @@ def _start(config, trainer, checkpoints, initial: dict | None, inputs: dict, wor
     )
     initial = sharding.put(initial, trainer.variable_shardings)
     return _Start(0, state_lib.init_from(initial, trainer.optimiser, trainer.shardings))
+
+
+def _fresh(config, trainer, k: int) -> state_lib.TrainState:
+    """A state from the seed. What draws it and the step are compiled at the same time."""
+    rows = sum(config_lib.images_per_step(config))
+    _say_what_is_compiled(trainer, rows, k)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        compiled = pool.submit(trainer.compile, rows, k)
+        state = trainer.init(config.seed)
+        compiled.result()
+    return state
 
 
 def _train(
@@ -177,6 +192,8 @@ def _train(
         for one, known in zip(examples, start.bad, strict=True)
         if one
     ]
+    if start.step < total_steps:
+        _say_what_is_compiled(trainer, sum(per_step), examples[0].k)
     rng = jax.random.key(seed)
     previous, idle, warned = None, IdleTime(), False
     images = total_steps * sum(per_step), start.step * sum(per_step)
@@ -223,6 +240,19 @@ def _train(
                 say(f"step {step:,} is saved; the same command goes on from there")
                 preemption.leave()
     return bad
+
+
+@functools.lru_cache(maxsize=8)  # of equal steps the first one alone is compiled
+def _say_once(step, rows: int, k: int, text: str) -> None:
+    say(text)
+
+
+def _say_what_is_compiled(trainer, rows: int, k: int) -> None:
+    """Before a first step that nobody sees begin."""
+    text = "compiling the training step, once: later starts find it ready"
+    if sharding.on_cpu(trainer.mesh):  # measured on two cores: a second or less for each body
+        text += f"; about {-(-trainer.model.num_bodies() // 10) * 10} s"
+    _say_once(trainer.step, rows, k, text)
 
 
 class _Due:
