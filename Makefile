@@ -1,38 +1,57 @@
-# make demo   installs and runs self-training on the digits (runs/digits)
-# make test   installs, lints and runs the tests
+# make demo   installs the program and runs self-training on the digits (runs/digits)
+# make quick  installs, lints and runs the tests of a minute and a half
+# make test   ... all tests but those that `make chaos`, `make pod` and `make parity` name
 PYTHON ?= python3
 BIN := .venv/bin
 # Huge pages for large blocks: a training step of the demo is 1.3 to 1.7 times faster on CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: install demo test lint chaos pod parity bench bench-cpu bench-input bench-labelling bench-selection
+.PHONY: install dev demo quick test lint chaos pod parity bench bench-cpu bench-input bench-labelling bench-selection
+
+# Wheels alone: nothing is compiled here. uv, where there is one, fetches them side by side.
+ifneq ($(shell command -v uv),)
+INSTALL := uv pip install --quiet --python $(BIN)/python --only-binary :all:
+else
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all:
+endif
 
 install: .venv/.installed
 
 .venv/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ns_jax needs Python 3.11 or newer; PYTHON=python3.12 make ... chooses one")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(INSTALL) --editable .
+	touch $@
+
+# What tests and benchmarks need beside it: half as much again, most of it the TPU compiler.
+dev: .venv/.dev
+
+.venv/.dev: .venv/.installed
+	$(INSTALL) --editable '.[dev]'
 	touch $@
 
 demo: install
 	$(BIN)/python -m ns_jax selftrain --config=configs/digits.py --workdir=runs/digits
 
-lint: install
+lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/shellcheck launch/*.sh
+
+# No other process and no whole network to compile.
+quick: lint
+	$(BIN)/python -m pytest -m 'not large and not parity and not chaos and not pod'
 
 # Two at a time, which is 1.6 times as fast on 2 cores. A file's tests share what they compiled.
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Runs that are killed in every stage and must end in the same bits.
-chaos: install
+chaos: dev
 	$(BIN)/python -m pytest -m chaos
 
 # Meshes against one device, and the compiled text of steps for slices of many cores.
-pod: install
+pod: dev
 	$(BIN)/python -m pytest -m pod
 
 # PyTorch and timm, to compare with: an environment of their own. timm needs torchvision's Python
@@ -44,28 +63,28 @@ pod: install
 	touch $@
 
 # Against timm and TensorFlow themselves.
-parity: install .venv-timm/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev,tf]'
+parity: dev .venv-timm/.installed
+	$(INSTALL) --editable '.[dev,tf]'
 	NS_JAX_TIMM_PYTHON=.venv-timm/bin/python $(BIN)/python -m pytest -m parity
 
-bench-cpu: install .venv-timm/.installed
+bench-cpu: dev .venv-timm/.installed
 	$(BIN)/python -m benchmarks.cpu_speed
 
 # Images/s into training and evaluation against timm's loader; memory, tar shards, folders.
-bench-input: install .venv-timm/.installed
+bench-input: dev .venv-timm/.installed
 	$(BIN)/python -m benchmarks.input_speed
 	$(BIN)/python -m benchmarks.input_sources
 
 # Labelling against its two halves, what a stored label costs and loses, the guard against leaks.
-bench-labelling: install
+bench-labelling: dev
 	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.labelling
 	$(BIN)/python -m benchmarks.label_store
 	$(BIN)/python -m benchmarks.leaks
 
 # Selecting from up to 300 million labels, against one DuckDB query.
-bench-selection: install
+bench-selection: dev
 	$(BIN)/python -m benchmarks.selection
 
 # All seeds with the baseline: about an hour on 2 cores.
-bench: install
+bench: dev
 	$(BIN)/python -m benchmarks.digits

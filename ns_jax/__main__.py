@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
 
     where = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
     try:
-        _set_up_jax()
+        _set_up_jax(argv[1])
         if argv[1] == "doctor":  # of many processes, before they depend on each other
             index, count = processes.place(*where)
             if count > 1:
@@ -155,7 +155,17 @@ def _workdir(program: str, name: str):
     return path
 
 
-def _set_up_jax() -> None:
+def _has_tpu() -> bool:
+    """Whether a chip of Google's is on the bus."""
+    vendors = pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
+    return any(path.read_text().strip() == "0x1ae0" for path in vendors)
+
+
+def _set_up_jax(program: str) -> None:
+    # Where the TPU compiler is installed for `plan`, JAX asks it for a TPU, and it says at length
+    # that there is none.
+    if program != "plan" and "libtpu" not in sys.modules and not _has_tpu():
+        sys.modules["libtpu"] = None  # cannot be imported
     import jax
 
     default = pathlib.Path.home() / ".cache" / "ns_jax" / "compiled"

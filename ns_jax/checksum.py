@@ -52,7 +52,7 @@ def prepare(tree) -> Callable:
     """
     leaves, treedef = jax.tree.flatten(tree)
     if sharding.is_one_cpu(leaves[0].sharding.mesh):
-        return lambda tree: [jax.tree.leaves(of_leaves(tree))]
+        return lambda tree: np.array([jax.tree.leaves(of_leaves(tree))], np.uint32)
     like = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves]
     return _compiled(treedef, tuple(like))
 

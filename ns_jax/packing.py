@@ -13,8 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ns_jax.state import TrainState
-
 
 class Unpacked:
     """The state as it is: on accelerators, and wherever arrays are split over devices."""
@@ -58,8 +56,8 @@ class _Vectors:
 class Packing:
     """Packs parameters, statistics, and whatever in a larger tree has the structure of either."""
 
-    def __init__(self, shapes: TrainState, decayed):
-        """`shapes`: the state's; `decayed`: a tree of bool, the parameters of the L2 penalty."""
+    def __init__(self, shapes, decayed):
+        """`shapes`: of a `TrainState`; `decayed`: a tree of bool, the parameters of the L2 penalty."""
         names = [DECAYED if one else SPARED for one in jax.tree.leaves(decayed)]
         stats = ["all"] * len(jax.tree.leaves(shapes.batch_stats))
         self._vectors = [_vectors(shapes.params, names), _vectors(shapes.batch_stats, stats)]

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import os
 import re
+import sys
 
 # For the TPU compiler on a machine that has no TPU; set before JAX looks for devices.
 ENVIRONMENT = {
@@ -127,3 +128,5 @@ def _sides(name: str, cores: int, chip: Chip) -> tuple[int, ...]:
 def prepare() -> None:
     """Makes the TPU compiler usable here. Before JAX is imported."""
     os.environ.update(ENVIRONMENT)
+    if sys.modules.get("libtpu", ...) is None:  # hidden from JAX by a program that ran before
+        del sys.modules["libtpu"]

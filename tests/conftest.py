@@ -51,9 +51,17 @@ def tiny_config():
 @pytest.fixture
 def few_stages(monkeypatch):
     """Networks end after three stages of seven, for which their steps compile in half the time."""
+    from ns_jax import steps, trainer
     from ns_jax.models import efficientnet
 
+    def forget():  # steps of networks of the same name
+        trainer._compiled.cache_clear()
+        steps.compile_inference.cache_clear()
+
+    forget()
     monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:3])
+    yield
+    forget()
 
 
 @pytest.fixture(scope="session")

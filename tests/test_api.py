@@ -12,6 +12,8 @@ import ns_jax
 from ns_jax import api
 from ns_jax.data import decoding
 
+pytestmark = pytest.mark.large
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory, tensors):

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "ns_jax"
 FLOORS = [
     {"data.files", "data.headers", "preemption", "progress"},
     {
-        *("ascent", "config", "trees", "losses", "metrics", "idle"),
+        *("ascent", "config", "trees", "losses", "metrics", "idle", "packing"),
         *("models.convolutions", "plan_text"),
         *("compiled", "processes", "rollcall", "topology", "data.ranking", "data.tally"),
         *("data.decoding", "data.resizing", "data.workers", "data.perceptual"),

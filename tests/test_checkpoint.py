@@ -10,6 +10,8 @@ import pytest
 
 from ns_jax import checkpoint, sharding, state, trees
 
+pytestmark = pytest.mark.large
+
 DESCRIPTION = {"model": {"name": "made up"}, "inputs": {"labelled": "a"}}
 
 

@@ -4,9 +4,26 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
+import pytest
 
 from ns_jax import checksum
+
+pytestmark = pytest.mark.large
+
+
+def test_one_cpu_device_sums_on_the_host():
+    from ns_jax import sharding
+
+    leaves = {"a": np.arange(7, dtype=np.float32), "b": np.ones((2, 3), np.float32)}
+    mesh = sharding.make_mesh(1, jax.devices()[:1])
+    tree = sharding.put_whole(leaves, mesh)
+    sums = checksum.of_copies(tree)
+    assert sums.dtype == np.uint32 and sums.shape == (1, 2)
+    assert sums[0].tolist() == jax.tree.leaves(checksum.of_leaves(leaves))
+    checksum.check_replicas(sums, tree, 7)
+
 
 MANY_DEVICES = """
 import json

@@ -13,6 +13,8 @@ import pytest
 from ns_jax import fleet, processes, rollcall
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.large
+
 
 class Fleet:
     """Processes of `doctor`, of `count`; what they print is read at the end."""

@@ -10,6 +10,8 @@ import pytest
 from ns_jax import checkpoint, guard, trees
 from ns_jax.programs import train
 
+pytestmark = pytest.mark.large
+
 SOUND = {"loss": 1.0, "top1": 0.5, "grad_norm": 2.0}
 
 
@@ -82,6 +84,7 @@ def test_going_back_again_and_again_ends_too(tiny_config, tmp_path, monkeypatch,
             state, metrics = trainer.step(*state_and_batch)
             return state, {**metrics, "loss": np.nan}
 
+        step.lower = trainer.step.lower
         return dataclasses.replace(trainer, step=step)
 
     monkeypatch.setattr(train, "build", build)
@@ -102,6 +105,7 @@ def test_back_to_the_last_checkpoint_and_on_another_way(tiny_config, tmp_path, m
             state, metrics = trainer.step(*state_and_batch)
             return state, {**metrics, "loss": np.nan} if next(calls) == 4 else metrics
 
+        step.lower = trainer.step.lower
         return dataclasses.replace(trainer, step=step)
 
     monkeypatch.setattr(train, "build", build)

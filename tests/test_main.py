@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.large
+
 
 def run(environment, *arguments):
     child = subprocess.run(
@@ -51,6 +53,19 @@ def test_a_wrong_command_line_is_said_in_one_line(environment, tmp_path, argumen
     status, shown = run(environment, "train", *arguments, *workdir)
     assert status == 2 and shown.startswith("error: ") and message in shown
     assert not (tmp_path / "run").exists()
+
+
+def test_a_process_takes_large_pages_unless_it_is_told_otherwise(environment, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text(
+        "import os, sys; sys.exit(f\"{os.environ.get('GLIBC_TUNABLES')} {sys.argv}\")"
+    )
+    arguments = [f"--config={config}", "--workdir=a b"]
+    told = {**environment, "GLIBC_TUNABLES": "glibc.malloc.check=0"}
+    untold = {key: value for key, value in environment.items() if key != "GLIBC_TUNABLES"}
+    for given, expected in ((told, "malloc.check=0"), (untold, "malloc.hugetlb=1")):
+        _, shown = run(given, "train", *arguments)
+        assert expected in shown and "'--workdir=a b'" in shown
 
 
 def test_verbose_shows_where_an_error_came_from(environment, tmp_path):

@@ -12,6 +12,8 @@ import pytest
 from ns_jax import checkpoint
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.large
+
 STOPPED = 143
 TINY = {
     "model.name": "efficientnet-pico",

@@ -12,10 +12,12 @@ import pytest
 
 from ns_jax import checkpoint, processes, trees
 from ns_jax.data import labels
+from ns_jax.models import efficientnet
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.large
+
 FLAGS = {
-    "model.name": "efficientnet-pico",
     "mesh.fsdp": 2,
     "mesh.shard_above": 64,
     "train.batch_size": 8,
@@ -36,7 +38,9 @@ FLAGS = {
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory, make_teacher):
     """Labels need not be good."""
-    return make_teacher(tmp_path_factory.mktemp("teacher"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(efficientnet, "STAGES", efficientnet.STAGES[:3])
+        return make_teacher(tmp_path_factory.mktemp("teacher"))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,7 @@ def test_what_the_first_process_raises_others_raise_as_what_may_pass_or_not(
 def command(workdir, teacher, **changes):
     flags = {**FLAGS, "selftrain.teacher": teacher, **changes}
     return [
-        *("selftrain", "--config=configs/digits.py", f"--workdir={workdir}"),
+        *("selftrain", "--config=tests/few_stages.py", f"--workdir={workdir}"),
         *(f"--config.{name}={value}" for name, value in flags.items()),
     ]
 

@@ -13,6 +13,8 @@ from ns_jax.data import decoding, pipeline
 from ns_jax.data.reading import Reading
 from tests.data import made
 
+pytestmark = pytest.mark.large
+
 SPLITS = {
     "svhn_cropped": {"train": 4030, "extra": 12, "test": 6},
     "cifar10": {"train": 40, "test": 6},

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from configs import base
-from ns_jax import optim, steps
+from ns_jax import optim, packing, steps, trees
 from ns_jax import state as state_lib
 from ns_jax.models import efficientnet
+
+pytestmark = pytest.mark.large
 
 LABELLED, UNLABELLED = 4, 8
 
@@ -115,6 +117,36 @@ def test_the_loss_is_the_official_sum_over_the_labelled_batch(step, start):
     ratio = UNLABELLED / LABELLED
     expected = each[:LABELLED].mean() + ratio * each[LABELLED:].mean()  # L_lab + r L_unl
     assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_packed_state_takes_the_same_step(step, start):
+    model, _ = build()
+    carried = packing.Packing(start, optim.decayed(start.params))
+    optimiser = optim.make_optimiser(base.get_config().optim, lambda step: 0.01, carried.decayed)
+    packed_step = jax.jit(
+        functools.partial(
+            steps.train_step,
+            model=model,
+            optimiser=optimiser,
+            objective=objective(),
+            packing=carried,
+        )
+    )
+    packed = carried.pack(start)
+    assert [leaf.ndim for leaf in jax.tree.leaves(packed.params)] == [1, 1]
+    assert len(jax.tree.leaves(packed)) < 20 < 500 < len(jax.tree.leaves(start))
+    jax.tree.map(np.testing.assert_array_equal, carried.unpack(packed), start)
+    state = start
+    for number in range(3):
+        batch = make_batch(number)
+        state, expected = step(state, batch)
+        packed, found = packed_step(packed, batch, jax.random.key(3))
+        for name in expected:
+            assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-4)
+    found = trees.by_path(carried.unpack(packed))
+    for path, leaf in trees.by_path(state).items():
+        scale = np.abs(leaf).max()
+        np.testing.assert_allclose(found[path], leaf, rtol=0, atol=1e-4 * scale, err_msg=path)
 
 
 def test_a_row_of_weight_0_counts_only_in_the_batch_statistics(step, start):

@@ -10,6 +10,8 @@ import pytest
 
 from tests.chaos import driver
 
+pytestmark = pytest.mark.large
+
 
 @pytest.fixture
 def seed():

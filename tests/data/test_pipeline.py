@@ -151,6 +151,19 @@ def test_every_step_and_every_seed_is_different():
     assert not np.array_equal(first["index"], batches(seed=1)[0]["index"])
 
 
+@pytest.mark.parametrize("count", [1, 50, pipeline.FEW - 1, pipeline.FEW])
+def test_an_order_is_a_permutation_of_each_epoch_and_a_function_of_the_seed(count):
+    first, again, other = (pipeline.Shuffled(count, seed) for seed in (3, 3, 4))
+    places = range(count) if count < 1000 else range(0, count, 1000)
+    for epoch in (0, 5):
+        seen = [first[epoch * count + place] for place in places]
+        assert seen == [again[epoch * count + place] for place in places]
+        assert len({*seen}) == len(places) and all(0 <= position < count for position in seen)
+        if count > 1:
+            assert seen != [first[(epoch + 1) * count + place] for place in places]
+            assert seen != [other[epoch * count + place] for place in places]
+
+
 def test_an_epoch_shows_every_labelled_image_once_and_then_in_another_order():
     rows = [b["index"] for b in batches(steps=6, per_step=(10, 0))]
     epochs = [np.concatenate(rows[:3]), np.concatenate(rows[3:])]

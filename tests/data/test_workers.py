@@ -12,6 +12,8 @@ import pytest
 
 from ns_jax.data import workers
 
+pytestmark = pytest.mark.large
+
 
 class Squares:
     """Batch i: a large array of i, in shared memory, a small one, and a list."""

@@ -16,6 +16,8 @@ import yaml
 from ns_jax.__main__ import PROGRAMS
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.large
+
 LAUNCH = ROOT / "launch"
 JOBS = list(yaml.safe_load_all((LAUNCH / "gke.yaml").read_text()))
 

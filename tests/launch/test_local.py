@@ -11,6 +11,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.large
+
 # A program whose life is written in a file for each process: a line of bash.
 PROGRAM = f"""#!/usr/bin/env bash
 [[ $1 != -c ]] || exec {sys.executable} "$@"

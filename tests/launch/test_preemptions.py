@@ -11,6 +11,8 @@ import pytest
 from tests.launch.conftest import NAME, PAIR
 from tests.launch.test_tpu_pod import train
 
+pytestmark = pytest.mark.large
+
 PREEMPTIONS = 10
 STEPS = {"train.epochs": 9.6}  # 60 steps
 LEFT = [  # states of the queued resource and its node as a preemption leaves them; "": gone

@@ -11,6 +11,8 @@ import pytest
 
 from tests.launch.conftest import NAME, PAIR, PLAIN, POD, acts
 
+pytestmark = pytest.mark.large
+
 TRAIN = {
     "model.name": "efficientnet-pico",
     "train.batch_size": 8,

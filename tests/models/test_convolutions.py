@@ -39,7 +39,13 @@ def _assert_equal_with_gradients(ours, native, x, kernel):
         ((1, 16, 16, 4), 5, 2),
         ((2, 18, 18, 3), 3, 2),
         ((6, 2, 2, 4), 5, 1),  # most places of the kernel meet padding alone
+        ((2, 1, 1, 4), 5, 2),
+        # Many images for their positions: a matrix product.
         ((3, 1, 1, 4), 5, 2),
+        ((48, 4, 4, 5), 5, 1),
+        ((75, 5, 5, 3), 3, 2),
+        ((30, 2, 3, 4), 5, 1),
+        ((60, 4, 5, 2), 5, 2),
     ],
 )
 def test_depthwise_equals_the_native_convolution_and_its_gradients(shape, kernel_size, stride):
@@ -51,6 +57,15 @@ def test_depthwise_equals_the_native_convolution_and_its_gradients(shape, kernel
         x,
         kernel,
     )
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_one_form_alone_is_traced_where_the_platform_is_known(on_cpu):
+    x, kernel = jnp.ones((2, 9, 9, 4)), jnp.ones((3, 3, 1, 4))
+    form = functools.partial(convolutions.depthwise_conv, on_cpu=on_cpu)
+    text = jax.jit(form).lower(x, kernel).as_text()
+    assert ("stablehlo.convolution" in text) != on_cpu and "stablehlo.case" not in text
+    np.testing.assert_allclose(form(x, kernel), _native(x, kernel, groups=4), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (3, 2)])

@@ -11,6 +11,8 @@ import pytest
 from ns_jax import trees
 from ns_jax.models import efficientnet, layers
 
+pytestmark = pytest.mark.large
+
 PARAMETERS = {  # trainable, BatchNorm statistics; 1,000 classes
     "b0": (5_288_548, 42_016),
     "b1": (7_794_184, 62_048),

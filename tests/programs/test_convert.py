@@ -11,6 +11,8 @@ from ns_jax.models import efficientnet
 from ns_jax.programs import convert, evaluate, label, selftrain, train
 from ns_jax.weights import imported
 
+pytestmark = pytest.mark.large
+
 PICO = {"name": "efficientnet-pico", "num_classes": 10, "small_images": True}
 PREPROCESSING = {
     "size": 16,

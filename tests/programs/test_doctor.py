@@ -10,6 +10,8 @@ from ns_jax import experiment
 from ns_jax.programs import doctor
 from tests.data import made
 
+pytestmark = pytest.mark.large
+
 
 def write(path, number, seed):
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,8 @@ from ns_jax.data import labels, perceptual, selection, sources
 from ns_jax.data.reading import Reading
 from ns_jax.programs import label, select, selftrain
 
+pytestmark = pytest.mark.large
+
 SHARD = 100
 
 

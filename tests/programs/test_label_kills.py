@@ -10,6 +10,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.large
+
 KILLS, WORKERS = 20, 3
 POOL = "+".join(["digits:unlabelled"] * 12)  # 13,776 images
 

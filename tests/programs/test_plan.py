@@ -13,6 +13,8 @@ from ns_jax import state as state_lib
 from ns_jax.models import efficientnet, macs
 from ns_jax.programs import plan
 
+pytestmark = pytest.mark.large
+
 pytest.importorskip("libtpu")
 
 

@@ -20,6 +20,8 @@ from ns_jax.data import labels, sources
 from ns_jax.data import selection as selection_lib
 from ns_jax.programs import evaluate, label, select, selftrain, train
 
+pytestmark = pytest.mark.large
+
 FLAGS = {  # of the tiny config, for the command line
     "model.name": "efficientnet-pico",
     "train.batch_size": 10,

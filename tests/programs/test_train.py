@@ -9,6 +9,8 @@ from ns_jax import config as config_lib
 from ns_jax.programs import label, select, selftrain, train
 from tests.test_processes import teacher  # noqa: F401  (a fixture)
 
+pytestmark = pytest.mark.large
+
 
 class Share:
     def __init__(self, share, elapsed=31.0):

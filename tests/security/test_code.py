@@ -7,6 +7,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.large
+
 FILES = sorted((ROOT / "ns_jax").rglob("*.py"))
 
 # Modules that run what they read, extract what they are given, talk to databases or serve.

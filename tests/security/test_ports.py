@@ -13,6 +13,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.large
+
 LISTENS = "0A"  # the state in /proc/net/tcp
 
 

@@ -9,6 +9,8 @@ from huggingface_hub import constants
 
 from ns_jax.weights import imported, timm
 
+pytestmark = pytest.mark.large
+
 HUB_CONFIG = {
     "architecture": "tf_efficientnet_b0",
     "num_classes": 7,

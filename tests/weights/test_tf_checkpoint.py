@@ -9,6 +9,8 @@ from ns_jax import trees
 from ns_jax.models import efficientnet
 from ns_jax.weights import layout, tf_checkpoint, timm
 
+pytestmark = pytest.mark.large
+
 B0 = "efficientnet-b0"
 
 

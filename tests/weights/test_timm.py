@@ -14,6 +14,8 @@ from ns_jax.models import efficientnet
 from ns_jax.weights import layout, published, timm
 from tests.weights import random_weights
 
+pytestmark = pytest.mark.large
+
 HERE = pathlib.Path(__file__).parent
 SIZE = (131, 97)
 B0 = "efficientnet-b0"
