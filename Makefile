@@ -40,7 +40,7 @@ lint: dev
 
 # No other process and no whole network to compile.
 quick: lint
-	$(BIN)/python -m pytest -m 'not large and not parity and not chaos and not pod'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not large and not parity and not chaos and not pod'
 
 # Two at a time, which is 1.6 times as fast on 2 cores. A file's tests share what they compiled.
 test: lint

@@ -11,8 +11,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from benchmarks import worker  # noqa: E402
 from configs import base  # noqa: E402
-from ns_jax import experiment, optim, sharding, steps  # noqa: E402
-from ns_jax import state as state_lib  # noqa: E402
+from ns_jax import sharding, steps, trainer  # noqa: E402
 from ns_jax.models import efficientnet  # noqa: E402
 from ns_jax.weights import published  # noqa: E402
 
@@ -39,16 +38,10 @@ if mode == "inference":
         jax.block_until_ready(compiled(whole, [on_device]))
 
 else:
-    mesh = sharding.make_mesh(1, experiment.training_devices(config))
-    schedule = optim.learning_rate_schedule(config.optim, batch, 1000.0)
-    optimiser = optim.make_optimiser(config.optim, schedule)
-    shapes = state_lib.abstract(model, optimiser, size)
-    shardings = state_lib.shardings(shapes, optimiser, mesh, config.mesh.shard_above)
-    state = state_lib.init(model, optimiser, 0, size, shardings)
-    objective = steps.Objective(mean=mean, std=std, ema_decay=0.9999, loss_divisor=batch)
-    step = steps.compile_train_step(
-        mesh, shardings, model=model, optimiser=optimiser, objective=objective
-    )
+    config.model.name, config.data.image_size = f"efficientnet-{network}", size
+    config.train.batch_size = batch
+    parts = trainer.build(config, num_classes=1000, num_labelled=1_281_167)
+    mesh, state = parts.mesh, parts.packed(parts.init(0))
     arrays = {
         "image": images,
         "target_classes": np.zeros((batch, 1), np.int32),
@@ -57,11 +50,11 @@ else:
     }
     rng = jax.random.key(0)
     began = time.perf_counter()
-    compiled = step.lower(state, sharding.put_batch(arrays, mesh), rng, None).compile()
+    parts.compile(batch, k=1)
 
     def run():
         global state
-        state, metrics = compiled(state, sharding.put_batch(arrays, mesh), rng, None)
+        state, metrics = parts.step(state, sharding.put_batch(arrays, mesh), rng, None)
         jax.block_until_ready(metrics)
 
 

@@ -57,7 +57,7 @@ class Packing:
     """Packs parameters, statistics, and whatever in a larger tree has the structure of either."""
 
     def __init__(self, shapes, decayed):
-        """`shapes`: of a `TrainState`; `decayed`: a tree of bool, the parameters of the L2 penalty."""
+        """`shapes`: of a `TrainState`; `decayed`: tree of bool, parameters of the L2 penalty."""
         names = [DECAYED if one else SPARED for one in jax.tree.leaves(decayed)]
         stats = ["all"] * len(jax.tree.leaves(shapes.batch_stats))
         self._vectors = [_vectors(shapes.params, names), _vectors(shapes.batch_stats, stats)]

@@ -78,6 +78,7 @@ def test_a_holder_gives_signs_of_life(tmp_path):
             assert not other.claim("a")
 
 
+@pytest.mark.large
 def test_a_process_of_this_host_that_was_killed_holds_nothing(tmp_path, environment):
     script = "\n".join(
         [

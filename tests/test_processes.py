@@ -174,7 +174,7 @@ def test_processes_of_other_configs_or_code_are_named(
     places = [ROOT, ROOT]
     if not changes:  # other code: a copy with another comment
         places[1] = tmp_path / "copy"
-        for name in ("ns_jax", "configs"):
+        for name in ("ns_jax", "configs", "tests"):
             shutil.copytree(ROOT / name, places[1] / name)
         with (places[1] / "ns_jax" / "trees.py").open("a") as file:
             file.write("# another commit\n")

@@ -245,7 +245,7 @@ class EfficientNet:
         return not part.startswith("stage") or int(part[len("stage") :]) <= self.frozen_stages
 
     def num_bodies(self) -> int:
-        """Blocks that are compiled apart: each stage's first, and one of the equal ones after it."""
+        """Blocks that are compiled apart: each stage's first, and one of its equal ones."""
         return sum(min(spec.repeats, 2) for spec in self.stages())
 
     def keep_probs(self) -> jax.Array:

@@ -110,11 +110,13 @@ def test_starting_at_a_step_gives_the_same_bytes_as_running_up_to_it():
     assert_same(batches(reading=Reading(workers=0, threads=1, prefetch=1)), batches())
 
 
+@pytest.mark.large
 def test_workers_make_the_same_bytes_from_any_step_on():
     assert_same(batches(reading=WORKERS), batches())
     assert_same(batches(start_step=3, reading=WORKERS), batches()[3:])
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("kind", made.FORMATS)
 def test_a_run_resumed_with_workers_sees_the_same_bytes_of_every_source(
     kind, tmp_path, monkeypatch
