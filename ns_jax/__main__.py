@@ -47,10 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     worker that was lost. After SIGTERM the process ends here, with 143: what there was is saved,
     and the same command goes on.
     """
-    if argv is None:
-        _take_large_pages()
-        argv = sys.argv
     preemption.hold()
+    argv = sys.argv if argv is None else argv
     if len(argv) < 2 or argv[1] not in PROGRAMS:
         known = "\n".join(f"  {name:10} {does}" for name, does in PROGRAMS.items())
         print(f"{__doc__}\n\nprograms:\n{known}", file=sys.stderr)
@@ -119,6 +117,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def start() -> int:
+    """`main` of a process that is this program's alone."""
+    _take_large_pages()
+    return main()
+
+
 def _take_large_pages() -> None:
     """Starts this process anew, in place, where glibc has not been told to ask for large pages.
 
@@ -126,7 +130,7 @@ def _take_large_pages() -> None:
     times as long: each step's memory is new, and comes in page by page. Whoever has set
     GLIBC_TUNABLES, to whatever, is left alone.
     """
-    if sys.platform == "linux" and TUNABLES not in os.environ:
+    if sys.platform == "linux" and sys.executable and TUNABLES not in os.environ:
         os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, sys.orig_argv)
 
@@ -203,4 +207,4 @@ def _fail(error: Exception | str, status: int = 2) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start())
