@@ -108,7 +108,8 @@ def _inside(where: pathlib.Path, program: str) -> None:
             owner = getattr(owner, scope)
         setattr(owner, attribute, _timed(getattr(owner, attribute), spans[name]))
     arguments = [program, "--config=configs/digits.py", f"--workdir={where / 'run'}"]
-    status = __main__.main(["ns_jax", *arguments, *FLAGS.get(program, [])])
+    sys.argv = ["ns_jax", *arguments, *FLAGS.get(program, [])]  # where flags of a config are found
+    status = __main__.main()
     if status:
         sys.exit(status)
     ended, lines = time.perf_counter(), _lines(where / "ir")
