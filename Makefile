@@ -8,11 +8,12 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: install dev demo quick test lint chaos pod parity bench bench-cpu bench-input bench-labelling bench-selection
 
-# Wheels alone: nothing is compiled here. uv, where there is one, fetches them side by side.
+# Wheels alone: nothing is compiled here. (promise, which TensorFlow Datasets ask for, is Python and has
+# none.) uv, where there is one, fetches them side by side. What is imported is compiled when it is.
 ifneq ($(shell command -v uv),)
-INSTALL := uv pip install --quiet --python $(BIN)/python --only-binary :all:
+INSTALL := uv pip install --quiet --python $(BIN)/python --only-binary :all: --no-binary promise
 else
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all:
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --only-binary :all: --no-binary promise
 endif
 
 install: .venv/.installed

@@ -246,7 +246,7 @@ for data, fsdp in ((1, 1), (8, 1), (2, 4), (1, 8)):
     model, optimiser = t.build(stat_groups=4, placement=placement)
     shapes = state_lib.abstract(model, optimiser, 16)
     shardings = state_lib.shardings(shapes, optimiser, mesh, 64)
-    state = state_lib.init(model, optimiser, 0, 16, shardings)
+    state = state_lib.compile_init(model, optimiser, 16, shardings)(jax.random.key(0))
     step = steps.compile_train_step(
         mesh,
         shardings,
