@@ -84,7 +84,7 @@ class Driver:
 
     def _start(self) -> subprocess.Popen:
         self.starts += 1
-        command = ["-m", "ns_jax", "selftrain", "--config=tests/few_stages.py"]
+        command = ["-m", "ns_jax", "selftrain", "--config=configs/digits.py"]
         with self._output.open("w") as output:
             return subprocess.Popen(
                 [sys.executable, *command, f"--workdir={self.workdir}", *self._flags],
