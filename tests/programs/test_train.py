@@ -7,9 +7,14 @@ import pytest
 from ns_jax import checkpoint, trainer, trees
 from ns_jax import config as config_lib
 from ns_jax.programs import label, select, selftrain, train
-from tests.test_processes import teacher  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.large
+
+
+@pytest.fixture
+def teacher(tmp_path, make_teacher):
+    """Labels need not be good."""
+    return make_teacher(tmp_path / "teacher")
 
 
 class Share:
@@ -86,7 +91,7 @@ def test_a_mistake_leaves_the_workdir_free_for_the_corrected_command(tiny_config
     assert not (tmp_path / "run").exists()
 
 
-def test_a_noised_teacher_must_see_what_its_student_sees(teacher, tiny_config):  # noqa: F811
+def test_a_noised_teacher_must_see_what_its_student_sees(teacher, tiny_config):
     config = config_lib.at_iteration(tiny_config, 1)
     config.train.teacher, config.train.teacher_noise = str(teacher), True
     config.data.image_size = 24
@@ -152,7 +157,7 @@ def test_groups_follow_the_official_rule(tiny_config):
 
 
 @pytest.mark.pod
-def test_a_batch_in_pieces_trains_and_finds_its_broken_images(teacher, tiny_config, tmp_path):  # noqa: F811
+def test_a_batch_in_pieces_trains_and_finds_its_broken_images(teacher, tiny_config, tmp_path):
     config = config_lib.at_iteration(tiny_config, 1)
     folder = tmp_path / "labelled"
     for name in map(str, range(10)):
