@@ -126,7 +126,7 @@ def start() -> int:
 def _take_large_pages() -> None:
     """Starts this process anew, in place, where glibc has not been told to ask for large pages.
 
-    It reads that at its start alone. With pages of 4 kB a CPU's training steps take 1.5 to 1.9
+    It reads that at its start alone. With pages of 4 kB a CPU's training steps take 1.6 to 1.9
     times as long: each step's memory is new, and comes in page by page. Whoever has set
     GLIBC_TUNABLES, to whatever, is left alone.
     """
