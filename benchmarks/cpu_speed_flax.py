@@ -11,7 +11,7 @@ from flax import linen as nn
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from benchmarks import worker  # noqa: E402
-from ns_jax.models import efficientnet  # noqa: E402
+from ns_jax.models import efficientnet  # noqa: E402  # noqa: E402
 
 network, size, mode, batch = worker.arguments()
 arch = efficientnet.build(f"efficientnet-{network}", num_classes=1000)

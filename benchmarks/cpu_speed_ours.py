@@ -11,9 +11,11 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from benchmarks import worker  # noqa: E402
 from configs import base  # noqa: E402
-from ns_jax import sharding, steps, trainer  # noqa: E402
-from ns_jax.models import efficientnet  # noqa: E402
-from ns_jax.weights import published  # noqa: E402
+from ns_jax.inference import step as inference_step  # noqa: E402
+from ns_jax.models import efficientnet  # noqa: E402  # noqa: E402
+from ns_jax.parallel import mesh as mesh_lib  # noqa: E402
+from ns_jax.training import trainer as trainer_lib  # noqa: E402  # noqa: E402
+from ns_jax.weights import published  # noqa: E402  # noqa: E402
 
 network, size, mode, batch = worker.arguments()
 jax.config.update("jax_num_cpu_devices", os.cpu_count())  # as __main__ does
@@ -23,24 +25,26 @@ mean, std = published.IMAGENET
 images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3)).astype(np.uint8)
 
 if mode == "inference":
-    mesh = sharding.make_mesh(fsdp=1)
+    mesh = mesh_lib.make_mesh(fsdp=1)
     variables = jax.jit(lambda rng: model.init(rng, size))(jax.random.key(0))
     whole = {"members": [jax.device_get(variables)], "temperature": np.float32(1)}
-    whole = sharding.put_whole(whole, mesh)
+    whole = mesh_lib.put_whole(whole, mesh)
     arrays = {"image": images}
-    members = (steps.Member(model, 0, mean, std),)
-    step = steps.compile_inference(mesh, steps.predict_step, members=members, flip=False, k=16)
+    members = (inference_step.Member(model, 0, mean, std),)
+    step = inference_step.compile_inference(
+        mesh, inference_step.predict_step, members=members, flip=False, k=16
+    )
     began = time.perf_counter()
-    compiled = step.lower(whole, [sharding.put_batch(arrays, mesh)["image"]]).compile()
+    compiled = step.lower(whole, [mesh_lib.put_batch(arrays, mesh)["image"]]).compile()
 
     def run():
-        on_device = sharding.put_batch(arrays, mesh)["image"]
+        on_device = mesh_lib.put_batch(arrays, mesh)["image"]
         jax.block_until_ready(compiled(whole, [on_device]))
 
 else:
     config.model.name, config.data.image_size = f"efficientnet-{network}", size
     config.train.batch_size = batch
-    parts = trainer.build(config, num_classes=1000, num_labelled=1_281_167)
+    parts = trainer_lib.build(config, num_classes=1000, num_labelled=1_281_167)
     mesh, state = parts.mesh, parts.packed(parts.init(0))
     arrays = {
         "image": images,
@@ -54,7 +58,7 @@ else:
 
     def run():
         global state
-        state, metrics = parts.step(state, sharding.put_batch(arrays, mesh), rng, None)
+        state, metrics = parts.step(state, mesh_lib.put_batch(arrays, mesh), rng, None)
         jax.block_until_ready(metrics)
 
 

@@ -17,6 +17,7 @@ import time
 
 from configs import digits
 from ns_jax import config as config_lib
+from ns_jax.training import numbers as numbers_lib
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
 
     config = digits.get_config()
     images_of = [
-        sum(config_lib.images_per_step(iteration)) * iteration.train.epochs
+        sum(numbers_lib.images_per_step(iteration)) * iteration.train.epochs
         for iteration in (config_lib.at_iteration(config, k) for k in range(3))
     ]
     longer = sum(images_of) / images_of[0]

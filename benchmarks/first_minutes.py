@@ -26,9 +26,9 @@ STAGES = {  # what is called, by where: module, attribute
     "labelling": ("ns_jax.programs.label", "run"),
     "selecting": ("ns_jax.programs.select", "run"),
     "evaluating": ("ns_jax.programs.evaluate", "run"),
-    "writing checkpoints, the wait for it": ("ns_jax.checkpoint", "Checkpoints.save"),
-    "closing them": ("ns_jax.checkpoint", "Checkpoints.close"),
-    "reading weights": ("ns_jax.checkpoint", "load_model"),
+    "writing checkpoints, the wait for it": ("ns_jax.checkpoints.checkpoint", "Checkpoints.save"),
+    "closing them": ("ns_jax.checkpoints.checkpoint", "Checkpoints.close"),
+    "reading weights": ("ns_jax.checkpoints.checkpoint", "load_model"),
 }
 TRACING = (
     "/jax/core/compile/jaxpr_trace_duration",

@@ -18,8 +18,11 @@ import numpy as np
 
 from benchmarks import photos
 from benchmarks.sides import machine, row
-from ns_jax.data import files, images, pipeline, randaugment, sources, views
-from ns_jax.data.reading import Reading
+from ns_jax import files
+from ns_jax.data import crops, pipeline, randaugment, views
+from ns_jax.data import open as open_lib
+from ns_jax.data.workers import Reading
+from ns_jax.training import examples as examples_lib
 
 MEMBERS = 100_000
 IMAGES = 50_000
@@ -90,10 +93,10 @@ def _folder(directory: pathlib.Path) -> None:
 def _memory(directory: str) -> None:
     """Of trainer and workers, while 50,000 images go by."""
     source = _open(f"folder:{directory}")
-    evaluation = images.Preprocessing(224, "0.875", (0.485,) * 3, (0.229,) * 3)
+    evaluation = crops.Preprocessing(224, "0.875", (0.485,) * 3, (0.229,) * 3)
     batch = 64
     batches = pipeline.train_batches(
-        pipeline.labelled_examples(source, 0.1, 1),
+        examples_lib.labelled_examples(source, 0.1, 1),
         None,
         views.TrainView(evaluation, "crop", True, randaugment.RandAugment(2, 9)),
         per_step=(batch, 0),
@@ -124,7 +127,7 @@ def _megabytes(pid: int) -> float:
 
 
 def _open(name: str):
-    return sources.open_source(name, labels_per_class=1, seed=0)
+    return open_lib.open_source(name, labels_per_class=1, seed=0)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,15 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from benchmarks import worker  # noqa: E402
-from ns_jax.data import images, pipeline, randaugment, sources, views  # noqa: E402
-from ns_jax.data.reading import Reading  # noqa: E402
+from ns_jax.data import (
+    crops,  # noqa: E402
+    pipeline,  # noqa: E402
+    randaugment,  # noqa: E402
+    views,  # noqa: E402  # noqa: E402
+)
+from ns_jax.data import open as open_lib  # noqa: E402
+from ns_jax.data.workers import Reading  # noqa: E402  # noqa: E402
+from ns_jax.training import examples as examples_lib  # noqa: E402
 
 BATCH = 64
 
@@ -18,12 +25,12 @@ def main() -> None:
 
 def stream(directory: str, mode: str, cores: int):
     """Batches without an end, or for long enough."""
-    source = sources.open_source(f"folder:{directory}", labels_per_class=1, seed=0)
-    evaluation = images.Preprocessing(224, "0.875", (0.485,) * 3, (0.229,) * 3)
+    source = open_lib.open_source(f"folder:{directory}", labels_per_class=1, seed=0)
+    evaluation = crops.Preprocessing(224, "0.875", (0.485,) * 3, (0.229,) * 3)
     reading = Reading(workers=cores)
     if mode == "training":
         return pipeline.train_batches(
-            pipeline.labelled_examples(source, 0.1, 1),
+            examples_lib.labelled_examples(source, 0.1, 1),
             None,
             views.TrainView(evaluation, "crop", True, randaugment.RandAugment(2, 9)),
             per_step=(BATCH, 0),
@@ -33,7 +40,7 @@ def stream(directory: str, mode: str, cores: int):
             seed=0,
             reading=reading,
         )
-    many = sources.open_source("+".join([source.name] * 500), labels_per_class=1, seed=0)
+    many = open_lib.open_source("+".join([source.name] * 500), labels_per_class=1, seed=0)
     parts = pipeline.full_batches([range(len(many))], BATCH)
     return pipeline.evaluation_batches(many, parts, [evaluation], batch_size=BATCH, reading=reading)
 

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import scipy.special
 
 from benchmarks.sides import machine, row
-from ns_jax.data import labels
+from ns_jax.labelling import shards as shards_lib
+from ns_jax.training import targets
 
 ROWS, CLASSES = 16_384, 1_000
 THRESHOLD = 0.3  # of the selection
@@ -74,8 +75,8 @@ def _stored(order: np.ndarray, best: np.ndarray, keys: list[str]) -> tuple[float
         "probs": np.float32(best),
     }
     with tempfile.TemporaryDirectory() as directory:
-        path = pathlib.Path(directory) / labels.shard_name(0, 1)
-        labels.write_shard(path, columns, {})
+        path = pathlib.Path(directory) / shards_lib.shard_name(0, 1)
+        shards_lib.write_shard(path, columns, {})
         probs = pq.read_table(path, columns=["probs"]).column("probs").combine_chunks()
         return path.stat().st_size / ROWS, probs.flatten().to_numpy().reshape(best.shape)
 
@@ -83,7 +84,7 @@ def _stored(order: np.ndarray, best: np.ndarray, keys: list[str]) -> tuple[float
 def _divergences(probs: np.ndarray, order: np.ndarray, stored: np.ndarray) -> np.ndarray:
     found = np.zeros(ROWS)
     for number in range(ROWS):
-        classes, target = labels.soft_target(order[number], stored[number], CLASSES, 1.0)
+        classes, target = targets.soft_target(order[number], stored[number], CLASSES, 1.0)
         used = classes >= 0
         tail = (1 - np.float64(target).sum()) / (CLASSES - used.sum())
         dense = np.full(CLASSES, tail)

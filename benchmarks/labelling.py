@@ -23,8 +23,11 @@ import sklearn.datasets
 
 from benchmarks.sides import machine, row
 from configs import base
-from ns_jax import checkpoint, experiment, predictor
-from ns_jax.data import images, pipeline
+from ns_jax import model_card
+from ns_jax.checkpoints import checkpoint
+from ns_jax.data import crops, pipeline
+from ns_jax.data import open as open_lib
+from ns_jax.inference import predictor
 from ns_jax.models import efficientnet
 from ns_jax.programs import label
 from ns_jax.progress import Progress
@@ -59,8 +62,8 @@ def _case(directory: pathlib.Path, case: tuple, options) -> list[str]:
     config.label.checkpoint = str(_teacher(directory / "teacher", network, size))
     config.label.batch_size = options.batch
     config.label.images_per_shard = 8 * options.batch
-    source = experiment.open_source(config, "unlabelled")
-    reading = experiment.reading(config)
+    source = open_lib.open_from_config(config, "unlabelled")
+    reading = open_lib.loader_settings(config)
     teacher = predictor.Predictor(config.label.checkpoint, batch_size=options.batch)
     batches = list(_decoded(teacher, source, range(count), reading))
     speeds, said = [], ""
@@ -93,9 +96,9 @@ def _write_photographs(directory: pathlib.Path, width: int, height: int, count: 
 def _teacher(directory: pathlib.Path, network: str, size: int) -> pathlib.Path:
     model = efficientnet.build(network, CLASSES)
     variables = jax.device_get(jax.jit(lambda rng: model.init(rng, size))(jax.random.key(0)))
-    preprocessing = images.Preprocessing(size, "padded", (0.485,) * 3, (0.229,) * 3)
+    preprocessing = crops.Preprocessing(size, "padded", (0.485,) * 3, (0.229,) * 3)
     names = [str(number) for number in range(CLASSES)]
-    checkpoint.save_model(directory, experiment.describe(model, preprocessing, names), variables)
+    checkpoint.save_model(directory, model_card.describe(model, preprocessing, names), variables)
     return directory
 
 

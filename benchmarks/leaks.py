@@ -16,7 +16,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.sides import machine, row
-from ns_jax.data import decoding, perceptual, sources
+from ns_jax.data import decoding, perceptual
+from ns_jax.data import open as open_lib
+from ns_jax.selection import leaks
 
 SIZES = ((500, 375), (333, 250), (4000, 3000))  # width and height
 POOL = 1_000_000
@@ -40,7 +42,7 @@ def main() -> None:
 
 
 def read(folder: str) -> list[np.ndarray]:
-    source = sources.open_source(f"folder:{folder}", labels_per_class=1, seed=0)
+    source = open_lib.open_source(f"folder:{folder}", labels_per_class=1, seed=0)
     return [decoding.decode(source[index]["image"]) for index in range(len(source))]
 
 
@@ -159,7 +161,7 @@ def _search() -> None:
     for count, distance in itertools.product((GUARDS, 2 * GUARDS), (0, 2, 4, 6, 8)):
         guard = _random_hashes(rng, count)
         began = time.process_time()
-        search = perceptual.NearDuplicates(guard, distance)
+        search = leaks.NearDuplicates(guard, distance)
         built = time.process_time() - began
         hashes = pool if distance <= 4 else pool[: POOL // 10]
         hashes = np.concatenate([hashes, guard[:100]])

@@ -12,8 +12,10 @@ import time
 import jax
 
 from configs import base
-from ns_jax import checkpoint, checksum, trainer, trees
+from ns_jax import trees
+from ns_jax.checkpoints import checkpoint, checksum
 from ns_jax.progress import table
+from ns_jax.training import trainer as trainer_lib
 
 
 def main() -> None:
@@ -24,7 +26,7 @@ def main() -> None:
     config = base.get_config()
     config.model.name = arguments.model
     config.train.batch_size = 8
-    built = trainer.build(config, 1000, 1_281_167, jax.devices()[:1])
+    built = trainer_lib.build(config, 1000, 1_281_167, jax.devices()[:1])
     state = jax.block_until_ready(built.init(0))
     num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 

@@ -25,8 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.sides import machine, row
-from ns_jax import manifest
-from ns_jax.data import labels, selection
+from ns_jax import workdir as workdir_lib
+from ns_jax.labelling import shards as shards_lib
+from ns_jax.selection import table as table_lib
 
 CLASSES, PER_SHARD, THRESHOLD = 1000, 16_384, 0.3
 MADE_OF = {
@@ -128,12 +129,12 @@ def _apart(function, *arguments):
 def _make(directory: pathlib.Path, rows: int, k: int) -> None:
     """Label shards as `label` writes them, on all cores."""
     directory.mkdir(parents=True)
-    ranges = labels.shard_ranges(rows, PER_SHARD)
-    paths = [directory / labels.shard_name(shard, len(ranges)) for shard in range(len(ranges))]
+    ranges = shards_lib.shard_ranges(rows, PER_SHARD)
+    paths = [directory / shards_lib.shard_name(shard, len(ranges)) for shard in range(len(ranges))]
     columns = {"index": np.zeros(1, np.int64), "key": [""], "status": ["ok"]}
     columns |= {"classes": np.zeros((1, k), np.int32), "probs": np.ones((1, k))}
     made_of = {**MADE_OF, "k": k}
-    labels.write_shard(paths[0], columns, made_of)
+    shards_lib.write_shard(paths[0], columns, made_of)
     schema = pq.read_schema(paths[0])
     tasks, cores = list(zip(paths, ranges, strict=True)), os.cpu_count()
     with concurrent.futures.ProcessPoolExecutor(cores, _SPAWN) as pool:
@@ -143,7 +144,7 @@ def _make(directory: pathlib.Path, rows: int, k: int) -> None:
             )
         )
     inputs = {**made_of, "images_per_shard": PER_SHARD}
-    manifest.write(directory, inputs, {"num_shards": len(ranges), "num_images": rows})
+    workdir_lib.write_manifest(directory, inputs, {"num_shards": len(ranges), "num_images": rows})
 
 
 def _make_shards(tasks: list, schema: pa.Schema, k: int) -> None:
@@ -159,7 +160,7 @@ def _make_shards(tasks: list, schema: pa.Schema, k: int) -> None:
         bad = rng.random(count) < 0.001
         label, confidence = np.where(bad, -1, label), np.where(bad, np.float32(0), confidence)
         classes = (label[:, None] + np.arange(k)) % CLASSES
-        probs = confidence[:, None] * 0.5 ** np.arange(k) * labels.SCALE
+        probs = confidence[:, None] * 0.5 ** np.arange(k) * shards_lib.SCALE
         index = pa.array(np.arange(rows.start, rows.stop))
         columns = {
             "index": index,
@@ -179,7 +180,7 @@ def _selected(directory: pathlib.Path) -> tuple[int, float, float, int]:
     if not (directory / "manifest.json").exists():  # DuckDB's side
         return json.loads((directory / "rows.json").read_text()), 0.0, 0.0, 0
     started = time.perf_counter()
-    found = selection.Selection(directory)
+    found = table_lib.Selection(directory)
     opening = time.perf_counter() - started
     rows = np.random.default_rng(0).integers(0, len(found), 1000).tolist()
     started = time.perf_counter()
@@ -191,8 +192,8 @@ def _selected(directory: pathlib.Path) -> tuple[int, float, float, int]:
 
 def _equal(theirs: pathlib.Path, ours: pathlib.Path) -> bool:
     """Whether two selections have the same rows, by index and label, batch by batch."""
-    found, start = selection.Selection(ours, in_order=True), 0
-    reader = pa.ipc.open_file(pa.memory_map(str(theirs / selection.NAME)))
+    found, start = table_lib.Selection(ours, in_order=True), 0
+    reader = pa.ipc.open_file(pa.memory_map(str(theirs / table_lib.NAME)))
     for number in range(reader.num_record_batches):
         batch = reader.get_batch(number)
         for name in ("index", "label", "confidence"):
@@ -207,7 +208,7 @@ def _brute_force(where: pathlib.Path, found: pathlib.Path, per_class: int) -> bo
     """Whether a selection is what sorting all labels gives."""
     paths = sorted(where.glob("*.parquet"))
     columns = [
-        labels.read_shard(path, ["index", "status", "label", "confidence"]) for path in paths
+        shards_lib.read_shard(path, ["index", "status", "label", "confidence"]) for path in paths
     ]
     index, status, label, confidence = (
         np.concatenate([part[name] for part in columns]) for name in columns[0]
@@ -218,7 +219,7 @@ def _brute_force(where: pathlib.Path, found: pathlib.Path, per_class: int) -> bo
     for number in range(CLASSES):
         mine = index[rows[label[rows] == number]][:per_class]
         expected.append(np.resize(mine, per_class) if len(mine) else mine)
-    return np.array_equal(np.sort(np.concatenate(expected)), selection.Selection(found).index)
+    return np.array_equal(np.sort(np.concatenate(expected)), table_lib.Selection(found).index)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 from absl import flags, logging
 from ml_collections import config_flags
 
-from ns_jax import preemption
+from ns_jax.parallel import preemption
 
 PROGRAMS = {
     "selftrain": "the main job: teacher, then label, select, train, evaluate for each iteration",
@@ -77,12 +77,12 @@ def main(argv: list[str] | None = None) -> int:
     if not shows_all:
         std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
     if argv[1] == "plan":
-        from ns_jax import topology
+        from ns_jax.planning import topology
 
         topology.prepare()
-    from ns_jax import config as config_lib  # after the flags: a bad one needs no JAX
-    from ns_jax import fleet, processes, progress
-    from ns_jax.data import files
+    from ns_jax import files, progress
+    from ns_jax import workdir as workdir_lib  # after the flags: a bad one needs no JAX
+    from ns_jax.parallel import preflight, processes
 
     where = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
     try:
@@ -91,14 +91,14 @@ def main(argv: list[str] | None = None) -> int:
             index, count = processes.place(*where)
             if count > 1:
                 connect = functools.partial(processes.connect, *where)
-                return fleet.check(config, workdir, index, count, connect, _COORDINATOR.value)
+                return preflight.check(config, workdir, index, count, connect, _COORDINATOR.value)
         processes.connect(*where)
         if not processes.is_first():
             progress.mute()
         processes.check_agreement(" ".join([argv[1], str(workdir), config.to_json_best_effort()]))
         if argv[1] in ALONE and processes.count() > 1:
             raise ValueError(f"{argv[1]} runs in one process, not in {processes.count()}")
-        processes.first_alone(config_lib.claim_workdir, config, workdir)
+        processes.first_alone(workdir_lib.claim_workdir, config, workdir)
         importlib.import_module(f"ns_jax.programs.{argv[1]}").run(config, workdir)
     except preemption.Preempted:
         _leave()
@@ -137,7 +137,7 @@ def _take_large_pages() -> None:
 
 def _leave() -> None:
     """Ends the process, with all others of the run where they have been told to go too."""
-    from ns_jax import processes
+    from ns_jax.parallel import processes
 
     processes.disconnect()
     preemption.end()
@@ -145,7 +145,7 @@ def _leave() -> None:
 
 def _workdir(program: str, name: str):
     """A path with pathlib's methods. Raises ValueError for a bucket where a disk is needed."""
-    from ns_jax.data import files
+    from ns_jax import files
 
     path = files.as_path(name)
     if not files.is_remote(name):

@@ -8,10 +8,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ns_jax import experiment, sharding, steps
+from ns_jax import model_card
 from ns_jax.data import pipeline
-from ns_jax.data.reading import Reading
 from ns_jax.data.source import Source
+from ns_jax.data.workers import Reading
+from ns_jax.inference import step as inference_step
+from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.progress import Progress
 from ns_jax.weights import imported
 
@@ -40,13 +42,13 @@ class Classifier:
 
     def __init__(self, description: dict, variables: dict):
         self.class_names = list(description["class_names"])
-        self.preprocessing = experiment.described_preprocessing(description)
-        self.model = experiment.described_model(description)
-        self._mesh = sharding.make_mesh(fsdp=1)
-        self._variables = sharding.put_whole(variables, self._mesh)
-        self._logits = steps.compile_inference(
+        self.preprocessing = model_card.described_preprocessing(description)
+        self.model = model_card.described_model(description)
+        self._mesh = mesh_lib.make_mesh(fsdp=1)
+        self._variables = mesh_lib.put_whole(variables, self._mesh)
+        self._logits = inference_step.compile_inference(
             self._mesh,
-            steps.logits_step,
+            inference_step.logits_step,
             model=self.model,
             mean=self.preprocessing.mean,
             std=self.preprocessing.std,
@@ -111,10 +113,10 @@ class Classifier:
     def _batch_size(self, count: int) -> int:
         """A power of two, so that few shapes are compiled, that the devices can share."""
         wanted = min(BATCH_SIZE, 1 << (count - 1).bit_length())
-        return sharding.round_up(wanted, self._mesh)
+        return mesh_lib.round_up(wanted, self._mesh)
 
     def _run(self, images: np.ndarray) -> np.ndarray:
-        images = sharding.put_batch({"image": images}, self._mesh)["image"]
+        images = mesh_lib.put_batch({"image": images}, self._mesh)["image"]
         return np.asarray(self._logits(self._variables, images))
 
     def _best(self, logits: np.ndarray, top: int) -> list[Prediction]:

@@ -51,12 +51,13 @@ def tiny_config():
 @pytest.fixture
 def few_stages(monkeypatch):
     """Networks end after three stages of seven, for which their steps compile in half the time."""
-    from ns_jax import steps, trainer
+    from ns_jax.inference import step as inference_step
     from ns_jax.models import efficientnet
+    from ns_jax.training import trainer as trainer_lib
 
     def forget():  # steps of networks of the same name
-        trainer._compiled.cache_clear()
-        steps.compile_inference.cache_clear()
+        trainer_lib._compiled.cache_clear()
+        inference_step.compile_inference.cache_clear()
 
     forget()
     monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:3])
@@ -83,7 +84,7 @@ def bucket(tmp_path, monkeypatch):
     from fsspec.implementations.dirfs import DirFileSystem
     from fsspec.implementations.local import LocalFileSystem
 
-    from ns_jax.data import files
+    from ns_jax import files
 
     class Bucket(DirFileSystem):
         protocol = "gs"
@@ -106,17 +107,18 @@ def bucket(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def make_teacher():
     """`make_teacher(directory, seed, size)`: a checkpoint of random weights for the digits."""
-    from ns_jax import checkpoint, experiment
-    from ns_jax.data import images
+    from ns_jax import model_card
+    from ns_jax.checkpoints import checkpoint
+    from ns_jax.data import crops
     from ns_jax.models import efficientnet
 
     def make(directory, seed=1, size=16):
         model = efficientnet.build("efficientnet-pico", 10, small_images=True)
         fresh = jax.jit(lambda rng: model.init(rng, size))
         variables = jax.device_get(fresh(jax.random.key(seed)))
-        preprocessing = images.Preprocessing(size, "none", (0.5,) * 3, (0.25,) * 3)
+        preprocessing = crops.Preprocessing(size, "none", (0.5,) * 3, (0.25,) * 3)
         names = [str(digit) for digit in range(10)]
-        description = experiment.describe(model, preprocessing, names)
+        description = model_card.describe(model, preprocessing, names)
         checkpoint.save_model(directory, description, variables)
         return directory
 

@@ -2,6 +2,8 @@ import pytest
 
 from configs import base, digits, folder
 from ns_jax import config as config_lib
+from ns_jax import workdir as workdir_lib
+from ns_jax.training import numbers as numbers_lib
 
 
 def test_arguments_choose_structure_with_the_types_of_their_defaults():
@@ -60,20 +62,20 @@ def test_configs_declare_nothing_new_and_know_their_roles(module):
 
 def test_a_workdir_belongs_to_one_config(tmp_path):
     config = base.get_config()
-    config_lib.claim_workdir(config, tmp_path)
+    workdir_lib.claim_workdir(config, tmp_path)
     config.train.epochs = 10.0
-    config_lib.claim_workdir(config, tmp_path)  # nothing has been made of the first one yet
+    workdir_lib.claim_workdir(config, tmp_path)  # nothing has been made of the first one yet
     config.train.epochs = 350.0
-    config_lib.claim_workdir(config, tmp_path)
+    workdir_lib.claim_workdir(config, tmp_path)
     (tmp_path / "metrics.jsonl").touch()
-    config_lib.claim_workdir(config, tmp_path)
+    workdir_lib.claim_workdir(config, tmp_path)
     config.mesh.fsdp = 4  # other devices
     config.selftrain.overrides.iteration_0 = {"mesh": {"fsdp": 4}}
-    config_lib.claim_workdir(config, tmp_path)
+    workdir_lib.claim_workdir(config, tmp_path)
     config.train.epochs = 10.0
     config.model.drop_rate = 0.3
     with pytest.raises(ValueError) as error:
-        config_lib.claim_workdir(config, tmp_path)
+        workdir_lib.claim_workdir(config, tmp_path)
     assert "config.train.epochs: 350.0 there, 10.0 now" in str(error.value)
     assert "config.model.drop_rate: None there, 0.3 now" in str(error.value)
     assert "config.seed" not in str(error.value)
@@ -104,14 +106,14 @@ def student(**changes):
     ],
 )
 def test_numbers_that_do_not_go_together_are_named(changes, devices, message):
-    config_lib.validate_training(student(), 8, num_labelled=100)
+    numbers_lib.validate_training(student(), 8, num_labelled=100)
     with pytest.raises(ValueError, match=message):
-        config_lib.validate_training(student(**changes), devices, num_labelled=100)
+        numbers_lib.validate_training(student(**changes), devices, num_labelled=100)
 
 
 def test_lengths_follow_from_the_labelled_images():
     config = student(**{"train.batch_size": 4096, "train.epochs": 350.0})
-    assert config_lib.images_per_step(config) == (4096, 8192)
-    steps_per_epoch, total = config_lib.steps(config, 1_281_167)
+    assert numbers_lib.images_per_step(config) == (4096, 8192)
+    steps_per_epoch, total = numbers_lib.steps(config, 1_281_167)
     assert steps_per_epoch == pytest.approx(312.785, abs=5e-4)
     assert total == 109_474

@@ -124,16 +124,16 @@ def test_a_bucket_is_no_place_for_what_needs_a_disk(environment):
 
 
 def test_workers_may_differ_in_what_changes_no_result(tiny_config, tmp_path):
-    from ns_jax import config as config_lib
+    from ns_jax import workdir as workdir_lib
 
-    config_lib.claim_workdir(tiny_config, tmp_path)
+    workdir_lib.claim_workdir(tiny_config, tmp_path)
     (tmp_path / "labels").mkdir()
     tiny_config.label.worker, tiny_config.label.batch_size = "1/3", 17
     tiny_config.data.workers = 5
-    config_lib.claim_workdir(tiny_config, tmp_path)
+    workdir_lib.claim_workdir(tiny_config, tmp_path)
     tiny_config.label.flip = True
     with pytest.raises(ValueError, match="config.label.flip: False there, True now"):
-        config_lib.claim_workdir(tiny_config, tmp_path)
+        workdir_lib.claim_workdir(tiny_config, tmp_path)
 
 
 def test_bad_numbers_leave_the_workdir_free_for_the_corrected_command(environment, tmp_path):

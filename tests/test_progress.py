@@ -4,6 +4,7 @@ import json
 import rich.console
 
 from ns_jax import progress
+from ns_jax.training import metrics_log
 
 
 def shown(monkeypatch, terminal, **options):
@@ -31,13 +32,13 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
 
 def test_a_resumed_log_drops_what_will_be_done_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    log = progress.MetricsLog(path, start_step=0)
+    log = metrics_log.MetricsLog(path, start_step=0)
     for step in range(1, 6):
         log.write(step, train__loss=step / 2)
     log.close()
     with path.open("a") as file:
         file.write('{"step": 6, "tra')  # a kill in the middle of a line
-    log = progress.MetricsLog(path, start_step=3)
+    log = metrics_log.MetricsLog(path, start_step=3)
     log.write(4, train__loss=9)
     log.close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]

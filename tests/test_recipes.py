@@ -8,9 +8,13 @@ import pytest
 
 from configs import cifar, imagenet, svhn
 from ns_jax import config as config_lib
-from ns_jax import experiment, optim
 from ns_jax.data import decoding, pipeline
-from ns_jax.data.reading import Reading
+from ns_jax.data import open as open_lib
+from ns_jax.data.workers import Reading
+from ns_jax.training import examples as examples_lib
+from ns_jax.training import numbers as numbers_lib
+from ns_jax.training import optim
+from ns_jax.training import trainer as trainer_lib
 from tests.data import made
 
 pytestmark = pytest.mark.large
@@ -84,17 +88,17 @@ def test_recipes_read_data_of_their_data_sets_features(
         if count is None:
             assert not config.data[which]  # the paper's pool is not public
             continue
-        source = experiment.open_source(config, which)
+        source = open_lib.open_from_config(config, which)
         assert len(source) == count and len(source.class_names) == num_classes
         assert decoding.decode(source[0]["image"]).dtype == np.uint8
-    source = experiment.open_source(config, "labelled")
-    model = experiment.build_model(config, num_classes)
-    preprocessing = experiment.preprocessing(config, model)
+    source = open_lib.open_from_config(config, "labelled")
+    model = trainer_lib.build_model(config, num_classes)
+    preprocessing = trainer_lib.build_preprocessing(config, model)
     batch = next(
         pipeline.train_batches(
-            pipeline.labelled_examples(source, config.loss.label_smoothing, 1),
+            examples_lib.labelled_examples(source, config.loss.label_smoothing, 1),
             None,
-            experiment.train_view(config, preprocessing),
+            trainer_lib.train_view(config, preprocessing),
             per_step=(4, 0),
             groups=1,
             steps=1,
@@ -108,9 +112,9 @@ def test_recipes_read_data_of_their_data_sets_features(
 
 def test_svhn_has_the_official_numbers():
     config = svhn.get_config("role=student")
-    steps_per_epoch, steps = config_lib.steps(config, 69_257)
+    steps_per_epoch, steps = numbers_lib.steps(config, 69_257)
     assert steps == 109_474 and steps_per_epoch == pytest.approx(541.070, abs=1e-3)
-    assert config_lib.images_per_step(config) == (128, 640)
+    assert numbers_lib.images_per_step(config) == (128, 640)
     schedule = optim.learning_rate_schedule(config.optim, 128, steps_per_epoch)
     assert float(schedule(2705)) == pytest.approx(0.00730138, rel=1e-5)
     assert float(schedule(steps - 1)) == pytest.approx(9.0894e-05, rel=1e-4)
@@ -129,8 +133,8 @@ def test_svhn_has_the_official_numbers():
 )
 def test_imagenet_has_the_official_numbers(arg, per_step, steps, after_warmup, last):
     config = imagenet.get_config(f"role=student,{arg}")
-    steps_per_epoch, found = config_lib.steps(config, 1_281_167)
-    assert found == steps and config_lib.images_per_step(config) == per_step
+    steps_per_epoch, found = numbers_lib.steps(config, 1_281_167)
+    assert found == steps and numbers_lib.images_per_step(config) == per_step
     schedule = optim.learning_rate_schedule(config.optim, per_step[0], steps_per_epoch)
     assert f"{float(schedule(int(5 * steps_per_epoch))):.6f}" == after_warmup
     assert f"{float(schedule(steps - 1)):.8f}" == last
@@ -150,7 +154,7 @@ def test_the_papers_chain_is_b7_and_three_l2_with_their_ratios():
     found = []
     for k in range(4):
         at = config_lib.at_iteration(config, k)
-        found.append((at.model.name[-2:], *config_lib.images_per_step(at), at.train.sample_prob))
+        found.append((at.model.name[-2:], *numbers_lib.images_per_step(at), at.train.sample_prob))
         assert at.finetune.epochs == (1.5 if k == 3 else 0)
     assert found == [
         ("b7", 2048, 0, 1.0),
@@ -158,7 +162,7 @@ def test_the_papers_chain_is_b7_and_three_l2_with_their_ratios():
         ("l2", 2048, 28_672, 1.0),
         ("l2", 2048, 28_672, 0.5),  # 28:1
     ]
-    steps_per_epoch, steps = config_lib.steps(config_lib.at_iteration(config, 1), 1_281_167)
+    steps_per_epoch, steps = numbers_lib.steps(config_lib.at_iteration(config, 1), 1_281_167)
     assert steps == 218_949 and f"{steps_per_epoch:.3f}" == "625.570"
     first = imagenet.get_config("chain=v1")
     names = [config_lib.at_iteration(first, k).model.name[-2:] for k in range(5)]
@@ -169,7 +173,7 @@ def test_l2_is_tuned_at_800_pixels_with_the_rates_of_the_tail():
     config = imagenet.get_config("model=l2,role=finetune")
     assert config.data.image_size == 800 and config.data.train_view == "evaluation"
     assert (config.train.epochs, config.optim.start_epoch) == (1.5, 348.5)
-    steps_per_epoch, steps = config_lib.steps(config, 1_281_167)
+    steps_per_epoch, steps = numbers_lib.steps(config, 1_281_167)
     assert steps == 938
     schedule = optim.learning_rate_schedule(config.optim, 2048, steps_per_epoch)
     assert f"{float(schedule(steps - 1)):.8f}" == "0.00154565"
@@ -181,4 +185,4 @@ def test_recipes_go_onto_a_pod(model, batch):
     for role in ("teacher", "student"):
         config = imagenet.get_config(f"model={model},batch={batch},role={role}")
         config.train.selection = "selection"
-        config_lib.validate_training(config, 2048, 1_281_167)
+        numbers_lib.validate_training(config, 2048, 1_281_167)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ns_jax.data import files
+from ns_jax import files
 
 FILES = ("class_names.txt", "label.labels.txt")  # ours, and that of TensorFlow Datasets
 

@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import grain
 import numpy as np
 
-from ns_jax.data import decoding, images, labels, perceptual, views, workers
-from ns_jax.data import selection as selection_lib
-from ns_jax.data.reading import Reading
+from ns_jax.data import crops, decoding, perceptual, views, workers
 from ns_jax.data.source import Source
+from ns_jax.data.workers import Reading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,59 +45,6 @@ class Examples:
             "index": np.int64(index),
             **{name: np.bool_(mark) for name, mark in self.marks.items()},
         }
-
-
-def labelled_examples(source: Source, smoothing: float, k: int) -> Examples:
-    """Every image of a labelled source with its smoothed label in k places.
-
-    Raises ValueError for images without a label: here if the source knows, else when one comes.
-    """
-    num_classes = len(source.class_names)
-    if not num_classes or (source.labels is not None and (source.labels < 0).any()):
-        raise ValueError(f"{source.name} has images without a label; it cannot be trained on")
-
-    def target(position: int, label: int):
-        if not 0 <= label < num_classes:
-            raise ValueError(
-                f"{source.name}[{position}] has the label {label}; it cannot be trained on"
-            )
-        return labels.hard_target(label, num_classes, smoothing, k)
-
-    return Examples(source, range(len(source)), target, k)
-
-
-def pseudo_labelled_examples(
-    source: Source, selection: selection_lib.Selection, loss, num_classes: int
-) -> Examples:
-    """Every row of a selection with the teacher's distribution, or its best class as a label."""
-    if selection.metadata["source"] != source.fingerprint:
-        raise ValueError(
-            f"the selection was made of another source than {source.name}: fingerprint "
-            f"{selection.metadata['source']}, now {source.fingerprint}; label it again"
-        )
-    hard, smoothing, temperature = (
-        loss.pseudo_labels == "hard",
-        loss.label_smoothing,
-        loss.temperature,
-    )
-
-    def target(row: int, _: int):
-        if hard:
-            return labels.hard_target(int(selection.label[row]), num_classes, smoothing, 1)
-        return labels.soft_target(
-            selection.classes[row], selection.probs[row], num_classes, temperature
-        )
-
-    return Examples(source, selection.index, target, 1 if hard else selection.classes.shape[1])
-
-
-def teacher_labelled_examples(
-    source: Source, selection: selection_lib.Selection | None
-) -> Examples:
-    """The images of a selection, or all, to be labelled by a teacher in the step."""
-    index = range(len(source)) if selection is None else selection.index
-    target = np.zeros(1, np.int32), np.zeros(1, np.float32)  # which the step replaces
-    return Examples(source, index, lambda position, label: target, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,7 +231,7 @@ def full_batches(chunks: Iterable[Sequence[int]], batch_size: int) -> Iterator[n
 def evaluation_batches(
     source: Source,
     parts: Iterable[np.ndarray],
-    preprocessings: Sequence[images.Preprocessing],
+    preprocessings: Sequence[crops.Preprocessing],
     *,
     batch_size: int,
     reading: Reading,

@@ -6,7 +6,7 @@ import math
 import cv2
 import numpy as np
 
-from ns_jax.data import decoding, images, randaugment, resizing
+from ns_jax.data import crops, decoding, randaugment, resizing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class TrainView:
     a box cut out, pad and crop back, mirror.
     """
 
-    evaluation: images.Preprocessing  # its size and interpolation are training's too
+    evaluation: crops.Preprocessing  # its size and interpolation are training's too
     # "crop": random crop and aspect; "pad": pad and crop back, for small images; "evaluation":
     # nothing random
     kind: str
@@ -25,7 +25,7 @@ class TrainView:
     randaugment: randaugment.RandAugment
     crop_sampler: str = "official"  # height uniform; or "area"
     final_cutout: int = 0
-    teacher: images.Preprocessing | None = None  # adds the image as a teacher sees it, un-noised
+    teacher: crops.Preprocessing | None = None  # adds the image as a teacher sees it, un-noised
 
     def __call__(
         self, data: bytes | np.ndarray, rng: np.random.Generator, max_pixels: int
@@ -42,13 +42,13 @@ class TrainView:
             image = self.evaluation(pixels)
         else:
             size, interpolation = self.evaluation.size, self.evaluation.interpolation
-            crop = images.cut(pixels, _reduced(box, reduction, pixels.shape))
+            crop = crops.cut(pixels, _reduced(box, reduction, pixels.shape))
             image = resizing.resize(crop, size, interpolation, truncate=True)
         if self.kind == "crop":
             image = self._cut_out(self.randaugment(self._mirror(image, rng), rng), rng)
         elif self.kind == "pad":
             image = self._cut_out(self.randaugment(image, rng), rng)
-            image = self._mirror(images.pad_and_crop(image, rng), rng)
+            image = self._mirror(crops.pad_and_crop(image, rng), rng)
         views = {"image": np.ascontiguousarray(image)}
         if self.teacher:
             views["teacher_image"] = np.ascontiguousarray(self.teacher(pixels))
@@ -66,14 +66,14 @@ class TrainView:
         """Of what a call returns."""
         return sum(math.prod(shape) for shape in self.shapes().values())
 
-    def _box(self, picture: decoding.Picture, rng: np.random.Generator) -> images.Box | None:
+    def _box(self, picture: decoding.Picture, rng: np.random.Generator) -> crops.Box | None:
         """The random crop; None for evaluation's."""
         if self.kind != "crop":
             return None
-        sampler = {"official": images.official_crop, "area": images.area_crop}[self.crop_sampler]
+        sampler = {"official": crops.official_crop, "area": crops.area_crop}[self.crop_sampler]
         return sampler(*picture.size, rng)
 
-    def _reduction(self, picture: decoding.Picture, box: images.Box | None) -> int:
+    def _reduction(self, picture: decoding.Picture, box: crops.Box | None) -> int:
         """How far a JPEG may be reduced while it is decoded: its crop still covers the view.
 
         Not for the teacher's view, and not with TensorFlow's interpolation, which promises the
@@ -94,7 +94,7 @@ class TrainView:
         return randaugment.cutout(image, self.final_cutout, rng.integers(image.shape[:2]))
 
 
-def _reduced(box: images.Box, reduction: int, shape: tuple[int, ...]) -> images.Box:
+def _reduced(box: crops.Box, reduction: int, shape: tuple[int, ...]) -> crops.Box:
     """The box in an image reduced to `shape`: the same size, rounded down, nearest place."""
     sides = [side // reduction for side in box[2:]]
     starts = [round(start / reduction) for start in box[:2]]

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from ns_jax.models import convolutions
+from ns_jax.models import cpu_convolutions
 
 STATISTICS = "statistics"  # of a batch, by this name for rematerialisation; convolutions by theirs
 
@@ -69,7 +69,7 @@ class Conv(nn.Module):
     def __call__(self, x):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.place.weight(self.param("kernel", conv_init, shape), x.dtype)
-        y = self.place.rows(convolutions.conv(x, kernel, self.stride, self.place.on_cpu))
+        y = self.place.rows(cpu_convolutions.conv(x, kernel, self.stride, self.place.on_cpu))
         y = checkpoint_name(y, self.name)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
@@ -88,7 +88,7 @@ class DepthwiseConv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
         kernel = self.place.weight(self.param("kernel", depthwise_init, shape), x.dtype)
         conv = functools.partial(
-            convolutions.depthwise_conv, stride=self.stride, on_cpu=self.place.on_cpu
+            cpu_convolutions.depthwise_conv, stride=self.stride, on_cpu=self.place.on_cpu
         )
         y = self.place.rows(self.place.each(conv)(x, kernel))
         return checkpoint_name(y, self.name)

@@ -2,7 +2,8 @@
 
 import pathlib
 
-from ns_jax import checkpoint, experiment
+from ns_jax import model_card
+from ns_jax.checkpoints import checkpoint
 from ns_jax.progress import say
 from ns_jax.weights import export, imported, timm
 
@@ -24,7 +25,7 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
         description["class_names"] = _class_names(settings.class_names, description)
     target = pathlib.Path(settings.target or workdir)
     if target.suffix == ".safetensors":
-        timm.save(target, experiment.described_model(description), variables, description)
+        timm.save(target, model_card.described_model(description), variables, description)
     elif target.suffix == ".stablehlo":
         export.save_stablehlo(target, description, variables)
     else:

@@ -12,11 +12,16 @@ import jax
 import numpy as np
 
 from ns_jax import config as config_lib
-from ns_jax import experiment, sharding
+from ns_jax import model_card
+from ns_jax import workdir as workdir_lib
 from ns_jax.data import bad_images, decoding
+from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
+from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.progress import Progress, one_line, say, table
-from ns_jax.trainer import Trainer, build
+from ns_jax.training import numbers as numbers_lib
+from ns_jax.training import trainer as trainer_lib
+from ns_jax.training.trainer import Trainer, build
 
 SOURCES = ("labelled", "unlabelled", "test")
 THREADS = 8  # that wait for disks
@@ -29,12 +34,14 @@ def run(config, workdir: pathlib.Path) -> dict:
     Raises ValueError for a source that cannot be used: too many unreadable images, classes of the
     test source that are not those of the labelled one, numbers that do not go together.
     """
-    sources = {name: experiment.open_source(config, name) for name in SOURCES if config.data[name]}
+    sources = {
+        name: open_lib.open_from_config(config, name) for name in SOURCES if config.data[name]
+    }
     if "labelled" not in sources:
-        experiment.open_source(config, "labelled")  # says what to set
+        open_lib.open_from_config(config, "labelled")  # says what to set
     labelled, test = sources["labelled"], sources.get("test")
     if test:
-        experiment.check_classes(
+        model_card.check_classes(
             test.class_names, labelled.class_names, test.name, f"the labelled {labelled.name}"
         )
     found = {name: _examine(config, source) for name, source in sources.items()}
@@ -46,7 +53,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     if test:
         result |= _duplicates(config, sources)
     result["speed"] = _speed(_measured(config, sources), sources)
-    config_lib.write_json(workdir / "doctor.json", result)
+    workdir_lib.write_json(workdir / "doctor.json", result)
     return result
 
 
@@ -197,10 +204,10 @@ def _speed(config, sources: dict[str, Source]) -> dict:
     labelled = sources["labelled"]
     trainer = build(config, len(labelled.class_names), len(labelled))
     evaluation = trainer.preprocessing
-    view, pool = experiment.train_view(config, evaluation), labelled
+    view, pool = trainer_lib.train_view(config, evaluation), labelled
     ratio = config.train.unlabelled_ratio
     if ratio and "unlabelled" in sources:
-        view, pool = experiment.unlabelled_view(config, view), sources["unlabelled"]
+        view, pool = trainer_lib.unlabelled_view(config, view), sources["unlabelled"]
     say(
         f"measures the training of {trainer.model.name} at {evaluation.size} pixels, "
         f"with {ratio:g} unlabelled images for each labelled one"
@@ -228,7 +235,7 @@ def _speed(config, sources: dict[str, Source]) -> dict:
     return {
         "model": trainer.model.name,
         "image_size": evaluation.size,
-        "per_step": list(config_lib.images_per_step(config)),
+        "per_step": list(numbers_lib.images_per_step(config)),
         "pool": pool.name,
         "views_per_core": per_core,
         "cores": cores,
@@ -256,7 +263,7 @@ def _images_per_second(config, source: Source, make) -> float:
 
 def _training_speed(config, trainer: Trainer) -> float:
     """Images/s of the compiled step on all devices that train, from batches in memory."""
-    count, size = sum(config_lib.images_per_step(config)), trainer.preprocessing.size
+    count, size = sum(numbers_lib.images_per_step(config)), trainer.preprocessing.size
     rng = np.random.default_rng(config.seed)
     batch = {
         name: np.ones(column.shape, column.dtype)
@@ -264,7 +271,7 @@ def _training_speed(config, trainer: Trainer) -> float:
     }
     batch["image"] = rng.integers(0, 256, (count, size, size, 3), np.uint8)
     batch["target_classes"][:] = 0
-    batch = sharding.put_batch(batch, trainer.mesh)
+    batch = mesh_lib.put_batch(batch, trainer.mesh)
     say(f"compiles the training step of {trainer.model.name}")
     state, teacher, times = trainer.init(config.seed), trainer.teacher_variables(), []
     state = trainer.packed(state)

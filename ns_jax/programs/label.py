@@ -12,12 +12,17 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ns_jax import calibration, experiment, leases, manifest, predictor, preemption, processes
 from ns_jax import config as config_lib
-from ns_jax.data import bad_images, files
-from ns_jax.data.selection import Selection
+from ns_jax import files, model_card
+from ns_jax import workdir as workdir_lib
+from ns_jax.data import bad_images
+from ns_jax.data import open as open_lib
+from ns_jax.inference import calibration, predictor
+from ns_jax.labelling import leases
+from ns_jax.labelling.queue import Work
+from ns_jax.parallel import preemption, processes
 from ns_jax.progress import Progress, say
-from ns_jax.work import Work
+from ns_jax.selection.table import Selection
 
 WAIT_SECONDS = 1.0  # of a worker between two looks for something to do
 
@@ -31,7 +36,7 @@ def run(config, workdir) -> dict:
     """
     check(config)
     begin = _begin(config.label.worker)
-    source = experiment.open_source(config, "unlabelled")
+    source = open_lib.open_from_config(config, "unlabelled")
     images, subset = _images(config, source)
     teacher = predictor.Predictor(
         config.label.checkpoint,
@@ -55,9 +60,9 @@ def run(config, workdir) -> dict:
         "hashed": bool(config.data.guard),
     }
     inputs = {**made_of, "images_per_shard": config.label.images_per_shard}
-    if manifest.is_done(directory, inputs):
+    if workdir_lib.is_done(directory, inputs):
         say(f"{directory}: labelled already")
-        return manifest.read(directory)["outputs"]
+        return workdir_lib.read_manifest(directory)["outputs"]
 
     work = Work(directory, len(images), config.label.images_per_shard, made_of)
     work.check()
@@ -71,10 +76,10 @@ def run(config, workdir) -> dict:
 
         def predictions(claimed: Iterable[range]) -> Iterator[dict]:
             chunks = (images[rows.start : rows.stop] for rows in claimed)
-            reading = experiment.reading(config)
+            reading = open_lib.loader_settings(config)
             return teacher.predict(source, chunks, reading, k, hashed=bool(config.data.guard))
 
-        while not (preemption.noticed() or manifest.is_done(directory, inputs)):
+        while not (preemption.noticed() or workdir_lib.is_done(directory, inputs)):
             if work.missing():
                 did = _label(work, held, int(begin * len(work)), predictions, bad, progress)
             else:  # of the processes of a run the one that speaks
@@ -85,7 +90,7 @@ def run(config, workdir) -> dict:
             if not did:
                 time.sleep(WAIT_SECONDS)
     say(f"labelling went at {progress.images_per_second():,.0f} images/s, {teacher.waits}")
-    return manifest.read(directory)["outputs"]
+    return workdir_lib.read_manifest(directory)["outputs"]
 
 
 def check(config) -> None:
@@ -106,13 +111,13 @@ def mend(directory) -> int:
 
     If there are any, `run` makes them again.
     """
-    made = manifest.read(directory)
+    made = workdir_lib.read_manifest(directory)
     made_of = {name: made["inputs"][name] for name in made["inputs"] if name != "images_per_shard"}
     num_images, per_shard = made["outputs"]["num_images"], made["inputs"]["images_per_shard"]
     work = Work(directory, num_images, per_shard, made_of)
     damaged = [number for number in range(len(work)) if not work.is_sound(number)]
     if damaged:
-        manifest.remove(directory)
+        workdir_lib.remove_manifest(directory)
     return len(damaged)
 
 
@@ -139,7 +144,7 @@ def _images(config, source):
             f"{source.name}: fingerprint {selection.metadata['source']}, now {source.fingerprint}"
         )
     images = np.concatenate([index for index, _ in selection.images()])
-    return images, manifest.read(config.label.subset)["outputs"]["digest"]
+    return images, workdir_lib.read_manifest(config.label.subset)["outputs"]["digest"]
 
 
 def _fitted_temperature(config, teacher: predictor.Predictor, directory) -> float:
@@ -149,8 +154,8 @@ def _fitted_temperature(config, teacher: predictor.Predictor, directory) -> floa
             f"label.temperature is {config.label.temperature} and data.holdout asks for it to be "
             "fitted; leave one of them out"
         )
-    source = experiment.open_source(config, "holdout")
-    experiment.check_classes(
+    source = open_lib.open_from_config(config, "holdout")
+    model_card.check_classes(
         source.class_names, teacher.class_names, source.name, config.label.checkpoint
     )
     inputs = {
@@ -162,7 +167,7 @@ def _fitted_temperature(config, teacher: predictor.Predictor, directory) -> floa
     if not path.exists():
         logits, true = [], []
         with Progress(f"calibrating on {source.name}", len(source)) as progress:
-            reading = experiment.reading(config)
+            reading = open_lib.loader_settings(config)
             for batch in teacher.logits(source, [range(len(source))], reading):
                 known = (np.asarray(batch["status"]) == "ok") & (batch["label"] >= 0)
                 logits.append(batch["logits"][known])
@@ -171,7 +176,7 @@ def _fitted_temperature(config, teacher: predictor.Predictor, directory) -> floa
         found = calibration.fit(np.concatenate(logits), np.concatenate(true))
         files.create(os.fspath(path), json.dumps({"inputs": inputs, **found}, indent=1).encode())
     found = json.loads(path.read_text())
-    manifest.check_inputs(found["inputs"], inputs, path)
+    workdir_lib.check_inputs(found["inputs"], inputs, path)
     say(
         f"temperature {found['temperature']:.3f}: on {found['num_images']:,} images of "
         f"{source.name} the calibration error goes from {found['before']['ece']:.4f} to "
@@ -274,5 +279,5 @@ def _finish(config, source, teacher, directory, work: Work, inputs: dict) -> Non
         "num_bad": len(bad),
         "accuracy": right / known if known else None,  # where the source knows better
     }
-    manifest.write(directory, inputs, outputs)
+    workdir_lib.write_manifest(directory, inputs, outputs)
     say(f"labelled {num_images:,} images of {source.name} in {len(work)} shards: {directory}")

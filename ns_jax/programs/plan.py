@@ -9,22 +9,18 @@ import time
 import jax
 import numpy as np
 
-from ns_jax import (
-    ascent,
-    checkpoint,
-    compiled,
-    experiment,
-    sharding,
-    steps,
-    topology,
-    trainer,
-    trees,
-)
 from ns_jax import config as config_lib
-from ns_jax import state as state_lib
-from ns_jax.models import macs
-from ns_jax.plan_text import show, size_text
+from ns_jax import trees
+from ns_jax import workdir as workdir_lib
+from ns_jax.checkpoints import checkpoint
+from ns_jax.inference import step as inference_step
+from ns_jax.parallel import mesh as mesh_lib
+from ns_jax.planning import ascent, hlo, macs, topology
+from ns_jax.planning.report import show, size_text
 from ns_jax.progress import say
+from ns_jax.training import numbers as numbers_lib
+from ns_jax.training import state as state_lib
+from ns_jax.training import trainer as trainer_lib
 
 TARGET_PLACES = 16  # of stored labels
 SETTINGS = ("model", "mesh", "data", "randaugment", "train", "optim", "loss")  # of a training
@@ -70,13 +66,13 @@ def run(config, workdir: pathlib.Path) -> dict:
             say("selftrain.filter is left out: every teacher is taken to label the whole pool")
         parts = _stages(config)
         for *_, training in parts:  # before the first of many compilations
-            config_lib.validate_training(training, len(devices), config.plan.num_labelled)
+            numbers_lib.validate_training(training, len(devices), config.plan.num_labelled)
         stages = [{"name": name} | stage(*configs) for name, *configs in parts]
         found |= {"stages": stages, "total": _total(stages)}
     else:
         config = _planned(config)
         found |= stage(config, config)
-    config_lib.write_json(workdir / "plan.json", found)
+    workdir_lib.write_json(workdir / "plan.json", found)
     show(found, config.plan.price)
     return found
 
@@ -129,14 +125,14 @@ def _training(config, slice_: topology.Topology, devices: list) -> dict:
 
 def _plan_training(config, slice_: topology.Topology, devices: list) -> dict:
     plan = config.plan
-    parts = trainer.build(config, plan.num_classes, plan.num_labelled, devices)
-    per_step = config_lib.images_per_step(config)
-    _, num_steps = config_lib.steps(config, plan.num_labelled)
+    parts = trainer_lib.build(config, plan.num_classes, plan.num_labelled, devices)
+    per_step = numbers_lib.images_per_step(config)
+    _, num_steps = numbers_lib.steps(config, plan.num_labelled)
     stored = per_step[1] and config.loss.pseudo_labels == "soft" and not parts.teacher
     rows = sum(per_step)
     mesh = parts.mesh
     rng = jax.eval_shape(lambda: jax.random.key(0))
-    rng = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=sharding.replicated(mesh))
+    rng = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=mesh_lib.replicated(mesh))
     teacher = parts.teacher and state_lib.placed(parts.teacher.shapes, parts.teacher.shardings)
     state = state_lib.placed(parts.shapes, parts.shardings)
     batch = parts.batch(rows, TARGET_PLACES if stored else 1)
@@ -159,7 +155,7 @@ def _plan_training(config, slice_: topology.Topology, devices: list) -> dict:
         "scan_unroll": parts.model.scan_unroll,
         "stat_groups": parts.model.stat_groups,
         "parameters": trees.count(parts.shapes.params),
-        "sharded": sharding.coverage(parts.shapes.params, parts.shardings.params),
+        "sharded": mesh_lib.coverage(parts.shapes.params, parts.shardings.params),
         **_compile("training", what, parts.step, (state, batch, rng, teacher)),
     }
     if found["fits"]:
@@ -169,21 +165,21 @@ def _plan_training(config, slice_: topology.Topology, devices: list) -> dict:
 
 def _plan_labelling(config, slice_: topology.Topology, devices: list) -> dict:
     plan = config.plan
-    model = experiment.build_model(config, plan.num_classes)
-    preprocessing = experiment.preprocessing(config, model)
-    size, mesh = preprocessing.size, sharding.make_mesh(1, devices)
-    rows = sharding.round_up(config.label.batch_size, mesh)
+    model = trainer_lib.build_model(config, plan.num_classes)
+    preprocessing = trainer_lib.build_preprocessing(config, model)
+    size, mesh = preprocessing.size, mesh_lib.make_mesh(1, devices)
+    rows = mesh_lib.round_up(config.label.batch_size, mesh)
     variables = jax.eval_shape(lambda rng: model.init(rng, size), jax.random.key(0))
     temperature = jax.ShapeDtypeStruct((), np.float32)
     shapes = {"members": [variables], "temperature": temperature}
-    whole = jax.tree.map(lambda _: sharding.replicated(mesh), shapes)
+    whole = jax.tree.map(lambda _: mesh_lib.replicated(mesh), shapes)
     images = jax.ShapeDtypeStruct(
-        (rows, size, size, 3), np.uint8, sharding=sharding.batch_sharding(mesh)
+        (rows, size, size, 3), np.uint8, sharding=mesh_lib.batch_sharding(mesh)
     )
-    step = steps.compile_inference(
+    step = inference_step.compile_inference(
         mesh,
-        steps.predict_step,
-        members=(steps.Member(model, 0, preprocessing.mean, preprocessing.std),),
+        inference_step.predict_step,
+        members=(inference_step.Member(model, 0, preprocessing.mean, preprocessing.std),),
         flip=False,
         k=min(TARGET_PLACES, plan.num_classes),
     )
@@ -213,7 +209,7 @@ def _compile(name: str, what: str, step, arguments: tuple) -> dict:
         used = needed and float(needed[1]) * UNITS[needed[2]]
         return {"fits": False, "peak_bytes": used, "compile_seconds": time.perf_counter() - began}
     memory = made.memory_analysis()
-    reading = compiled.read(made.as_text())
+    reading = hlo.read(made.as_text())
     totals = {}
     for one in reading.collectives:
         key = f"{one.kind} of {one.group_size}" if one.group_size else one.kind
@@ -288,7 +284,7 @@ def _largest(config, slice_: topology.Topology, devices: list, first: dict) -> d
     start = max(1, first["per_step"][0] // unit)
     # No step has more labelled images than there are.
     bounds = ascent.largest(need, limit, start, max(start, plan.num_labelled // unit))
-    per_device = sum(config_lib.images_per_step(config)) / first["per_step"][0] / len(devices)
+    per_device = sum(numbers_lib.images_per_step(config)) / first["per_step"][0] / len(devices)
     largest = tried.get(bounds.fits)
     return {
         "unit": unit,
@@ -313,7 +309,7 @@ def _smallest_batch(config, num_devices: int, num_labelled: int) -> int:
         if not (batch_size * train.sample_prob * train.unlabelled_ratio).is_integer():
             continue  # rounded up, so that its multiples need not be multiples
         try:
-            config_lib.validate_training(config, num_devices, num_labelled)
+            numbers_lib.validate_training(config, num_devices, num_labelled)
         except ValueError:
             continue
         return batch_size

@@ -11,12 +11,18 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from ns_jax import config as config_lib
-from ns_jax import experiment, leaks, manifest, processes
-from ns_jax.data import candidates, choice, files, perceptual, ranking, tally
-from ns_jax.data import selection as selection_lib
-from ns_jax.data import shards as shards_lib
+from ns_jax import files
+from ns_jax import workdir as workdir_lib
+from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
+from ns_jax.labelling import shards as shards_lib
+from ns_jax.parallel import processes
 from ns_jax.progress import say
+from ns_jax.selection import balance as balance_lib
+from ns_jax.selection import leaks, ranking
+from ns_jax.selection import report as report_lib
+from ns_jax.selection import rules as rules_lib
+from ns_jax.selection import table as table_lib
 
 MOST_THREADS = 16  # a thread for each core, but one process writes
 # Of `select.*`, what the result is made of. `labels` and `exclude` count by their content.
@@ -35,7 +41,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     """
     check(config)
     processes.first_alone(_select, config, workdir)
-    return manifest.read(workdir / "selection")["outputs"]
+    return workdir_lib.read_manifest(workdir / "selection")["outputs"]
 
 
 def check(config) -> None:
@@ -53,8 +59,8 @@ def check(config) -> None:
         ("memory_gb", select.memory_gb > 0, "above 0"),
         (
             "guard_distance",
-            0 <= select.guard_distance <= perceptual.MOST_DISTANCE,
-            f"0 to {perceptual.MOST_DISTANCE}",
+            0 <= select.guard_distance <= leaks.MOST_DISTANCE,
+            f"0 to {leaks.MOST_DISTANCE}",
         ),
         (
             "max_confidence",
@@ -69,40 +75,42 @@ def check(config) -> None:
 
 def _select(config, workdir: pathlib.Path) -> None:
     settings = config.select
-    made = manifest.read(settings.labels)
+    made = workdir_lib.read_manifest(settings.labels)
     directory = workdir / "selection"
     earlier = _earlier(config.label.subset, made["inputs"].get("subset"), settings.labels)
     inputs = {"labels": made["inputs"]}
-    guard = experiment.open_source(config, "guard") if config.data.guard and not earlier else None
+    guard = (
+        open_lib.open_from_config(config, "guard") if config.data.guard and not earlier else None
+    )
     if not earlier:
         inputs.update({name: settings[name] for name in RULES}, exclude=_digest(settings.exclude))
     if guard:
         names = ("guard_distance", "drop_leaks")
         inputs.update({name: settings[name] for name in names}, guard=guard.fingerprint)
     source = _source(config, made["inputs"])
-    if manifest.is_done(directory, inputs):
+    if workdir_lib.is_done(directory, inputs):
         say(f"{directory}: selected already")
         return
     class_names = made["inputs"]["class_names"]
-    counts = tally.Tally(class_names, source and source.known_labels(class_names))
+    counts = report_lib.Tally(class_names, source and source.known_labels(class_names))
     if earlier:
         digest, found = _relabel(config, directory, made, counts, earlier["outputs"]["kept"])
     else:
         digest, found = _choose(config, directory, made, counts, guard)
-    config_lib.write_json(directory / "report.json", found)
-    (directory / "report.txt").write_text(tally.table(found))
+    workdir_lib.write_json(directory / "report.json", found)
+    (directory / "report.txt").write_text(report_lib.table(found))
     totals = {name: found[name] for name in found if name != "classes"}
-    manifest.write(directory, inputs, {"digest": digest, **totals})
+    workdir_lib.write_manifest(directory, inputs, {"digest": digest, **totals})
     say(
         f"selected {found['kept']:,} of {found['candidates']:,} candidates and "
         f"{found['copies']:,} copies: {directory}"
     )
-    for line in tally.summary(found):
+    for line in report_lib.summary(found):
         say(line)
 
 
 def _choose(
-    config, directory: pathlib.Path, made: dict, counts: tally.Tally, guard: Source | None
+    config, directory: pathlib.Path, made: dict, counts: report_lib.Tally, guard: Source | None
 ) -> tuple:
     """Writes the selection that `select.*` asks for; returns its digest and its report."""
     settings, num_images = config.select, made["outputs"]["num_images"]
@@ -113,13 +121,13 @@ def _choose(
         )
     excluded = None
     if settings.exclude:
-        excluded = candidates.read_excluded(pathlib.Path(settings.exclude), num_images)
+        excluded = rules_lib.read_excluded(pathlib.Path(settings.exclude), num_images)
     shards, rows = _shards(settings, made["inputs"], num_images)
     leaked = _leaked(config, directory, made, shards, guard) if guard else None
     if guard and settings.drop_leaks:
-        excluded = candidates.nothing_excluded(num_images) if excluded is None else excluded
-        candidates.exclude(excluded, leaked)
-    rules = candidates.Rules(
+        excluded = rules_lib.nothing_excluded(num_images) if excluded is None else excluded
+        rules_lib.exclude(excluded, leaked)
+    rules = rules_lib.Rules(
         num_images=num_images,
         threshold=settings.threshold,
         max_confidence=settings.max_confidence,
@@ -128,10 +136,10 @@ def _choose(
         seed=settings.seed,
         excluded=excluded,
     )
-    chosen = choice.choose(
+    chosen = balance_lib.choose(
         shards,
         rules,
-        choice.Balance(
+        balance_lib.Balance(
             settings.per_class, 1 if settings.balance == "none" else settings.max_copies
         ),
         settings.quantile,
@@ -161,7 +169,7 @@ def _leaked(config, directory, made: dict, shards: shards_lib.Shards, guard: Sou
             (np.arange(s.rows.start, s.rows.stop), s.keys, s.read("phash")["phash"]) for s in opened
         ]
 
-    parts = shards.map(chunks, shards.runs(choice.COPIED_ROWS))
+    parts = shards.map(chunks, shards.runs(balance_lib.COPIED_ROWS))
     directory.mkdir(parents=True, exist_ok=True)
     found = leaks.write(
         directory / "leaks.csv",
@@ -178,13 +186,13 @@ def _leaked(config, directory, made: dict, shards: shards_lib.Shards, guard: Sou
 
 
 def _relabel(
-    config, directory: pathlib.Path, made: dict, counts: tally.Tally, num_images: int
+    config, directory: pathlib.Path, made: dict, counts: report_lib.Tally, num_images: int
 ) -> tuple:
     """Writes the rows of the selection `label.subset` with their new labels; returns as `_choose`.
 
     Images that cannot be read now are left out.
     """
-    earlier = selection_lib.Selection(config.label.subset, in_order=True)
+    earlier = table_lib.Selection(config.label.subset, in_order=True)
     shards, rows = _shards(config.select, made["inputs"], num_images)
     sizes = (len(shards.rows_of(run)) for run in shards.runs(rows))
     parts = shards.map(_relabelled, shards.runs(rows), _in_parts(earlier.images(), sizes))
@@ -221,12 +229,14 @@ def _in_parts(blocks: Iterator, sizes: Iterable[int]) -> Iterator[tuple[np.ndarr
         held = [array[size:] for array in held]
 
 
-def _write(directory: pathlib.Path, made_of: dict, rows: int, parts, counts: tally.Tally) -> str:
+def _write(
+    directory: pathlib.Path, made_of: dict, rows: int, parts, counts: report_lib.Tally
+) -> str:
     """Writes the parts, `rows` rows at most; returns a digest of them."""
     directory.mkdir(parents=True, exist_ok=True)
     metadata = {name: made_of[name] for name in ("source", "teacher", "class_names")}
     images = 0
-    with selection_lib.Writer(directory, made_of["k"], metadata, counts.see) as writer:
+    with table_lib.Writer(directory, made_of["k"], metadata, counts.see) as writer:
         writer.expect(rows)
         for part in parts:
             for columns, copies in part:
@@ -239,7 +249,7 @@ def _write(directory: pathlib.Path, made_of: dict, rows: int, parts, counts: tal
 
 def _shards(settings, made_of: dict, num_rows: int) -> tuple[shards_lib.Shards, int]:
     """The label shards, and how many rows of them to take at once with all of their columns."""
-    each, size = choice.copied_bytes(made_of["k"]), min(made_of["images_per_shard"], num_rows)
+    each, size = balance_lib.copied_bytes(made_of["k"]), min(made_of["images_per_shard"], num_rows)
     fit, needed = _bytes(settings) // 2 // (each * size), shards_lib.WAITING + 1
     if fit < needed:
         raise ValueError(
@@ -249,7 +259,7 @@ def _shards(settings, made_of: dict, num_rows: int) -> tuple[shards_lib.Shards, 
         )
     threads = min(MOST_THREADS, fit - shards_lib.WAITING)
     shards = shards_lib.Shards(files.as_path(settings.labels), made_of, num_rows, threads)
-    return shards, min(choice.COPIED_ROWS, _bytes(settings) // 2 // shards.in_flight // each)
+    return shards, min(balance_lib.COPIED_ROWS, _bytes(settings) // 2 // shards.in_flight // each)
 
 
 def _bytes(settings) -> int:
@@ -272,7 +282,7 @@ def _earlier(subset: str, digest: str | None, labels: str) -> dict | None:
         raise ValueError(
             f"{labels} are labels of the images of a selection; name its directory as label.subset"
         )
-    earlier = manifest.read(subset)
+    earlier = workdir_lib.read_manifest(subset)
     if earlier["outputs"]["digest"] != digest:
         raise ValueError(
             f"label.subset={subset} is the selection {earlier['outputs']['digest']}, but {labels} "
@@ -285,7 +295,7 @@ def _source(config, made_of: dict) -> Source | None:
     """What was labelled, if `data.unlabelled` names it. Raises ValueError if it is another one."""
     if not config.data.unlabelled:
         return None
-    source = experiment.open_source(config, "unlabelled")
+    source = open_lib.open_from_config(config, "unlabelled")
     if source.fingerprint != made_of["source"]:
         raise ValueError(
             f"{config.select.labels} are labels of another source than {source.name}: fingerprint "
@@ -302,7 +312,7 @@ def _nothing(settings, num_images: int, shards: shards_lib.Shards) -> ValueError
         found = [shard.predictions() for shard in opened]
         return max(float(confidence[label >= 0].max(initial=-1)) for label, confidence in found)
 
-    most = max(shards.map(highest, shards.runs(choice.COPIED_ROWS)))
+    most = max(shards.map(highest, shards.runs(balance_lib.COPIED_ROWS)))
     off = {"max_confidence": None, "quantile": 0.0, "fraction": 1.0, "exclude": ""}
     others = [f"select.{n}={settings[n]}" for n, value in off.items() if settings[n] != value]
     return ValueError(

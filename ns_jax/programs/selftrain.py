@@ -5,10 +5,15 @@ import pathlib
 
 import numpy as np
 
-from ns_jax import checkpoint, experiment, processes
 from ns_jax import config as config_lib
+from ns_jax import model_card
+from ns_jax.checkpoints import checkpoint
+from ns_jax.data import open as open_lib
+from ns_jax.parallel import processes
 from ns_jax.programs import evaluate, label, select, train
 from ns_jax.progress import say, table
+from ns_jax.training import numbers as numbers_lib
+from ns_jax.training import trainer as trainer_lib
 
 FINETUNE = "finetune"  # directory of an iteration's fine-tune
 FILTER = "filter"  # directory of the labels and the selection of `selftrain.filter`
@@ -123,7 +128,7 @@ def _validate(configs: list) -> None:
     def source(config, which: str):
         key = (which, *config.data.values())
         if key not in opened:
-            opened[key] = experiment.open_source(config, which)
+            opened[key] = open_lib.open_from_config(config, which)
         return opened[key]
 
     for k, config in enumerate(configs):
@@ -135,13 +140,13 @@ def _validate(configs: list) -> None:
                 f"set selftrain.overrides.iteration_{k}.train.unlabelled_ratio"
             )
         labelled = source(config, "labelled")
-        devices = experiment.training_devices(config)
-        config_lib.validate_training(config, len(devices), len(labelled))
+        devices = trainer_lib.training_devices(config)
+        numbers_lib.validate_training(config, len(devices), len(labelled))
         if config.finetune.epochs > 0:
             finetune = _finetune_config(config, pathlib.Path("."))
-            config_lib.validate_training(finetune, len(devices), len(labelled))
-        model = experiment.build_model(config, len(labelled.class_names))
-        experiment.train_view(config, experiment.preprocessing(config, model))
+            numbers_lib.validate_training(finetune, len(devices), len(labelled))
+        model = trainer_lib.build_model(config, len(labelled.class_names))
+        trainer_lib.train_view(config, trainer_lib.build_preprocessing(config, model))
         if k > 0:
             label.check(config)
             select.check(config)
@@ -151,12 +156,12 @@ def _validate(configs: list) -> None:
     for key in ("teacher", "filter"):
         if given := configs[0].selftrain[key]:
             names = checkpoint.description(given)["class_names"]
-            experiment.check_classes(labelled.class_names, names, labelled.name, given)
+            model_card.check_classes(labelled.class_names, names, labelled.name, given)
     if configs[0].selftrain.filter and len(configs) == 1:
         raise ValueError("selftrain.filter is set, but selftrain.iterations is 0")
     if configs[0].data.test:
         test = source(configs[0], "test")
-        experiment.check_classes(test.class_names, labelled.class_names, test.name, labelled.name)
+        model_card.check_classes(test.class_names, labelled.class_names, test.name, labelled.name)
 
 
 def _check_init(config, teacher_config, k: int) -> None:

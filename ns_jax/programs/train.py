@@ -11,15 +11,25 @@ import time
 import jax
 import numpy as np
 
-from ns_jax import checkpoint, experiment, guard, manifest, preemption, processes, sharding, trees
 from ns_jax import config as config_lib
-from ns_jax import state as state_lib
+from ns_jax import model_card, trees
+from ns_jax import workdir as workdir_lib
+from ns_jax.checkpoints import checkpoint
 from ns_jax.data import bad_images, pipeline
-from ns_jax.data import selection as selection_lib
-from ns_jax.data.reading import default_workers
-from ns_jax.idle import IdleTime
-from ns_jax.progress import MetricsLog, Progress, say
-from ns_jax.trainer import build
+from ns_jax.data import open as open_lib
+from ns_jax.data.workers import default_workers
+from ns_jax.parallel import mesh as mesh_lib
+from ns_jax.parallel import preemption, processes
+from ns_jax.progress import Progress, say
+from ns_jax.selection import table as table_lib
+from ns_jax.training import examples as examples_lib
+from ns_jax.training import nonfinite
+from ns_jax.training import numbers as numbers_lib
+from ns_jax.training import state as state_lib
+from ns_jax.training import trainer as trainer_lib
+from ns_jax.training.input_wait import IdleTime
+from ns_jax.training.metrics_log import MetricsLog
+from ns_jax.training.trainer import build
 
 INPUT_BOUND = 0.1  # share of the time that the device may wait before it is said ...
 CLEAR_AFTER_SECONDS = 30.0  # ... after so long a time
@@ -32,23 +42,23 @@ def run(config, workdir: pathlib.Path) -> dict:
     images, and FloatingPointError for a loss that is not finite.
     """
     config_lib.check_one_training(config)
-    source = experiment.open_source(config, "labelled")
-    devices = experiment.training_devices(config)
+    source = open_lib.open_from_config(config, "labelled")
+    devices = trainer_lib.training_devices(config)
     config = _with_stat_groups(config, len(devices), workdir)
-    config_lib.validate_training(config, len(devices), len(source))
-    per_step = config_lib.images_per_step(config)
-    steps_per_epoch, total_steps = config_lib.steps(config, len(source))
+    numbers_lib.validate_training(config, len(devices), len(source))
+    per_step = numbers_lib.images_per_step(config)
+    steps_per_epoch, total_steps = numbers_lib.steps(config, len(source))
     labelled, unlabelled = _examples(config, source)
     initial = checkpoint.load_model(config.train.init)[1] if config.train.init else None
     inputs = _inputs(config, source, initial)
-    if manifest.is_done(workdir, inputs) and _is_sound(workdir):
+    if workdir_lib.is_done(workdir, inputs) and _is_sound(workdir):
         say(f"{workdir}: trained already")
-        return manifest.read(workdir)["outputs"]
+        return workdir_lib.read_manifest(workdir)["outputs"]
 
     trainer = build(config, len(source.class_names), len(source))
     if trainer.teacher:
         names = trainer.teacher.class_names
-        experiment.check_classes(source.class_names, names, source.name, config.train.teacher)
+        model_card.check_classes(source.class_names, names, source.name, config.train.teacher)
     model, mesh, size = trainer.model, trainer.mesh, trainer.preprocessing.size
     say(
         f"{model.name}, {trees.count(trainer.shapes.params):,} parameters at {size} pixels "
@@ -59,7 +69,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     checkpoints = checkpoint.Checkpoints(
         workdir / "checkpoints", config.train.keep_checkpoints, config.train.keep_every_steps
     )
-    description = experiment.describe(trainer.model, trainer.preprocessing, source.class_names)
+    description = model_card.describe(trainer.model, trainer.preprocessing, source.class_names)
     description["inputs"] = inputs
     description["stat_groups"] = config.model.stat_groups
     attempt = 0
@@ -74,7 +84,7 @@ def run(config, workdir: pathlib.Path) -> dict:
             try:
                 bad = _train(config, workdir, trainer, start, examples, checkpoints, description)
                 break
-            except guard.GoBack:
+            except nonfinite.GoBack:
                 attempt += 1
             finally:
                 checkpoints.close()
@@ -88,13 +98,13 @@ def run(config, workdir: pathlib.Path) -> dict:
         "model": trees.digest(checkpoint.load_model(workdir)[1]),
         "num_bad": [len(images) for images in bad],
     }
-    processes.first_alone(manifest.write, workdir, inputs, outputs)
+    processes.first_alone(workdir_lib.write_manifest, workdir, inputs, outputs)
     return outputs
 
 
 def _is_sound(workdir: pathlib.Path) -> bool:
     """Whether the weights of a finished training are as it left them; if not, it goes on."""
-    expected = manifest.read(workdir)["outputs"]["model"]
+    expected = workdir_lib.read_manifest(workdir)["outputs"]["model"]
     try:
         found = trees.digest(checkpoint.load_model(workdir)[1])
     except checkpoint.DamageError as error:
@@ -121,7 +131,7 @@ def _start(
     placed = state_lib.placed(trainer.shapes, trainer.shardings)
 
     def check(description: dict) -> None:
-        manifest.check_inputs(description["inputs"], inputs, workdir)
+        workdir_lib.check_inputs(description["inputs"], inputs, workdir)
 
     if found := checkpoints.restore(placed, check):
         step, state, description = found
@@ -140,13 +150,13 @@ def _start(
         f"train.init={config.train.init} is another network or "
         "has other classes (train.new_head=True starts a classifier for these afresh)",
     )
-    initial = sharding.put(initial, trainer.variable_shardings)
+    initial = mesh_lib.put(initial, trainer.variable_shardings)
     return _Start(0, state_lib.init_from(initial, trainer.optimiser, trainer.shardings))
 
 
 def _fresh(config, trainer, k: int) -> state_lib.TrainState:
     """A state from the seed. What draws it and the step are compiled at the same time."""
-    rows = sum(config_lib.images_per_step(config))
+    rows = sum(numbers_lib.images_per_step(config))
     _say_what_is_compiled(trainer, rows, k)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         compiled = pool.submit(trainer.compile, rows, k)
@@ -162,11 +172,11 @@ def _train(
 
     Returns the unreadable images of all processes. Raises GoBack where `train.nonfinite` says so.
     """
-    per_step = config_lib.images_per_step(config)
-    total_steps = config_lib.steps(config, len(examples[0].source))[1]
+    per_step = numbers_lib.images_per_step(config)
+    total_steps = numbers_lib.steps(config, len(examples[0].source))[1]
     mesh, teacher = trainer.mesh, trainer.teacher_variables()
-    seed = guard.seed_of_attempt(config.seed, start.attempt)
-    places = sharding.local_rows(sum(per_step), mesh)
+    seed = nonfinite.seed_of_attempt(config.seed, start.attempt)
+    places = mesh_lib.local_rows(sum(per_step), mesh)
     batches = pipeline.train_batches(
         _marked(examples[0], trainer.marks, 0),
         _marked(examples[1], trainer.marks, 1),
@@ -177,15 +187,15 @@ def _train(
         steps=total_steps,
         start_step=start.step,
         seed=seed,
-        reading=experiment.reading(config),
+        reading=open_lib.loader_settings(config),
         places=places,
-        weights=pipeline.Weights(config.train.sample_prob, config_lib.unlabelled_weight(config)),
+        weights=pipeline.Weights(config.train.sample_prob, numbers_lib.unlabelled_weight(config)),
     )
     checkpoints.prepare(start.state)
     state = trainer.packed(start.state)
     workdir.mkdir(parents=True, exist_ok=True)
     log = MetricsLog(workdir / "metrics.jsonl", start.step, write=processes.is_first())
-    guarded = guard.Guard(config.train, start.nonfinite, checkpoints.directory)
+    guarded = nonfinite.Guard(config.train, start.nonfinite, checkpoints.directory)
     due = _Due(config.train.save_every_steps, config.train.save_every_minutes)
     bad = [
         bad_images.BadImages(one.source, config.data.max_bad_fraction, known)
@@ -206,7 +216,7 @@ def _train(
         for step in range(start.step + 1, total_steps + 1):
             batch = next(batches)
             _note_bad(bad, batch, places, per_step, config.model.stat_groups)
-            state, metrics = trainer.step(state, sharding.put_batch(batch, mesh), rng, teacher)
+            state, metrics = trainer.step(state, mesh_lib.put_batch(batch, mesh), rng, teacher)
             idle.dispatched(metrics["loss"])
             # One step late: this step runs on the device while the host looks at the last one.
             numbers = guarded.look(step - 1, previous) if previous else {}
@@ -231,7 +241,7 @@ def _train(
                 so_far = {
                     "attempt": start.attempt,
                     "nonfinite": guarded.count,
-                    "bad": [*map(experiment.gather_bad, bad), []][:2],
+                    "bad": [*map(processes.gather_bad, bad), []][:2],
                 }
                 whole = trainer.unpacked(state)
                 checkpoints.save(step, whole, {**description, "so_far": so_far})
@@ -250,7 +260,7 @@ def _say_once(step, rows: int, k: int, text: str) -> None:
 def _say_what_is_compiled(trainer, rows: int, k: int) -> None:
     """Before a first step that nobody sees begin."""
     text = "compiling the training step, once: later starts find it ready"
-    if sharding.on_cpu(trainer.mesh):  # measured on two cores: a second or less for each body
+    if mesh_lib.on_cpu(trainer.mesh):  # measured on two cores: a second or less for each body
         text += f"; about {-(-trainer.model.num_bodies() // 10) * 10} s"
     _say_once(trainer.step, rows, k, text)
 
@@ -280,29 +290,29 @@ def _examples(config, source) -> tuple[pipeline.Examples, pipeline.Examples | No
     """Labelled and, for a student, pseudo-labelled examples; all targets in equally many places."""
     smoothing, num_classes = config.loss.label_smoothing, len(source.class_names)
     if not config.train.unlabelled_ratio:
-        return pipeline.labelled_examples(source, smoothing, k=1), None
-    unlabelled_source = experiment.open_source(config, "unlabelled")
+        return examples_lib.labelled_examples(source, smoothing, k=1), None
+    unlabelled_source = open_lib.open_from_config(config, "unlabelled")
     selection = None
     if config.train.selection:
-        selection = selection_lib.Selection(config.train.selection)
+        selection = table_lib.Selection(config.train.selection)
     if config.train.teacher:
-        unlabelled = pipeline.teacher_labelled_examples(unlabelled_source, selection)
-        return pipeline.labelled_examples(source, smoothing, k=1), unlabelled
-    experiment.check_classes(
+        unlabelled = examples_lib.teacher_labelled_examples(unlabelled_source, selection)
+        return examples_lib.labelled_examples(source, smoothing, k=1), unlabelled
+    model_card.check_classes(
         source.class_names, selection.metadata["class_names"], source.name, "the selection"
     )
-    unlabelled = pipeline.pseudo_labelled_examples(
+    unlabelled = examples_lib.pseudo_labelled_examples(
         unlabelled_source, selection, config.loss, num_classes
     )
     k = 1 if config.loss.pseudo_labels == "hard" else selection.classes.shape[1]
-    return pipeline.labelled_examples(source, smoothing, k), unlabelled
+    return examples_lib.labelled_examples(source, smoothing, k), unlabelled
 
 
 def _inputs(config, source, initial: dict | None) -> dict:
     """What the training is made of besides its config."""
     inputs = {"labelled": source.fingerprint}
     if config.train.unlabelled_ratio and config.train.selection:
-        inputs["selection"] = manifest.read(config.train.selection)["outputs"]["digest"]
+        inputs["selection"] = workdir_lib.read_manifest(config.train.selection)["outputs"]["digest"]
     if config.train.teacher:
         inputs["teacher"] = trees.digest(checkpoint.load_model(config.train.teacher)[1])
     if initial:
@@ -316,7 +326,7 @@ def _with_stat_groups(config, num_devices: int, workdir: pathlib.Path):
     if found and config.model.stat_groups is None:
         config = copy.deepcopy(config)
         config.model.stat_groups = found.get("stat_groups", 1)
-    return config_lib.with_stat_groups(config, num_devices)
+    return numbers_lib.with_stat_groups(config, num_devices)
 
 
 def _marked(examples: pipeline.Examples | None, marks: dict, kind: int):

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from ns_jax import experiment, steps
+from ns_jax import model_card
+from ns_jax.inference import step as inference_step
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -17,11 +18,11 @@ def stablehlo(description: dict, variables: dict) -> bytes:
 
     Read it with `jax.export.deserialize(bytes).call(images)`.
     """
-    preprocessing = experiment.described_preprocessing(description)
+    preprocessing = model_card.described_preprocessing(description)
     step = functools.partial(
-        steps.logits_step,
+        inference_step.logits_step,
         variables,
-        model=experiment.described_model(description),
+        model=model_card.described_model(description),
         mean=preprocessing.mean,
         std=preprocessing.std,
     )

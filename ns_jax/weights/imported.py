@@ -6,8 +6,9 @@ A description is the content of `model.json`: architecture, class names, preproc
 import json
 import pathlib
 
-from ns_jax import checkpoint, experiment
-from ns_jax.data import images
+from ns_jax import model_card
+from ns_jax.checkpoints import checkpoint
+from ns_jax.data import crops
 from ns_jax.models import efficientnet
 from ns_jax.progress import say
 from ns_jax.weights import published, tf_checkpoint, timm
@@ -95,7 +96,7 @@ def _hub_config(path: pathlib.Path) -> dict:
         interpolation = details["interpolation"]
         if interpolation == "bicubic":
             interpolation = "bicubic_antialias"  # what timm means by it
-        found["preprocessing"] = images.Preprocessing(
+        found["preprocessing"] = crops.Preprocessing(
             size, crop, tuple(details["mean"]), tuple(details["std"]), interpolation
         )
     if content.get("label_names"):
@@ -103,7 +104,7 @@ def _hub_config(path: pathlib.Path) -> dict:
     return found
 
 
-def _preprocessing(architecture: str, model: str) -> images.Preprocessing:
+def _preprocessing(architecture: str, model: str) -> crops.Preprocessing:
     if model.startswith("tf_"):
         name, preprocessing = published.find(model)
         if name != architecture:
@@ -114,12 +115,12 @@ def _preprocessing(architecture: str, model: str) -> images.Preprocessing:
         f"{architecture}: taken to see ImageNet's mean and std at {size} pixels; if not so, name "
         "the published weights (AdvProp's and L2's differ)"
     )
-    return images.Preprocessing(size, "padded", *published.IMAGENET)
+    return crops.Preprocessing(size, "padded", *published.IMAGENET)
 
 
 def _described(network, variables, preprocessing, source, class_names=None):
     names = class_names or published.class_names(network.num_classes)
     if len(names) != network.num_classes:
         raise ValueError(f"{source}: {len(names)} class names for {network.num_classes} classes")
-    description = experiment.describe(network, preprocessing, names)
+    description = model_card.describe(network, preprocessing, names)
     return {**description, "inputs": {"imported": str(source)}}, variables

@@ -6,7 +6,7 @@ AdvProp's networks see images scaled to -1..1.
 
 import importlib.resources
 
-from ns_jax.data import images
+from ns_jax.data import crops
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -28,14 +28,14 @@ def names() -> list[str]:
     return [f"tf_efficientnet_{n}.{family}" for family, (ns, _) in FAMILIES.items() for n in ns]
 
 
-def find(name: str) -> tuple[str, images.Preprocessing]:
+def find(name: str) -> tuple[str, crops.Preprocessing]:
     """(architecture, preprocessing) of a published name; raises ValueError with the known ones."""
     if name not in names():
         raise ValueError(f"unknown published weights {name!r}; known: {', '.join(names())}")
     network, _, family = name.removeprefix("tf_efficientnet_").partition(".")
     mean, std = FAMILIES[family][1]
     size = 475 if family.endswith("_475") else RESOLUTIONS[network]
-    return f"efficientnet-{network}", images.Preprocessing(size, "padded", mean, std, "bicubic_tf")
+    return f"efficientnet-{network}", crops.Preprocessing(size, "padded", mean, std, "bicubic_tf")
 
 
 def class_names(num_classes: int) -> list[str]:

@@ -12,8 +12,9 @@ import time
 
 import pyarrow.parquet as pq
 
-from ns_jax import checkpoint, trees
-from ns_jax.data import selection as selection_lib
+from ns_jax import trees
+from ns_jax.checkpoints import checkpoint
+from ns_jax.selection import table as table_lib
 from tests.conftest import ROOT
 
 FLAGS = {
@@ -244,7 +245,7 @@ def outcome(workdir: pathlib.Path) -> dict:
         found[f"{name} losses"] = [(line["step"], line["train/loss"]) for line in lines]
         for path in (directory / "labels").glob("*.parquet"):
             found[f"{name} {path.name}"] = path.read_bytes()
-        path = directory / "selection" / selection_lib.NAME
+        path = directory / "selection" / table_lib.NAME
         if path.exists():
             found[f"{name} selection"] = path.read_bytes()
     return found

@@ -12,6 +12,7 @@ from PIL import Image
 from benchmarks import leaks as benchmark
 from ns_jax.data import perceptual
 from ns_jax.data.formats import digits
+from ns_jax.selection import leaks
 
 DISTANCE = 6  # as docs/leaks.md recommends
 
@@ -149,7 +150,7 @@ def test_images_without_content_have_no_hash(image):
 
 def test_nothing_is_near_nothing():
     hashes = np.array([perceptual.NOTHING, 1, perceptual.NOTHING], np.uint64)
-    rows, given, distances = perceptual.NearDuplicates(hashes, 16).find(hashes)
+    rows, given, distances = leaks.NearDuplicates(hashes, 16).find(hashes)
     assert (rows.tolist(), given.tolist(), distances.tolist()) == ([1], [1], [0])
 
 
@@ -189,7 +190,7 @@ def test_the_search_finds_what_brute_force_finds(distance, mask):
         hashes[:750] ^= np.where(rng.random(750) < 0.9, bits, np.uint64(0))
     expected = brute_force(given, hashes, distance)
     assert len(expected[0]) > 20
-    search = perceptual.NearDuplicates(given, distance)
+    search = leaks.NearDuplicates(given, distance)
     for found, exact in zip(search.find(hashes), expected, strict=True):
         assert found.dtype == np.int64
         np.testing.assert_array_equal(found, exact)
@@ -198,7 +199,7 @@ def test_the_search_finds_what_brute_force_finds(distance, mask):
 def test_differing_bits_are_found_wherever_they_are():
     """All places of 4 bits in a byte, and spread over all bytes: no band may miss one."""
     given = np.array([0xF0F0F0F00F0F0F0F], np.uint64)
-    search = perceptual.NearDuplicates(given, 4)
+    search = leaks.NearDuplicates(given, 4)
     for step in (1, 3, 8, 21, 22):
         places = np.array([[(start + step * n) % 64 for n in range(4)] for start in range(64)])
         changed = given ^ np.bitwise_xor.reduce(np.uint64(1) << places.astype(np.uint64), axis=1)
@@ -211,7 +212,7 @@ def test_skewed_hashes_do_not_fill_the_memory():
     """20,000 given hashes and 1,000 rows that share the values of all bands but one."""
     given = np.arange(1, 20_001, dtype=np.uint64) << np.uint64(44) | np.uint64(1)
     hashes = np.full(1000, (1 << 43) | 1, np.uint64)  # 160 MB of pairs a band, 8 bytes each
-    search = perceptual.NearDuplicates(given, 4)
+    search = leaks.NearDuplicates(given, 4)
     tracemalloc.start()
     rows, number, distances = search.find(hashes)
     peak = tracemalloc.get_traced_memory()[1]
@@ -224,10 +225,10 @@ def test_hashes_are_searched_in_parts(monkeypatch):
     rng = np.random.default_rng(0)
     given = rng.integers(0, 2**64, 50, np.uint64)
     hashes = np.concatenate([given[::-1], given ^ np.uint64(1)])
-    whole = perceptual.NearDuplicates(given, 4).find(hashes)
+    whole = leaks.NearDuplicates(given, 4).find(hashes)
     monkeypatch.setattr(perceptual, "_ROWS_AT_ONCE", 7)
     monkeypatch.setattr(perceptual, "_PAIRS_AT_ONCE", 3)
-    for part, one in zip(perceptual.NearDuplicates(given, 4).find(hashes), whole, strict=True):
+    for part, one in zip(leaks.NearDuplicates(given, 4).find(hashes), whole, strict=True):
         np.testing.assert_array_equal(part, one)
     np.testing.assert_array_equal(whole[0], np.arange(100))
     np.testing.assert_array_equal(whole[1], [*range(49, -1, -1), *range(50)])
@@ -236,10 +237,10 @@ def test_hashes_are_searched_in_parts(monkeypatch):
 def test_without_hashes_nothing_is_found():
     none, some = np.zeros(0, np.uint64), np.arange(1, 5, dtype=np.uint64)
     for given, hashes in ((none, some), (some, none), (none, none)):
-        assert [len(part) for part in perceptual.NearDuplicates(given, 6).find(hashes)] == [0] * 3
+        assert [len(part) for part in leaks.NearDuplicates(given, 6).find(hashes)] == [0] * 3
 
 
 @pytest.mark.parametrize("distance", [-1, 17, 64])
 def test_a_distance_out_of_range_is_an_error(distance):
     with pytest.raises(ValueError, match=f"guard_distance is {distance} bits; .* to 16"):
-        perceptual.NearDuplicates(np.zeros(0, np.uint64), distance)
+        leaks.NearDuplicates(np.zeros(0, np.uint64), distance)

@@ -5,25 +5,19 @@ import numpy as np
 import pytest
 from ml_collections import config_dict
 
-from ns_jax.data import (
-    bad_images,
-    images,
-    labels,
-    perceptual,
-    pipeline,
-    randaugment,
-    sources,
-    views,
-)
-from ns_jax.data.reading import Reading
+from ns_jax.data import bad_images, crops, perceptual, pipeline, randaugment, views
+from ns_jax.data import open as open_lib
+from ns_jax.data.workers import Reading
+from ns_jax.training import examples as examples_lib
+from ns_jax.training import targets
 from tests.data import made
 
-EVALUATION = images.Preprocessing(size=16, crop="none", mean=(0.3,) * 3, std=(0.4,) * 3)
+EVALUATION = crops.Preprocessing(size=16, crop="none", mean=(0.3,) * 3, std=(0.4,) * 3)
 LOSS = config_dict.ConfigDict({"pseudo_labels": "soft", "temperature": 1.0, "label_smoothing": 0.1})
 
 
 def digits(split):
-    return sources.open_source(f"digits:{split}", labels_per_class=3, seed=0)
+    return open_lib.open_source(f"digits:{split}", labels_per_class=3, seed=0)
 
 
 def view(**changes):
@@ -51,8 +45,8 @@ def examples():
     pool = digits("unlabelled")
     selection = FakeSelection(pool, np.arange(0, 300, 3))
     return (
-        pipeline.labelled_examples(digits("train"), 0.1, 2),
-        pipeline.pseudo_labelled_examples(pool, selection, LOSS, 10),
+        examples_lib.labelled_examples(digits("train"), 0.1, 2),
+        examples_lib.pseudo_labelled_examples(pool, selection, LOSS, 10),
     )
 
 
@@ -124,8 +118,8 @@ def test_a_run_resumed_with_workers_sees_the_same_bytes_of_every_source(
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
-    source = sources.open_source(made.FORMATS[kind](tmp_path, 14), labels_per_class=1, seed=0)
-    labelled = pipeline.labelled_examples(source, 0.1, 1)
+    source = open_lib.open_source(made.FORMATS[kind](tmp_path, 14), labels_per_class=1, seed=0)
+    labelled = examples_lib.labelled_examples(source, 0.1, 1)
 
     def run(start_step, reading):
         found = pipeline.train_batches(
@@ -208,7 +202,7 @@ def test_hard_pseudo_labels_are_smoothed_classes():
     pool = digits("unlabelled")
     hard = LOSS.copy_and_resolve_references()
     hard.pseudo_labels = "hard"
-    rows = pipeline.pseudo_labelled_examples(pool, FakeSelection(pool, [5, 7]), hard, 10)
+    rows = examples_lib.pseudo_labelled_examples(pool, FakeSelection(pool, [5, 7]), hard, 10)
     classes, probs = rows.target(1, -1)
     assert classes.tolist() == [7] and probs == pytest.approx([0.91])
 
@@ -216,23 +210,23 @@ def test_hard_pseudo_labels_are_smoothed_classes():
 def test_a_selection_of_another_source_is_refused():
     selection = FakeSelection(digits("test"), [1, 2])
     with pytest.raises(ValueError, match="made of another source"):
-        pipeline.pseudo_labelled_examples(digits("unlabelled"), selection, LOSS, 10)
+        examples_lib.pseudo_labelled_examples(digits("unlabelled"), selection, LOSS, 10)
 
 
 def test_unlabelled_images_cannot_be_trained_on_as_labelled():
     with pytest.raises(ValueError, match="without a label"):
-        pipeline.labelled_examples(digits("unlabelled"), 0.1, 1)
+        examples_lib.labelled_examples(digits("unlabelled"), 0.1, 1)
 
 
 def test_a_source_that_only_its_records_know_to_be_unlabelled_is_refused_when_one_comes():
     hidden = digits("unlabelled")
-    rows = pipeline.labelled_examples(dataclasses.replace(hidden, labels=None), 0.1, 1)
+    rows = examples_lib.labelled_examples(dataclasses.replace(hidden, labels=None), 0.1, 1)
     with pytest.raises(ValueError, match=r"digits:unlabelled\[3\] has the label -1"):
         rows[3]
 
 
 def test_the_teachers_view_comes_with_the_batch():
-    teacher = images.Preprocessing(size=24, crop="none", mean=(0.3,) * 3, std=(0.4,) * 3)
+    teacher = crops.Preprocessing(size=24, crop="none", mean=(0.3,) * 3, std=(0.4,) * 3)
     labelled, _ = examples()
     batch = next(
         pipeline.train_batches(
@@ -259,13 +253,13 @@ def folder_with_bad_files(tmp_path):
         (tmp_path / f"{i}.png").write_bytes(cv2.imencode(".png", source)[1].tobytes())
     (tmp_path / "3.png").write_bytes(b"broken")
     (tmp_path / "5.png").write_bytes(b"")
-    return sources.open_source(f"folder:{tmp_path}", labels_per_class=1, seed=0)
+    return open_lib.open_source(f"folder:{tmp_path}", labels_per_class=1, seed=0)
 
 
 def test_bad_images_keep_their_index_and_have_weight_0(tmp_path):
     source = folder_with_bad_files(tmp_path)
     rows = pipeline.Examples(
-        source, np.arange(8), lambda *_: labels.hard_target(0, 10, 0.1, 1), k=1
+        source, np.arange(8), lambda *_: targets.hard_target(0, 10, 0.1, 1), k=1
     )
     batch = next(
         pipeline.train_batches(

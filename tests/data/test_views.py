@@ -4,14 +4,14 @@ import cv2
 import numpy as np
 import pytest
 
-from ns_jax.data import decoding, images, randaugment, resizing, views
+from ns_jax.data import crops, decoding, randaugment, resizing, views
 
 NO_NOISE = randaugment.RandAugment(0)
 MAX = decoding.MAX_PIXELS
 
 
 def preprocessing(size=16, interpolation="bicubic"):
-    return images.Preprocessing(size, "none", (0.3,) * 3, (0.4,) * 3, interpolation)
+    return crops.Preprocessing(size, "none", (0.3,) * 3, (0.4,) * 3, interpolation)
 
 
 def view(**changes):
@@ -49,14 +49,14 @@ def test_a_view_is_a_function_of_the_image_and_the_rng(kind, interpolation):
 
 
 @pytest.mark.parametrize("interpolation", resizing.INTERPOLATIONS)
-@pytest.mark.parametrize("sampler", images.SAMPLERS)
+@pytest.mark.parametrize("sampler", crops.SAMPLERS)
 def test_a_crop_view_is_the_samplers_crop_resized(sampler, interpolation):
     image = picture(60, 70)
     plain = view(crop_sampler=sampler, evaluation=preprocessing(16, interpolation))
     for seed in range(5):
-        draw = {"official": images.official_crop, "area": images.area_crop}[sampler]
+        draw = {"official": crops.official_crop, "area": crops.area_crop}[sampler]
         box = draw(60, 70, np.random.default_rng(seed))
-        expected = resizing.resize(images.cut(image, box), 16, interpolation, truncate=True)
+        expected = resizing.resize(crops.cut(image, box), 16, interpolation, truncate=True)
         found = plain(image, np.random.default_rng(seed), MAX)["image"]
         np.testing.assert_array_equal(found, expected)
 
@@ -122,7 +122,7 @@ def test_a_large_jpeg_is_decoded_reduced_if_its_crop_still_covers_the_view(decod
     whole = {r: decoding.Picture(data).pixels(r) for r in (1, 2, 4, 8)}
     seen = set()
     for seed in range(100):
-        box = images.official_crop(400, 400, np.random.default_rng(seed))
+        box = crops.official_crop(400, 400, np.random.default_rng(seed))
         decodings.clear()
         reduced = view()(data, np.random.default_rng(seed), MAX)["image"]
         ((reduction, bottom),) = decodings
@@ -132,7 +132,7 @@ def test_a_large_jpeg_is_decoded_reduced_if_its_crop_still_covers_the_view(decod
 
         places = [round(start / reduction) for start in box[:2]]
         sides = [side // reduction for side in box[2:]]
-        crop = images.cut(whole[reduction], (*places, *sides))
+        crop = crops.cut(whole[reduction], (*places, *sides))
         np.testing.assert_array_equal(reduced, resizing.resize(crop, 16, "bicubic"))
         # The crop begins up to half a reduced pixel beside its place and ends up to one and a half
         # beside; the cubic at its edge adds up to half of one. JPEG itself: up to 2 levels.

@@ -6,7 +6,8 @@ import pytest
 import safetensors.numpy
 
 from configs import base
-from ns_jax import checkpoint, trees
+from ns_jax import trees
+from ns_jax.checkpoints import checkpoint
 from ns_jax.models import efficientnet
 from ns_jax.programs import convert, evaluate, label, selftrain, train
 from ns_jax.weights import imported

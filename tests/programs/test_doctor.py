@@ -6,8 +6,9 @@ import shutil
 import pytest
 
 from ns_jax import config as config_lib
-from ns_jax import experiment
+from ns_jax.data import open as open_lib
 from ns_jax.programs import doctor
+from ns_jax.training import numbers as numbers_lib
 from tests.data import made
 
 pytestmark = pytest.mark.large
@@ -85,7 +86,7 @@ def test_what_is_compared_is_spread_over_a_source_in_class_order(
     assert result["compared"] == {"labelled": [20, 51], "unlabelled": [7, 7], "test": [20, 20]}
     shown = capsys.readouterr().err
     assert "1 of 20 labelled images (spread over 51; doctor.compared) are among 20 test" in shown
-    source = experiment.open_source(config, "labelled")
+    source = open_lib.open_from_config(config, "labelled")
     classes = {key.split("/")[0] for _, key in doctor._digests(source, 20)}
     assert len(classes) == 10 and len(list(doctor._digests(source, 20))) == 20
 
@@ -104,7 +105,7 @@ def test_the_last_student_is_measured_with_its_pool(config, tmp_path, capsys, mo
     assert (speed["model"], speed["image_size"]) == ("efficientnet-nano", 20)
     assert speed["per_step"] == [10, 30] and "pool" in speed["pool"]
     ((settings, trainer),) = timed
-    assert config_lib.images_per_step(settings) == (10, 30)
+    assert numbers_lib.images_per_step(settings) == (10, 30)
     assert trainer.model.name == "efficientnet-nano" and trainer.preprocessing.size == 20
     shown = capsys.readouterr().err
     assert "measures the training of efficientnet-nano at 20 pixels, with 3 unlabelled" in shown

@@ -13,10 +13,15 @@ import pytest
 import scipy.special
 
 import ns_jax
-from ns_jax import experiment, leases, manifest, metrics, predictor
-from ns_jax.data import labels, perceptual, selection, sources
-from ns_jax.data.reading import Reading
+from ns_jax import workdir as workdir_lib
+from ns_jax.data import open as open_lib
+from ns_jax.data import perceptual
+from ns_jax.data.workers import Reading
+from ns_jax.inference import metrics, predictor
+from ns_jax.labelling import leases
+from ns_jax.labelling import shards as shards_lib
 from ns_jax.programs import label, select, selftrain
+from ns_jax.selection import table as table_lib
 
 pytestmark = pytest.mark.large
 
@@ -44,12 +49,12 @@ def config(tiny_config, teachers):
 def read(workdir):
     """All rows in order of the shards, and what a shard says of itself."""
     directory = workdir / "labels"
-    count = manifest.read(directory)["outputs"]["num_shards"]
-    paths = [directory / labels.shard_name(number, count) for number in range(count)]
+    count = workdir_lib.read_manifest(directory)["outputs"]["num_shards"]
+    paths = [directory / shards_lib.shard_name(number, count) for number in range(count)]
     names = ["index", "key", "status", "label", "confidence"]
-    shards = [labels.read_shard(path, names) for path in paths]
+    shards = [shards_lib.read_shard(path, names) for path in paths]
     rows = {name: np.concatenate([shard[name] for shard in shards]) for name in names}
-    return rows, labels.shard_metadata(paths[0])
+    return rows, shards_lib.shard_metadata(paths[0])
 
 
 def content(workdir):
@@ -65,7 +70,7 @@ def probabilities(teacher, images):
 def test_every_image_has_its_row_whatever_the_batch(config, teachers, tmp_path):
     outputs = label.run(config, tmp_path / "a")
     rows, metadata = read(tmp_path / "a")
-    source = experiment.open_source(config, "unlabelled")
+    source = open_lib.open_from_config(config, "unlabelled")
     np.testing.assert_array_equal(rows["index"], np.arange(len(source)))
     assert rows["key"].tolist() == [source[i]["key"] for i in range(len(source))]
     assert outputs["num_shards"] == -(-len(source) // SHARD) and outputs["num_bad"] == 0
@@ -92,7 +97,7 @@ def test_several_teachers_temperature_and_mirror_images_are_averaged(config, tea
     config.data.unlabelled = "digits:test"
     label.run(config, tmp_path)
     rows, metadata = read(tmp_path)
-    source = experiment.open_source(config, "unlabelled")
+    source = open_lib.open_from_config(config, "unlabelled")
     images = [source[i]["image"] for i in range(len(source))]
     expected = np.mean(
         [
@@ -118,7 +123,7 @@ def test_the_temperature_is_fitted_on_held_out_images(config, tmp_path, capfd):
     assert found["after"]["cross_entropy"] < found["before"]["cross_entropy"]
     assert found["after"]["top1"] == found["before"]["top1"]
     # What it says of itself is what such a teacher does on these images.
-    source = experiment.open_source(config, "holdout")
+    source = open_lib.open_from_config(config, "holdout")
     teacher = predictor.Predictor(
         config.label.checkpoint, batch_size=64, temperature=found["temperature"]
     )
@@ -145,10 +150,10 @@ def test_only_the_images_of_a_selection_are_labelled_again(config, teachers, tmp
     rows, metadata = read(second)
     chosen = np.unique(labels_of(first / "selection"))
     np.testing.assert_array_equal(rows["index"], chosen)
-    source = experiment.open_source(config, "unlabelled")
+    source = open_lib.open_from_config(config, "unlabelled")
     assert rows["key"].tolist() == [source[int(i)]["key"] for i in chosen]
     assert outputs["num_images"] == len(chosen) < len(source)
-    digest = manifest.read(first / "selection")["outputs"]["digest"]
+    digest = workdir_lib.read_manifest(first / "selection")["outputs"]["digest"]
     assert metadata["subset"] == digest
 
     config.select.labels = str(second / "labels")
@@ -162,7 +167,7 @@ def test_only_the_images_of_a_selection_are_labelled_again(config, teachers, tmp
 
 
 def labels_of(directory):
-    return np.asarray(selection.Selection(directory).index)
+    return np.asarray(table_lib.Selection(directory).index)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "flipped", "emptied"])
@@ -270,7 +275,7 @@ def test_workers_of_one_directory_share_the_work(config, tmp_path):
     """Two at once, in one process; a third lease is of a host that vanished."""
     label.run(config, tmp_path / "alone")
     directory = tmp_path / "together" / "labels"
-    name = labels.shard_name(5, 12)
+    name = shards_lib.shard_name(5, 12)
     content_ = {"worker": "w", "host": "elsewhere", "pid": 1, "started": "1", "beat": 1}
     (directory / "leases").mkdir(parents=True)
     (directory / "leases" / f"{name}.0").write_text(json.dumps(content_))
@@ -296,7 +301,7 @@ def test_workers_of_one_directory_share_the_work(config, tmp_path):
         leases.Leases.claim_first = original
     assert content(tmp_path / "together") == content(tmp_path / "alone")
     shards = [found for _, found in claimed if found and found.endswith(".parquet")]
-    assert set(shards) == {labels.shard_name(number, 12) for number in range(12)}
+    assert set(shards) == {shards_lib.shard_name(number, 12) for number in range(12)}
     assert len({worker for worker, found in claimed if found in shards}) == 2
 
 
@@ -314,8 +319,8 @@ def test_labels_may_lie_in_a_bucket(config, bucket, tmp_path_factory):
     label.run(config, here)
     label.run(config, epath.Path("gs://labels/run"))
     assert content(bucket / "labels" / "run") == content(here)
-    assert manifest.is_done(
-        epath.Path("gs://labels/run/labels"), manifest.read(here / "labels")["inputs"]
+    assert workdir_lib.is_done(
+        epath.Path("gs://labels/run/labels"), workdir_lib.read_manifest(here / "labels")["inputs"]
     )
 
 
@@ -342,10 +347,10 @@ def test_a_full_disk_loses_nothing(config, tmp_path):
 def test_pools_are_hashed_where_images_are_to_be_guarded(config, tmp_path):
     config.data.guard = "digits:test"
     label.run(config, tmp_path)
-    shard = tmp_path / "labels" / labels.shard_name(0, 12)
-    hashes = labels.read_shard(shard, ["phash"])["phash"]
+    shard = tmp_path / "labels" / shards_lib.shard_name(0, 12)
+    hashes = shards_lib.read_shard(shard, ["phash"])["phash"]
     assert hashes.dtype == np.uint64 and len(np.unique(hashes)) > 50
-    source = sources.open_source("digits:unlabelled", labels_per_class=5, seed=0)
+    source = open_lib.open_source("digits:unlabelled", labels_per_class=5, seed=0)
     assert hashes.tolist()[:20] == [perceptual.phash(source[i]["image"]) for i in range(20)]
 
 

@@ -8,10 +8,13 @@ import jax
 import pytest
 
 from configs import base
-from ns_jax import checkpoint, compiled, sharding, topology, trainer
-from ns_jax import state as state_lib
-from ns_jax.models import efficientnet, macs
+from ns_jax.checkpoints import checkpoint
+from ns_jax.models import efficientnet
+from ns_jax.parallel import mesh as mesh_lib
+from ns_jax.planning import hlo, macs, topology
 from ns_jax.programs import plan
+from ns_jax.training import state as state_lib
+from ns_jax.training import trainer as trainer_lib
 
 pytestmark = pytest.mark.large
 
@@ -140,13 +143,13 @@ def text_of(topology_name, **changes):
     """The compiled training step for a slice."""
     slice_ = topology.parse(topology_name)
     settings = config(train__selection="selection", **changes)
-    parts = trainer.build(settings, 10, 1_281_167, slice_.devices())
+    parts = trainer_lib.build(settings, 10, 1_281_167, slice_.devices())
     rows = settings.train.batch_size * 4
     state = state_lib.placed(parts.shapes, parts.shardings)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(parts.mesh))
+    rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=mesh_lib.replicated(parts.mesh))
     made = parts.step.lower(state, parts.batch(rows, 16), rng, None).compile()
-    return parts, compiled.read(made.as_text())
+    return parts, hlo.read(made.as_text())
 
 
 def is_forward(one):
@@ -224,7 +227,7 @@ def test_a_mesh_can_be_made_of_every_generation(name):
     slice_ = topology.parse(name)
     devices = slice_.devices()
     assert len(devices) == slice_.num_devices
-    mesh = sharding.make_mesh(8, devices)  # where no side has 8 devices, one is split
+    mesh = mesh_lib.make_mesh(8, devices)  # where no side has 8 devices, one is split
     assert mesh.shape["fsdp"] == 8 and set(mesh.devices.flat) == set(devices)
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from configs import base
-from ns_jax import manifest
-from ns_jax.data import labels, ranking
-from ns_jax.data import selection as selection_lib
+from ns_jax import workdir as workdir_lib
+from ns_jax.labelling import shards as shards_lib
 from ns_jax.programs import select
+from ns_jax.selection import ranking
+from ns_jax.selection import table as table_lib
 
 NUM_CLASSES, K = 7, 3
 MADE_OF = {"source": "s", "teacher": "t", "class_names": list("abcdefg"), "k": K}
@@ -21,7 +22,7 @@ def write_shards(directory, index, label, confidence, status, per_shard=300, **i
     directory.mkdir(parents=True)
     classes = np.stack([label, (label + 1) % NUM_CLASSES, (label + 2) % NUM_CLASSES], 1)
     probs = np.stack([confidence, (1 - confidence) / 2, (1 - confidence) / 3], 1)
-    ranges = labels.shard_ranges(len(index), per_shard)
+    ranges = shards_lib.shard_ranges(len(index), per_shard)
     made_of = {**MADE_OF, **inputs}
     for shard, rows in enumerate(ranges):
         part = slice(rows.start, rows.stop)
@@ -32,8 +33,10 @@ def write_shards(directory, index, label, confidence, status, per_shard=300, **i
             "classes": classes[part],
             "probs": probs[part],
         }
-        labels.write_shard(directory / labels.shard_name(shard, len(ranges)), columns, made_of)
-    manifest.write(
+        shards_lib.write_shard(
+            directory / shards_lib.shard_name(shard, len(ranges)), columns, made_of
+        )
+    workdir_lib.write_manifest(
         directory,
         {**made_of, "images_per_shard": per_shard},
         {"num_shards": len(ranges), "num_images": len(index)},
@@ -135,14 +138,14 @@ def test_selection_is_exact(tmp_path, changes, memory_gb):
     workdir = tmp_path / "with 'quotes' and spaces"
     label, confidence, ok = write_labels(workdir / "labels")
     outputs = run(workdir, memory_gb=memory_gb, **changes)
-    selection = selection_lib.Selection(workdir / "selection")
+    selection = table_lib.Selection(workdir / "selection")
     expected = brute_force(label, confidence, ok, **changes)
     index = np.asarray(selection.index)
     assert index.tolist() == expected
     np.testing.assert_array_equal(selection.label, label[index])
     np.testing.assert_array_equal(selection.confidence, confidence[index])
     np.testing.assert_array_equal(selection.classes[:][:, 0], selection.label)
-    stored = np.round(np.asarray(selection.confidence) * labels.SCALE)
+    stored = np.round(np.asarray(selection.confidence) * shards_lib.SCALE)
     np.testing.assert_allclose(selection.probs[:][:, 0], stored, atol=1)
     assert outputs["rows"] == len(expected)
     assert outputs["kept"] == len(set(expected))
@@ -155,7 +158,7 @@ def test_excluded_images_are_left_out(tmp_path):
     (tmp_path / "leave 'out'.csv").write_text("\n".join(lines))
     run(tmp_path, exclude=str(tmp_path / "leave 'out'.csv"), per_class=100)
     expected = brute_force(label, confidence, ok, excluded, per_class=100)
-    assert selection_lib.Selection(tmp_path / "selection").index[:].tolist() == expected
+    assert table_lib.Selection(tmp_path / "selection").index[:].tolist() == expected
     # The file counts by its content.
     (tmp_path / "leave 'out'.csv").write_text("0\n")
     with pytest.raises(ValueError, match="exclude: '[0-9a-f]{16}' there, '[0-9a-f]{16}' now"):
@@ -173,7 +176,7 @@ def test_where_all_confidences_are_equal_the_index_decides(tmp_path, memory_gb, 
     changes = {"per_class": 1000, "order": order, "quantile": quantile}
     run(tmp_path, memory_gb=memory_gb, **changes)
     expected = brute_force(label, confidence, status == "ok", **changes)
-    assert selection_lib.Selection(tmp_path / "selection").index[:].tolist() == expected
+    assert table_lib.Selection(tmp_path / "selection").index[:].tolist() == expected
 
 
 def test_little_memory_means_more_passes(tmp_path, monkeypatch):
@@ -187,7 +190,8 @@ def test_little_memory_means_more_passes(tmp_path, monkeypatch):
     run(tmp_path / "again", labels=str(tmp_path / "labels"), memory_gb=3e-4)
     assert len(set(passes)) > 3
     digests = [
-        manifest.read(d / "selection")["outputs"]["digest"] for d in (tmp_path, tmp_path / "again")
+        workdir_lib.read_manifest(d / "selection")["outputs"]["digest"]
+        for d in (tmp_path, tmp_path / "again")
     ]
     assert digests[0] == digests[1]
 
@@ -200,7 +204,7 @@ def test_a_larger_fraction_has_all_images_of_a_smaller_one(tmp_path):
         run(
             workdir, labels=str(tmp_path / "labels"), fraction=fraction, balance="none", per_class=0
         )
-        found.append(set(selection_lib.Selection(workdir / "selection").index[:].tolist()))
+        found.append(set(table_lib.Selection(workdir / "selection").index[:].tolist()))
     assert found[0] < found[1] < found[2]
     assert 0.2 < len(found[0]) / len(found[2]) < 0.3
 
@@ -236,7 +240,7 @@ def test_the_same_labels_give_the_same_bytes(tmp_path):
     for name in "ab":
         write_labels(tmp_path / name / "labels")
         digest = run(tmp_path / name)["digest"]
-        found.append((digest, (tmp_path / name / "selection" / selection_lib.NAME).read_bytes()))
+        found.append((digest, (tmp_path / name / "selection" / table_lib.NAME).read_bytes()))
     assert found[0] == found[1]
     write_labels(tmp_path / "c" / "labels", seed=1)
     assert run(tmp_path / "c")["digest"] != found[0][0]
@@ -318,21 +322,21 @@ def of_another_teacher(path):
     path.unlink()
     columns = {"index": np.arange(300, 600), "key": [""] * 300, "status": ["ok"] * 300}
     columns |= {"classes": np.zeros((300, K), np.int32), "probs": np.ones((300, K))}
-    labels.write_shard(path, columns, {**MADE_OF, "teacher": "u"})
+    shards_lib.write_shard(path, columns, {**MADE_OF, "teacher": "u"})
 
 
 def of_other_images(path):
     path.unlink()
     columns = {"index": np.arange(300), "key": [""] * 300, "status": ["ok"] * 300}
     columns |= {"classes": np.zeros((300, K), np.int32), "probs": np.ones((300, K))}
-    labels.write_shard(path, columns, MADE_OF)
+    shards_lib.write_shard(path, columns, MADE_OF)
 
 
 def of_impossible_labels(path):
     path.unlink()
     columns = {"index": np.arange(300, 600), "key": [""] * 300, "status": ["ok"] * 300}
     columns |= {"classes": np.full((300, K), 7), "probs": np.ones((300, K))}
-    labels.write_shard(path, columns, MADE_OF)
+    shards_lib.write_shard(path, columns, MADE_OF)
 
 
 @pytest.mark.parametrize(
@@ -348,7 +352,7 @@ def of_impossible_labels(path):
 )
 def test_a_bad_shard_is_named(tmp_path, harm, message):
     write_labels(tmp_path / "labels")
-    harm(tmp_path / "labels" / labels.shard_name(1, 4))
+    harm(tmp_path / "labels" / shards_lib.shard_name(1, 4))
     with pytest.raises((ValueError, OSError), match=message):
         run(tmp_path)
     assert not list(tmp_path.glob("selection/*arrow*"))
@@ -374,7 +378,7 @@ class TestRelabelling:
     def workdir(self, tmp_path):
         write_labels(tmp_path / "labels")
         digest = run(tmp_path, per_class=300)["digest"]
-        self.earlier = np.asarray(selection_lib.Selection(tmp_path / "selection").index)
+        self.earlier = np.asarray(table_lib.Selection(tmp_path / "selection").index)
         self.images = np.unique(self.earlier)
         rng = np.random.default_rng(9)
         count = len(self.images)
@@ -397,7 +401,7 @@ class TestRelabelling:
     def test_rows_and_copies_stay(self, workdir, monkeypatch, rows_at_once):
         monkeypatch.setattr(select.choice, "COPIED_ROWS", rows_at_once)
         outputs = select.run(self.config(workdir), workdir / "again")
-        found = selection_lib.Selection(workdir / "again" / "selection")
+        found = table_lib.Selection(workdir / "again" / "selection")
         place = np.searchsorted(self.images, self.earlier)
         place = place[self.ok[place]]
         np.testing.assert_array_equal(found.index, self.images[place])
@@ -412,7 +416,7 @@ class TestRelabelling:
     def test_images_that_can_no_longer_be_read_at_all_are_an_error(self, workdir):
         again = workdir / "gone" / "labels"
         status = np.full(len(self.images), "empty file")
-        digest = manifest.read(workdir / "selection")["outputs"]["digest"]
+        digest = workdir_lib.read_manifest(workdir / "selection")["outputs"]["digest"]
         write_shards(again, self.images, self.label, self.confidence, status, subset=digest)
         config = self.config(workdir)
         config.select.labels = str(again)

@@ -14,11 +14,13 @@ import cv2
 import numpy as np
 import pytest
 
-from ns_jax import checkpoint, trees
 from ns_jax import config as config_lib
-from ns_jax.data import labels, sources
-from ns_jax.data import selection as selection_lib
+from ns_jax import trees
+from ns_jax.checkpoints import checkpoint
+from ns_jax.data import open as open_lib
+from ns_jax.labelling import shards as shards_lib
 from ns_jax.programs import evaluate, label, select, selftrain, train
+from ns_jax.selection import table as table_lib
 
 pytestmark = pytest.mark.large
 
@@ -74,9 +76,9 @@ def results(workdir):
         found[f"scores {k}"] = [score["top1"], score["ece"], score["per_class"]]
     directory = workdir / "iteration_1"
     for shard in sorted((directory / "labels").glob("*.parquet")):
-        columns = labels.read_shard(shard, ["index", "label", "confidence", "status"])
+        columns = shards_lib.read_shard(shard, ["index", "label", "confidence", "status"])
         found[shard.name] = [column.tolist() for column in columns.values()]
-    found["selection"] = (directory / "selection" / selection_lib.NAME).read_bytes()
+    found["selection"] = (directory / "selection" / table_lib.NAME).read_bytes()
     return found
 
 
@@ -117,7 +119,7 @@ def test_scores_and_selection_belong_together(undisturbed):
     score = json.loads((workdir / "iteration_1" / "eval.json").read_text())
     assert score["num_images"] == 599 and score["num_corrupt"] == 0
     assert 0 <= score["top1"] <= score["top5"] <= 1 and len(score["per_class"]) == 10
-    selection = selection_lib.Selection(workdir / "iteration_1" / "selection")
+    selection = table_lib.Selection(workdir / "iteration_1" / "selection")
     report = json.loads((workdir / "iteration_1" / "selection" / "report.json").read_text())
     seen = [c for c in report["classes"] if c["candidates"]]
     assert len(selection) == 20 * len(seen) == report["kept"] + report["copies"]
@@ -268,7 +270,7 @@ def test_a_mistake_in_a_later_iteration_is_said_at_once(tiny_config, tmp_path, c
 def folders(tmp_path):
     """Digits as PNG and JPEG files: labelled, unlabelled and test folders, two of them broken."""
     for split, most in (("train", 49), ("unlabelled", 120), ("test", 60)):
-        source = sources.open_source(f"digits:{split}", labels_per_class=5, seed=0)
+        source = open_lib.open_source(f"digits:{split}", labels_per_class=5, seed=0)
         for i in range(min(most, len(source))):
             kind = ".png" if i % 2 else ".jpg"
             name = "" if split == "unlabelled" else source.class_names[source[i]["label"]]
@@ -296,7 +298,7 @@ def test_folders_of_images_with_broken_files_go_through_the_whole_loop(
     sizes = [trees.count(checkpoint.load_model(workdir / f"iteration_{k}")[1]) for k in (0, 1)]
     assert sizes[0] < sizes[1]
     shard = next((workdir / "iteration_1" / "labels").glob("*.parquet"))
-    rows = labels.read_shard(shard, ["key", "status", "label"])
+    rows = shards_lib.read_shard(shard, ["key", "status", "label"])
     broken = rows["key"] == "digit-0000-broken.png"
     assert rows["status"][broken].tolist() == ["not an image"]
     assert rows["label"][broken].tolist() == [-1] and (rows["status"][~broken] == "ok").all()
@@ -319,8 +321,7 @@ def test_a_filter_chooses_once_what_all_teachers_label(tiny_config, make_teacher
     workdir = tmp_path / "run"
     _, student = selftrain.run(tiny_config, workdir)
     filtered, relabelled = (
-        selection_lib.Selection(workdir / place / "selection")
-        for place in ("filter", "iteration_1")
+        table_lib.Selection(workdir / place / "selection") for place in ("filter", "iteration_1")
     )
     np.testing.assert_array_equal(relabelled.index, filtered.index)  # copies and all
     assert (np.asarray(relabelled.label) != np.asarray(filtered.label)).any()
@@ -338,8 +339,8 @@ def test_stages_work_one_by_one_too(undisturbed, tiny_config, tmp_path):
     label.run(tiny_config, tmp_path)
     outputs = select.run(tiny_config, tmp_path)
     theirs = undisturbed[0] / "iteration_1" / "selection"
-    assert (tmp_path / "selection" / selection_lib.NAME).read_bytes() == (
-        theirs / selection_lib.NAME
+    assert (tmp_path / "selection" / table_lib.NAME).read_bytes() == (
+        theirs / table_lib.NAME
     ).read_bytes()
     assert (
         outputs["digest"] == json.loads((theirs / "manifest.json").read_text())["outputs"]["digest"]

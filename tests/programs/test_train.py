@@ -4,9 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
-from ns_jax import checkpoint, trainer, trees
 from ns_jax import config as config_lib
+from ns_jax import trees
+from ns_jax.checkpoints import checkpoint
 from ns_jax.programs import label, select, selftrain, train
+from ns_jax.training import numbers as numbers_lib
+from ns_jax.training import trainer as trainer_lib
 
 pytestmark = pytest.mark.large
 
@@ -96,7 +99,7 @@ def test_a_noised_teacher_must_see_what_its_student_sees(teacher, tiny_config):
     config.train.teacher, config.train.teacher_noise = str(teacher), True
     config.data.image_size = 24
     with pytest.raises(ValueError, match="teacher takes 16 pixels.* have 24"):
-        trainer.build(config, 10, 50)
+        trainer_lib.build(config, 10, 50)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +111,7 @@ def test_noise_can_be_kept_from_unlabelled_images(tiny_config, noise, kind, oper
     config.train.selection = "selection"
     config.train.unlabelled_noise = noise
     config.data.train_view = "pad"
-    built = trainer.build(config, 10, 50)
+    built = trainer_lib.build(config, 10, 50)
     assert (built.view.kind, built.view.randaugment.num_layers) == ("pad", 2)
     view = built.unlabelled_view
     assert (view.kind, view.randaugment.num_layers) == (kind, operators)
@@ -142,17 +145,19 @@ def test_labelled_images_below_one_a_core_scale_the_recipe(tiny_config):
     config = config_lib.at_iteration(tiny_config, 1)
     config.train.batch_size, config.train.sample_prob = 2048, 0.5
     config.train.unlabelled_ratio = 28.0
-    assert config_lib.images_per_step(config) == (2048, 28_672)  # 1 and 14 a core of 2,048
-    assert config_lib.labelled_batch(config) == 1024
-    assert config_lib.steps(config, 1_281_167)[0] == 1_281_167 / 1024
-    assert config_lib.unlabelled_weight(config) == 28 * 2048 / 28_672  # L_labelled + r L_unlabelled
+    assert numbers_lib.images_per_step(config) == (2048, 28_672)  # 1 and 14 a core of 2,048
+    assert numbers_lib.labelled_batch(config) == 1024
+    assert numbers_lib.steps(config, 1_281_167)[0] == 1_281_167 / 1024
+    assert (
+        numbers_lib.unlabelled_weight(config) == 28 * 2048 / 28_672
+    )  # L_labelled + r L_unlabelled
 
 
 def test_groups_follow_the_official_rule(tiny_config):
     counts = {1: 1, 2: 2, 8: 8, 16: 2, 32: 4, 64: 8, 128: 8, 512: 8, 2048: 8}
     for devices, groups in counts.items():
         config = tiny_config.copy_and_resolve_references()
-        found = config_lib.with_stat_groups(config, devices)
+        found = numbers_lib.with_stat_groups(config, devices)
         assert found.model.stat_groups == groups
 
 

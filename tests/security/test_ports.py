@@ -124,7 +124,7 @@ def test_processes_of_one_machine_listen_on_loopback_alone(environment, tmp_path
     [("127.0.0.1:9", "127.0.0.1:9"), ("localhost:9", "localhost:9"), ("host-0:9", None)],
 )
 def test_the_coordinator_is_told_where_to_listen(monkeypatch, coordinator, bind):
-    from ns_jax import processes
+    from ns_jax.parallel import processes
 
     calls = []
     monkeypatch.setattr(processes.jax.distributed, "initialize", lambda *a, **k: calls.append(k))

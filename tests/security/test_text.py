@@ -8,8 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import rich.console
 
-from ns_jax import checkpoint, experiment, progress
-from ns_jax.data import labels
+from ns_jax import progress
+from ns_jax.checkpoints import checkpoint
+from ns_jax.data import open as open_lib
+from ns_jax.labelling import shards as shards_lib
 from ns_jax.programs import evaluate, label, select
 from tests.data import made
 
@@ -62,10 +64,10 @@ def test_they_go_through_all_programs_unchanged_and_are_shown_as_text(config, tm
     config.select.labels = str(tmp_path / "labels")
     select.run(config, tmp_path)
     result = evaluate.run(config, tmp_path)
-    pool = experiment.open_source(config, "unlabelled")
+    pool = open_lib.open_from_config(config, "unlabelled")
     [shard] = sorted((tmp_path / "labels").glob("*.parquet"))
-    assert labels.shard_metadata(shard)["class_names"] == NAMES
-    keys = labels.read_shard(shard, ["key"])["key"].tolist()
+    assert shards_lib.shard_metadata(shard)["class_names"] == NAMES
+    keys = shards_lib.read_shard(shard, ["key"])["key"].tolist()
     assert keys == [pool[i]["key"] for i in range(25)] and "\x1b[2J [/x]" in keys[-1]
     report = json.loads((tmp_path / "selection" / "report.json").read_text())
     assert [entry["name"] for entry in report["classes"]] == NAMES
@@ -119,7 +121,7 @@ def test_an_error_shows_names_as_text(tmp_path, capsys):
 
 
 def test_json_keeps_them(tmp_path):
-    from ns_jax import config as config_lib
+    from ns_jax import workdir as workdir_lib
 
-    config_lib.write_json(tmp_path / "a.json", NAMES)
+    workdir_lib.write_json(tmp_path / "a.json", NAMES)
     assert json.loads((tmp_path / "a.json").read_bytes()) == NAMES

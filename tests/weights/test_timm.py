@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ns_jax import steps, trees
+from ns_jax import trees
+from ns_jax.inference import step as inference_step
 from ns_jax.models import efficientnet
 from ns_jax.weights import layout, published, timm
 from tests.weights import random_weights
@@ -36,7 +37,7 @@ def timm_tensors(model) -> dict[str, np.ndarray]:
 
 def our_logits(model, variables):
     mean, std = published.IMAGENET
-    step = jax.jit(lambda v, x: steps.logits_step(v, x, model=model, mean=mean, std=std))
+    step = jax.jit(lambda v, x: inference_step.logits_step(v, x, model=model, mean=mean, std=std))
     return np.asarray(step(variables, random_weights.images(SIZE)))
 
 

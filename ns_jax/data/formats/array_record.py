@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from ns_jax.data import class_names, files
+from ns_jax import files
+from ns_jax.data import class_names
 from ns_jax.data.source import Source, digest, unlabelled
 
 IMAGES = ("image", "image/encoded")  # the names of an example's features that we know

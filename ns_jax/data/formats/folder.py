@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from ns_jax.data import files
+from ns_jax import files
 from ns_jax.data.source import Source, digest, unlabelled
 
 TABLE = "labels.csv"  # columns `file` (relative to DIR) and `label` (empty: unknown)

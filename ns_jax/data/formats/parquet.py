@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ns_jax.data import class_names, files
+from ns_jax import files
+from ns_jax.data import class_names
 from ns_jax.data.source import Source, digest, unlabelled
 
 GROUPS_KEPT = 4  # row groups in memory, of each data worker

@@ -8,7 +8,7 @@ They are prepared once in a format with random access, below TFDS_DATA_DIR (~/te
 import dataclasses
 import re
 
-from ns_jax.data import files
+from ns_jax import files
 from ns_jax.data.source import Source, digest, unlabelled
 
 KEYS = ("file_name", "id", "key")  # names of features that name an image

@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ns_jax.data import class_names, files
+from ns_jax import files
+from ns_jax.data import class_names
 from ns_jax.data.source import Source, digest, unlabelled
 from ns_jax.progress import say
 

@@ -1,0 +1,339 @@
+"""Checkpoints: `state` to go on with, `model` to use, and the description that travels with it.
+
+A step's directory holds `state/` (an Orbax tree of TrainState), `model/` (an Orbax tree of the EMA
+variables) and `description/model.json` (architecture, class names, preprocessing, checksums).
+Whoever labels, evaluates or serves reads the last two and never the optimiser.
+"""
+
+import contextlib
+import gc
+import hashlib
+import json
+import pathlib
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from ns_jax import trees
+from ns_jax.checkpoints import checksum
+from ns_jax.parallel import preemption, processes
+from ns_jax.progress import say
+
+DAMAGED = "damaged_checkpoints"  # beside `checkpoints`: steps that could not be read
+SEAL = "seal"  # of a description: a digest of the rest of it
+# What reading raises for other reasons than damage: a lack of memory. All else (Orbax raises a bare
+# Exception for an array that is cut off) is taken for damage.
+OTHERWISE = (MemoryError, RuntimeError)
+
+
+class DamageError(ValueError):
+    """A checkpoint that does not hold what was saved."""
+
+
+class Checkpoints:
+    """The checkpoints of one training, of all its processes together.
+
+    A step is there whole or not at all. It is written while the training goes on.
+    """
+
+    def __init__(self, directory: pathlib.Path, keep: int, keep_every: int | None = None):
+        """Keeps the `keep` newest, and those of steps that `keep_every` divides."""
+        self.directory = pathlib.Path(directory).absolute()
+        self._kept = [checkpoint_managers.LatestN(keep)]
+        if keep_every:
+            self._kept.append(checkpoint_managers.EveryNSteps(keep_every))
+        self._manager = self._saving = None
+
+    def prepare(self, state) -> None:
+        """Compiles what saving needs, so that a save in a hurry does not wait for it."""
+        checksum.prepare(state)
+
+    def save(self, step: int, state, description: dict) -> None:
+        """Returns as soon as the arrays may be given away.
+
+        Raises OSError if the save before this one failed, ReplicaError if devices disagree.
+        """
+        sums = checksum.of_copies(state)
+        checksum.check_replicas(sums, state, step)
+        sums = jax.tree.unflatten(jax.tree.structure(state), sums[0].tolist())
+        checksums = {
+            "state": checksum.total(sums),
+            "model": checksum.total(sums.ema_variables),
+        }
+        if self._manager:
+            with self._said():
+                self._manager.wait_until_finished()  # an error of the save before is its own
+        self._saving = step
+        with self._said():
+            self._manager = self._manager or self._open()
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    model=ocp.args.StandardSave(state.ema_variables),
+                    description=ocp.args.JsonSave(_sealed(description, checksums)),
+                ),
+                force=True,  # whether to save is not the manager's to decide
+            )
+
+    def check(self) -> None:
+        """Raises OSError if a save that was begun has failed. Costs nothing."""
+        if self._manager:
+            with self._said():
+                self._manager.check_for_errors()
+
+    def close(self) -> None:
+        """Waits for what is being written. Raises OSError if it failed."""
+        if self._manager:
+            with self._said():
+                self._manager.wait_until_finished()
+            self._manager.close()
+            self._manager = None
+
+    def restore(self, placed, check: Callable[[dict], None]) -> tuple | None:
+        """(step, state, description) of the newest sound checkpoint; None if there never was one.
+
+        The state is put into the shapes and shardings of `placed`. Newer ones, which are damaged,
+        are moved aside, once a sound one is found.
+        `check(description)` raises for a checkpoint that is sound, but of something else. Raises
+        ValueError with the difference for one of another architecture, DamageError if none can be
+        read.
+        """
+        steps = sorted(_steps(self.directory), reverse=True)
+        for step in steps:
+            directory = self.directory / str(step)
+            try:
+                described, found = _together(_read_frame, directory)
+                check(described)
+                expected = {"params": placed.params, "batch_stats": placed.batch_stats}
+                found = {name: found[name] for name in expected}
+                trees.check_same(expected, found, f"{directory} holds another network")
+                state = _together(_read_state, directory, placed)
+                sums = checksum.of_copies(state)[0].tolist()
+                _check_sum("state", jax.tree.unflatten(jax.tree.structure(state), sums), described)
+                _together(_read_model, directory, described)
+            except DamageError as error:
+                say(f"{directory} is damaged, the one before it is taken: {error}")
+                continue
+            for newer in steps[: steps.index(step)]:
+                processes.first_alone(_set_aside, self.directory / str(newer))
+            return step, state, described
+        if steps:
+            raise DamageError(
+                f"none of the {len(steps)} checkpoints in {self.directory} can be read; remove "
+                "them to train from the beginning"
+            )
+        return None
+
+    def _open(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            self.directory,
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "model": ocp.StandardCheckpointHandler(),
+                "description": ocp.JsonCheckpointHandler("model.json"),
+            },
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(self._kept),
+                create=True,
+                cleanup_tmp_directories=True,  # of saves that a kill ended
+            ),
+        )
+
+    @contextlib.contextmanager
+    def _said(self):
+        """Any error of saving as one that says what to do."""
+        try:
+            yield
+        except Exception as error:
+            raise OSError(
+                f"the checkpoint of step {self._saving:,} could not be saved in {self.directory}: "
+                f"{error}\nMake room or mend the disk; the same command goes on from the one before"
+            ) from error
+
+
+def _together(function: Callable, *arguments):
+    """`function(*arguments)` in every process. If it fails in one, all raise DamageError."""
+    result = error = None
+    try:
+        result = function(*arguments)
+    except OTHERWISE:
+        raise
+    except Exception as raised:
+        error = raised
+    failed = np.concatenate(processes.gather(np.array([error is not None])))
+    if failed.any():
+        reason = _reason(error) if error else f"in process {failed.argmax()}"
+        raise DamageError(reason) from error
+    return result
+
+
+def _reason(error: Exception) -> str:
+    """The error that began it, in a line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).splitlines() or [repr(error)])[0][:300]
+
+
+@contextlib.contextmanager
+def _reader():
+    """Of Orbax trees. What it has begun when it finds damage it would complain of, array by array,
+    at any later time; one error is enough. The notice of a preemption in the midst of it would
+    come out as one more.
+    """
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with (
+            preemption.deferred(),
+            contextlib.closing(ocp.StandardCheckpointHandler()) as reader,
+        ):
+            yield reader
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)
+        time.sleep(0.5)  # its threads end meanwhile
+        gc.collect()
+        raise
+    finally:
+        sys.unraisablehook = hook
+
+
+def _read_frame(directory: pathlib.Path) -> tuple[dict, dict]:
+    """The description, and the shapes of the state."""
+    with _reader() as reader:
+        return description(directory), dict(reader.metadata(directory / "state"))
+
+
+def _read_state(directory: pathlib.Path, placed):
+    with _reader() as reader:
+        return reader.restore(directory / "state", args=ocp.args.StandardRestore(placed))
+
+
+def _check_sum(item: str, sums, described: dict) -> None:
+    """Raises DamageError if the description has other checksums than `sums`, of the leaves."""
+    expected = described.get("checksums", {}).get(item)
+    if expected not in (None, checksum.total(sums)):
+        raise DamageError(f"the checksum of its {item} is wrong")
+
+
+def _set_aside(directory: pathlib.Path) -> None:
+    """Moves a damaged step to where it is in nobody's way, and may be looked at."""
+    there = directory.parent.parent / DAMAGED / directory.name
+    shutil.rmtree(there, ignore_errors=True)
+    there.parent.mkdir(exist_ok=True)
+    directory.rename(there)
+
+
+def _steps(directory: pathlib.Path) -> list[int]:
+    return [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
+
+
+def save_model(directory: pathlib.Path, description: dict, variables: dict) -> None:
+    """A checkpoint of weights alone, as step 0: to label, evaluate and start from.
+
+    Raises ValueError if a checkpoint of anything else stands there.
+    """
+    directory = pathlib.Path(directory).absolute() / "checkpoints"
+    description = _sealed(description, {"model": checksum.of_host(variables)})
+    handlers = {
+        "model": ocp.StandardCheckpointHandler(),
+        "description": ocp.JsonCheckpointHandler("model.json"),
+    }
+    options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
+    manager = ocp.CheckpointManager(directory, item_handlers=handlers, options=options)
+    with contextlib.closing(manager):
+        if manager.latest_step() is not None:
+            there, found = load_model(directory)
+            if there != description or trees.digest(found) != trees.digest(variables):
+                raise ValueError(f"{directory} holds another checkpoint; take another directory")
+            return
+        arguments = ocp.args.Composite(
+            model=ocp.args.StandardSave(variables), description=ocp.args.JsonSave(description)
+        )
+        manager.save(0, args=arguments)
+
+
+def load_model(path: str | pathlib.Path) -> tuple[dict, dict]:
+    """(description, variables as NumPy arrays) of the newest checkpoint below `path`.
+
+    `path` is a training's workdir, its `checkpoints` directory, or one step's directory.
+    Raises FileNotFoundError that says where it looked, DamageError for one that is not whole.
+    """
+    step_dir = find(path)
+    try:
+        described = description(step_dir)
+        variables = _read_model(step_dir, described)
+    except OTHERWISE:
+        raise
+    except Exception as error:
+        raise DamageError(
+            f"the checkpoint {step_dir} is damaged ({_reason(error)}); name an earlier one, or run "
+            "its training again, which makes it anew from the one before it"
+        ) from error
+    return described, variables
+
+
+def _read_model(step_dir: pathlib.Path, described: dict) -> dict:
+    """Raises DamageError, or whatever reading damaged files raises."""
+    with _reader() as reader:
+        shapes = reader.metadata(step_dir / "model")
+        one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one_device),
+            dict(shapes),
+        )
+        variables = reader.restore(step_dir / "model", args=ocp.args.StandardRestore(target))
+    variables = jax.tree.map(np.asarray, variables)
+    _check_sum("model", checksum.of_leaves(variables), described)
+    return variables
+
+
+def description(path: str | pathlib.Path) -> dict:
+    """`model.json` of the newest checkpoint below `path`. Raises DamageError if it changed."""
+    path = find(path) / "description" / "model.json"
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise DamageError(f"{path} is damaged: {error}") from error
+    rest = {name: value for name, value in found.items() if name != SEAL}
+    if found.get(SEAL) not in (None, _seal(rest)):
+        raise DamageError(f"{path} is damaged: it has another seal")
+    return found
+
+
+def readable_description(directory: pathlib.Path) -> dict | None:
+    """Of the newest step in a `checkpoints` directory that has a sound one; None without any."""
+    for step in sorted(_steps(directory), reverse=True):
+        with contextlib.suppress(ValueError, OSError):
+            return description(directory / str(step))
+    return None
+
+
+def _sealed(description: dict, checksums: dict) -> dict:
+    """As it reads back: no tuples, and with what shows that it is whole."""
+    content = json.loads(json.dumps({**description, "checksums": checksums}))
+    content.pop(SEAL, None)  # of where it comes from
+    return {**content, SEAL: _seal(content)}
+
+
+def _seal(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def find(path: str | pathlib.Path) -> pathlib.Path:
+    """The directory of the newest checkpoint below `path`."""
+    if not str(path):
+        raise ValueError("no checkpoint is named; give its directory")
+    path = pathlib.Path(path).absolute()
+    for directory in (path, path / "checkpoints"):
+        if (directory / "model").is_dir() and (directory / "description").is_dir():
+            return directory
+        if steps := _steps(directory):
+            return directory / str(max(steps))
+    raise FileNotFoundError(f"there is no checkpoint in {path} or {path}/checkpoints")

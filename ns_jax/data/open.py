@@ -1,0 +1,70 @@
+"""Sources by name: `folder:DIR`, `tfds:NAME:SPLIT`, ..., several of them joined with `+`."""
+
+import dataclasses
+import re
+
+from ns_jax.data import decoding, source
+from ns_jax.data.formats import array_record, digits, folder, parquet, tfds, webdataset
+from ns_jax.data.source import Source
+from ns_jax.data.workers import Reading
+
+KNOWN = {
+    "digits": "digits:train|unlabelled|test",
+    "folder": "folder:DIR",
+    "tfds": "tfds:NAME[/CONFIG]:SPLIT",
+    "array_record": "array_record:GLOB",
+    "parquet": "parquet:GLOB",
+    "wds": "wds:GLOB",
+}
+_JOIN = re.compile(rf"\+(?=(?:{'|'.join(KNOWN)}):)")  # a + in a path is none
+
+
+def open_source(
+    name: str, *, labels_per_class: int, seed: int, max_pixels: int = decoding.MAX_PIXELS
+) -> source.Source:
+    """The source of that name.
+
+    `labels_per_class` and `seed` choose the labelled few of the digits; larger images than
+    `max_pixels` count as bad ones. Raises ValueError for an unknown name; FileNotFoundError,
+    ImportError or ValueError, saying what to do, for data that is not there or not as expected.
+    """
+    parts = [_open(part, labels_per_class, seed) for part in _JOIN.split(name)]
+    opened = parts[0] if len(parts) == 1 else source.join(parts)
+    return dataclasses.replace(opened, max_pixels=max_pixels)
+
+
+def _open(name: str, labels_per_class: int, seed: int) -> source.Source:
+    kind, _, rest = name.partition(":")
+    if kind == "digits":
+        return digits.open_source(rest, labels_per_class, seed)
+    formats = {
+        "folder": folder,
+        "tfds": tfds,
+        "array_record": array_record,
+        "parquet": parquet,
+        "wds": webdataset,
+    }
+    if kind not in formats or not rest:
+        raise ValueError(f"unknown source {name!r}; known: {', '.join(KNOWN.values())}")
+    return formats[kind].open_source(rest)
+
+
+def open_from_config(config, which: str) -> Source:
+    """The source that `data.labelled`, `data.unlabelled` or `data.test` names."""
+    data = config.data
+    if not data[which]:
+        raise ValueError(
+            f"data.{which} is empty; set --config.data.{which}=folder:DIR or another source: "
+            + ", ".join(KNOWN.values())
+        )
+    return open_source(
+        data[which],
+        labels_per_class=data.labels_per_class,
+        seed=data.split_seed,
+        max_pixels=data.max_pixels,
+    )
+
+
+def loader_settings(config) -> Reading:
+    data = config.data
+    return Reading(data.workers, data.read_threads, data.prefetch)

@@ -1,0 +1,95 @@
+"""The pure steps of inference, and the one place that compiles them."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from ns_jax.models.efficientnet import EfficientNet
+from ns_jax.parallel import mesh as mesh_lib
+
+
+def normalise(images: jax.Array, mean, std) -> jax.Array:
+    """uint8 `[B, S, S, 3]` -> float32 of about zero mean and unit variance; on the device."""
+    return (images.astype(jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def logits_step(variables: dict, images: jax.Array, *, model, mean, std) -> jax.Array:
+    """uint8 images -> logits float32 `[B, classes]`, nothing random."""
+    return model.apply(variables, normalise(images, mean, std), train=False)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One network of those that predict together."""
+
+    model: EfficientNet
+    view: int  # which of the views of an image it takes
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def member_logits(variables: list, views: list, *, members: tuple[Member, ...], flip: bool):
+    """float32 `[B, M, classes]`: of each member, with `flip` on the mirrored image as well.
+
+    `variables` are the members'; `views` uint8 `[B, S, S, 3]`, of one size each.
+    """
+    found = []
+    for member, own in zip(members, variables, strict=True):
+        images = views[member.view]
+        for seen in (images, images[:, :, ::-1]) if flip else (images,):
+            settings = {"model": member.model, "mean": member.mean, "std": member.std}
+            found.append(logits_step(own, seen, **settings))
+    return jnp.stack(found, axis=1)
+
+
+def predict_step(whole: dict, views: list, *, members: tuple[Member, ...], flip: bool, k: int):
+    """The k best classes int32 `[B, k]` and their probabilities float32 `[B, k]`, nothing random.
+
+    `whole` has the `members`' variables and a `temperature` by which all logits are divided;
+    distributions are averaged. Labelling and evaluation are this one pass. Ties go to the lower
+    class.
+    """
+    logits = member_logits(whole["members"], views, members=members, flip=flip)
+    probs = jax.nn.softmax(logits / whole["temperature"]).mean(axis=1)
+    probs, classes = jax.lax.top_k(probs, k)
+    return classes, probs
+
+
+PIECE_PIXELS = 65536  # that a CPU core takes through the network at once; at least two images
+
+
+def _in_pieces(function, whole, rows):
+    """`function` over a few images at a time, so that a core's activations stay in its cache.
+
+    `rows`: arrays of images `[B, S, S, 3]`, of the same B.
+    """
+    images = jax.tree.leaves(rows)
+    piece = max(2, PIECE_PIXELS // max(one.shape[1] * one.shape[2] for one in images))
+    count = len(images[0])
+    pieces = -(-count // piece)
+
+    def cut(images):
+        padded = jnp.pad(images, ((0, pieces * piece - count), (0, 0), (0, 0), (0, 0)))
+        return padded.reshape(pieces, piece, *images.shape[1:])
+
+    results = jax.lax.map(functools.partial(function, whole), jax.tree.map(cut, rows))
+    return jax.tree.map(lambda r: r.reshape(-1, *r.shape[2:])[:count], results)
+
+
+@functools.lru_cache(maxsize=16)
+def compile_inference(mesh, function, **static):
+    """`(whole, rows) -> rows` of `function`, `whole` (weights) whole on every device.
+
+    The same for equal arguments: labelling and evaluation, of all iterations, trace and compile the
+    pass of one network once.
+
+    A function of images alone: each device takes its own rows, a CPU's cores being its devices.
+    """
+    function = functools.partial(function, **static)
+    if mesh_lib.on_cpu(mesh):
+        function = functools.partial(_in_pieces, function)
+    return jax.jit(
+        mesh_lib.per_device(function, mesh), compiler_options=mesh_lib.compiler_options(mesh)
+    )

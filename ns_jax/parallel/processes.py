@@ -1,0 +1,226 @@
+"""Many processes as one program: how they find each other, agree, wait, and share what they found.
+
+One process drives the devices of one host. All run the same program on the same arguments; what is
+written for all of them, the first one writes.
+"""
+
+import hashlib
+import ipaddress
+import os
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from ns_jax import files
+from ns_jax.data import bad_images
+from ns_jax.parallel import preemption
+
+_MESSAGE_BYTES = 2048
+_waits: dict[str, int] = {}  # of each name so far
+_steps = 0  # of all trainings so far
+_PARTS = ("config", "code", "versions")
+
+
+def connect(coordinator: str | None, count: int | None, index: int | None, wanted: bool) -> None:
+    """Joins the other processes: given ones, or those of Cloud TPU, Slurm or Open MPI.
+
+    `wanted` asks for what the environment has; a job of several tasks is joined without asking.
+    Raises ValueError for flags that do not go together. Before anything touches a device.
+    """
+    if _given(coordinator, count, index):
+        if count == 1:
+            return
+        bind = coordinator if on_loopback(coordinator) else None  # None: on all addresses
+        jax.distributed.initialize(coordinator, count, index, coordinator_bind_address=bind)
+    elif wanted or _tasks() > 1:
+        jax.distributed.initialize()
+    else:
+        return
+    preemption.hand_on()
+
+
+def place(
+    coordinator: str | None, count: int | None, index: int | None, wanted: bool
+) -> tuple[int, int]:
+    """(index, count) of this process before it is connected, from what `connect` takes.
+
+    Raises ValueError as `connect` does, and where nothing tells.
+    """
+    if _given(coordinator, count, index):
+        return index, count
+    if not wanted and _tasks() == 1:
+        return 0, 1
+    # There is no public way to ask before processes are connected; this is what `initialize` asks.
+    from jax._src import clusters
+
+    _, count, index, _ = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        coordinator_address="not asked for",
+        num_processes=None,
+        process_id=None,
+        local_device_ids=None,
+        cluster_detection_method=None,
+        initialization_timeout=None,
+    )
+    if count is None or index is None:
+        raise ValueError(
+            "--distributed: neither Cloud TPU nor Slurm nor Open MPI says how many processes "
+            "there are; give --coordinator=HOST:PORT, --num_processes and --process_id"
+        )
+    return index, count
+
+
+def _given(coordinator: str | None, count: int | None, index: int | None) -> bool:
+    """Whether the flags say where this process stands. Raises ValueError for a part of them."""
+    given = [value is not None for value in (coordinator, count, index)]
+    if any(given) and not all(given):
+        raise ValueError("--coordinator, --num_processes and --process_id belong together")
+    if all(given) and not 0 <= index < count:
+        raise ValueError(f"--process_id={index}: there are processes 0 to {count - 1}")
+    return all(given)
+
+
+def on_loopback(address: str) -> bool:
+    """Whether HOST:PORT can be reached from this machine alone, so that none else need listen."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def disconnect() -> None:
+    """Lets go of the other processes, once all of them are here."""
+    if count() > 1:
+        jax.distributed.shutdown()
+
+
+def _tasks() -> int:
+    """Of this job, as Slurm or Open MPI count them."""
+    names = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    return max(int(os.environ.get(name, 1)) for name in names)
+
+
+def count() -> int:
+    return jax.process_count()
+
+
+def index() -> int:
+    return jax.process_index()
+
+
+def is_first() -> bool:
+    return jax.process_index() == 0
+
+
+def leave_after_this_step() -> bool:
+    """Whether to leave a training, for one process was told that it must go.
+
+    All are told so after the same step. Called after each one.
+    """
+    from jax.experimental import multihost_utils
+
+    global _steps
+    if count() == 1:
+        return preemption.noticed()
+    # JAX agrees on one more than the largest number so far: it must not start again from 1.
+    _steps += 1
+    return multihost_utils.reached_preemption_sync_point(_steps)
+
+
+def gather(array: np.ndarray) -> list[np.ndarray]:
+    """The array `[n, ...]` of every process, in order; n may differ, all else may not."""
+    from jax.experimental import multihost_utils
+
+    if count() == 1:
+        return [array]
+    lengths = multihost_utils.process_allgather(np.int64(len(array)))
+    padded = np.zeros((lengths.max(), *array.shape[1:]), array.dtype)
+    padded[: len(array)] = array
+    parts = multihost_utils.process_allgather(np.frombuffer(padded.tobytes(), np.uint8))
+    parts = [part.tobytes() for part in parts]
+    return [
+        np.frombuffer(part, array.dtype).reshape(padded.shape)[:length]
+        for part, length in zip(parts, lengths, strict=True)
+    ]
+
+
+def check_agreement(config_text: str) -> None:
+    """Raises ValueError, in every process, that names those with other configs or other code."""
+    if count() == 1:
+        return
+    versions = f"{jax.__version__} {np.__version__}"
+    digests = [hashlib.sha256(part).digest() for part in (config_text.encode(), _code())]
+    digests.append(hashlib.sha256(versions.encode()).digest())
+    found = gather(np.frombuffer(b"".join(digests), np.uint8).reshape(len(_PARTS), -1))
+    lines = []
+    for number, part in enumerate(_PARTS):
+        other = [i for i, theirs in enumerate(found) if (theirs[number] != found[0][number]).any()]
+        if other:
+            names = ", ".join(map(str, other))
+            lines.append(f"  {part}: of process {names} not as of process 0")
+    if lines:
+        raise ValueError(
+            "the processes of this run were not started alike; start all of them with the same "
+            "command on the same code:\n" + "\n".join(lines)
+        )
+
+
+def code_digest() -> str:
+    """Of the source of this package."""
+    return hashlib.sha256(_code()).hexdigest()
+
+
+def _code() -> bytes:
+    """The source of this package: a commit that need not be one."""
+    files = sorted(pathlib.Path(__file__).parent.parent.rglob("*.py"))
+    return b"".join(path.read_bytes() for path in files)
+
+
+def first_alone(function: Callable, *arguments) -> None:
+    """The first process calls; the others wait for it, and fail where it fails.
+
+    Raises what the first raised; elsewhere ValueError, or OSError for what may pass.
+    """
+    if count() == 1:
+        function(*arguments)
+        return
+    error, message = None, b""
+    if is_first():
+        try:
+            function(*arguments)
+        except (ValueError, OSError) as raised:
+            may_pass = isinstance(raised, OSError) and not isinstance(raised, files.WRONG_PATH)
+            error, message = raised, f"{may_pass:d}{raised or repr(raised)}".encode()
+    told = gather(np.frombuffer(message[:_MESSAGE_BYTES], np.uint8))[0].tobytes()
+    if error:
+        raise error
+    if told:
+        text = told.decode(errors="replace")
+        raise (OSError if text[0] == "1" else ValueError)(text[1:])
+
+
+def first_says(function: Callable, *arguments) -> int:
+    """What the first process's call returned, in every process."""
+    said = function(*arguments) if is_first() else 0
+    return int(gather(np.array([said], np.int64))[0][0])
+
+
+def wait(name: str) -> None:
+    """Until every process is here, for minutes if need be.
+
+    The first message between CPUs waits 30 seconds for the other side, and then is an error.
+    """
+    if count() > 1:
+        from orbax.checkpoint import multihost
+
+        _waits[name] = _waits.get(name, 0) + 1  # the same in every process
+        everyone = set(range(count()))
+        multihost.sync_global_processes(f"ns_jax {name} {_waits[name]}", processes=everyone)
+
+
+def gather_bad(bad: bad_images.BadImages) -> list[int]:
+    """The indices that any process has met, which all know then. Called by all processes."""
+    bad.add(np.concatenate(gather(np.asarray(bad.indices(), np.int64))))
+    return bad.indices()

@@ -1,0 +1,112 @@
+"""How many times each labelled image is taken: as many as its class lacks, from the best on."""
+
+import dataclasses
+import fractions
+import functools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ns_jax.labelling.shards import Shard, Shards
+from ns_jax.selection import ranking
+from ns_jax.selection import table as table_lib
+from ns_jax.selection.rules import Rules
+
+COUNTED_ROWS = 1 << 21  # of labels that are counted in one go, at most ...
+COUNTED_BYTES = 48  # ... with this much memory for each
+COPIED_ROWS = 1 << 17  # that are read with all of their columns in one go, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Balance:
+    """What a class of n candidates becomes."""
+
+    per_class: int  # rows of a class; 0: as many as the largest class has candidates
+    max_copies: int | None  # times that an image may be taken; None: no limit
+
+    def of(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of int64 `[C]` candidates: a rank, and how often images within and beyond it are taken.
+
+        A scarce class is filled up in rounds through its ranking, so the best of it get one more.
+        """
+        wanted = self.per_class or int(counts.max(initial=0))
+        times = wanted if self.max_copies is None else min(self.max_copies, wanted)
+        rows = np.minimum(wanted, counts * times)
+        rounds, more = rows // np.maximum(counts, 1), rows % np.maximum(counts, 1)
+        return more, rounds + 1, rounds
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The copies of every candidate, by the key at which a class's ranking is cut."""
+
+    rules: Rules
+    candidates: np.ndarray  # int64 [C]
+    rows: int  # all copies of all images
+    cuts: np.ndarray  # uint64 [C]
+    within: np.ndarray  # int64 [C]: copies of an image whose key reaches the cut ...
+    beyond: np.ndarray  # ... and of another
+
+    def taken(self, shards: Iterator[Shard]) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
+        """Of each shard the columns, `[n, ...]`, and the copies, int64 `[n]`, of its taken rows."""
+        parts = []
+        for shard in shards:
+            index = np.arange(shard.rows.start, shard.rows.stop)
+            label, confidence = shard.predictions()
+            of_class, key, rows = self.rules.candidates(label, confidence, index)
+            within = key >= self.cuts[of_class]
+            copies = np.where(within, self.within[of_class], self.beyond[of_class])
+            rows, copies = rows[copies > 0], copies[copies > 0]
+            if not len(rows):
+                continue
+            columns = shard.columns(label, confidence, index)
+            parts.append(({name: array[rows] for name, array in columns.items()}, copies))
+        return parts
+
+
+def choose(
+    shards: Shards, rules: Rules, balance: Balance, quantile: float, num_classes: int, memory: int
+) -> Choice:
+    """Counts the candidates of each class and finds where to cut its ranking.
+
+    `quantile`: the share of a class's labelled images, those of least confidence, that are no
+    candidates. `memory`, in bytes, is what the counting may take.
+    """
+    find = functools.partial(
+        ranking.find_cuts,
+        num_classes=num_classes,
+        num_bytes=memory // 2,
+        side_by_side=shards.in_flight,
+    )
+    rows = min(COUNTED_ROWS, memory // 2 // shards.in_flight // COUNTED_BYTES)
+    if quantile:
+        share = fractions.Fraction(repr(quantile))  # 0.29 of 100 is 29, which floats miss
+
+        def of_quantile(counts: np.ndarray) -> np.ndarray:
+            left_out = [int(n) * share.numerator // share.denominator for n in counts]
+            return counts - np.asarray(left_out, np.int64)
+
+        over = functools.partial(_pass, shards, rules.by_confidence, rows)
+        _, least = find(over, of_quantile, span=rules.whole_span())
+        rules = dataclasses.replace(rules, least=least)
+    over = functools.partial(_pass, shards, lambda *block: rules.candidates(*block)[:2], rows)
+    counts, cuts = find(over, lambda counts: balance.of(counts)[0], span=rules.span())
+    rank, within, beyond = balance.of(counts)
+    total = int((rank * within + (counts - rank) * beyond).sum())
+    return Choice(rules, counts, total, cuts, within, beyond)
+
+
+def _pass(shards: Shards, keys: Callable, rows: int, function: Callable) -> Iterator:
+    """`function` of the labels and `keys` of all rows, in parts of about `rows`."""
+
+    def blocks(opened: Iterator[Shard]):
+        for shard in opened:
+            index = np.arange(shard.rows.start, shard.rows.stop)
+            yield keys(*shard.predictions(), index)
+
+    return shards.map(lambda opened: function(blocks(opened)), shards.runs(rows))
+
+
+def copied_bytes(k: int) -> int:
+    """Of memory for a row that is read with all its columns, chosen and handed on."""
+    return 3 * table_lib.row_bytes(k) + COUNTED_BYTES

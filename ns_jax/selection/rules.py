@@ -1,0 +1,127 @@
+"""Which labelled images may be selected, and the order in which those of a class are taken."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from ns_jax.selection import ranking
+
+_FRACTION, _ORDER = 0, 1  # streams of the hash
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Functions of a row alone: nothing is drawn, and no row asks for another one."""
+
+    num_images: int  # of the source
+    threshold: float  # an image counts if its confidence is above this, as a float32 ...
+    max_confidence: float | None  # ... and not above this
+    order: str  # of a class: "confidence" or "random"
+    fraction: float  # of the images that count at all
+    seed: int  # of the fraction and the random order
+    excluded: np.ndarray | None  # a bit for each image, uint8: those left out
+    least: np.ndarray | None = None  # uint64 [C]: the keys of confidence that a class asks for
+
+    def by_confidence(self, label, confidence, index) -> tuple[np.ndarray, np.ndarray]:
+        """Label and key of all rows of a block that were labelled and not left out beforehand."""
+        rows = self._of_pool(label, index)
+        return label[rows], self._confidence_keys(confidence[rows], index[rows])
+
+    def candidates(self, label, confidence, index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of label int32, confidence float32, index int64 `[n]`, a range: those of the candidates.
+
+        Their labels int32, keys uint64 and places among the n, int64 `[m]`.
+        """
+        chosen = self._of_pool(label, index)
+        chosen &= confidence > np.float32(self.threshold)
+        if self.max_confidence is not None:
+            chosen &= confidence <= np.float32(self.max_confidence)
+        rows = np.flatnonzero(chosen)
+        label, confidence, index = label[rows], confidence[rows], index[rows]
+        key = self._confidence_keys(confidence, index)
+        if self.least is not None:
+            enough = key >= self.least[label]
+            rows, label, index, key = rows[enough], label[enough], index[enough], key[enough]
+        if self.order == "random":
+            score = ranking.hashed(self.seed, _ORDER, index) >> np.uint64(64 - ranking.SCORE_BITS)
+            key = ranking.keys(score, index, self.num_images)
+        return label, key, rows
+
+    def span(self) -> tuple[int, int]:
+        """The lowest and the highest key that `candidates` gives."""
+        bits = ranking.index_bits(self.num_images)
+        lowest = 0
+        if self.order == "confidence":
+            lowest = int(ranking.confidence_score(np.asarray([self.threshold], np.float32))[0])
+        return lowest << bits, self.whole_span()[1]
+
+    def whole_span(self) -> tuple[int, int]:
+        bits = ranking.index_bits(self.num_images)
+        return 0, (1 << (ranking.SCORE_BITS + bits)) - 1
+
+    def _confidence_keys(self, confidence, index) -> np.ndarray:
+        return ranking.keys(ranking.confidence_score(confidence), index, self.num_images)
+
+    def _of_pool(self, label, index) -> np.ndarray:
+        chosen = label >= 0  # -1: a bad image
+        if self.fraction < 1:
+            limit = np.uint64(int(self.fraction * 2**64))
+            chosen &= ranking.hashed(self.seed, _FRACTION, index) < limit
+        if self.excluded is not None:
+            first = int(index[0])  # a block is a range of indices
+            bits = self.excluded[first // 8 : (first + len(index) - 1) // 8 + 1]
+            chosen &= np.unpackbits(bits)[first % 8 :][: len(index)] == 0
+        return chosen
+
+
+def read_excluded(path: pathlib.Path, num_images: int) -> np.ndarray:
+    """A bit for each image, uint8 `[num_images / 8]`, of a file that lists those to leave out.
+
+    The first column of each line, up to a comma, is an index; a first line that is no number is a
+    header. Raises ValueError for any other line, and FileNotFoundError.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"select.exclude={path}: there is no such file")
+    bits = nothing_excluded(num_images)
+    with path.open() as lines:
+        for numbers in _blocks(path, lines, num_images):
+            exclude(bits, np.asarray(numbers, np.int64))
+    return bits
+
+
+def nothing_excluded(num_images: int) -> np.ndarray:
+    """A bit for each image, uint8 `[num_images / 8]`."""
+    return np.zeros(-(-num_images // 8), np.uint8)
+
+
+def exclude(bits: np.ndarray, index: np.ndarray) -> None:
+    """Sets the bits of images, int64 `[n]`."""
+    np.bitwise_or.at(bits, index >> 3, np.uint8(128) >> (index & 7).astype(np.uint8))
+
+
+def _blocks(path: pathlib.Path, lines, num_images: int) -> Iterator[list[int]]:
+    """The indices that a file lists, some at a time."""
+    found = []
+    for number, line in enumerate(lines, 1):
+        text = line.partition(",")[0].strip().strip('"')
+        try:
+            index = int(text)
+        except ValueError:
+            if number == 1 or not text:
+                continue
+            raise ValueError(
+                f"select.exclude={path}, line {number}: {text[:40]!r} is not an index; the first "
+                "column must hold whole numbers (the first line may name the columns)"
+            ) from None
+        if not 0 <= index < num_images:
+            raise ValueError(
+                f"select.exclude={path}, line {number}: there is no image {index}; the labels are "
+                f"of images 0 to {num_images - 1:,}"
+            )
+        found.append(index)
+        if len(found) == 1 << 16:
+            yield found
+            found = []
+    yield found

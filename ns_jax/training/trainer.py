@@ -1,0 +1,316 @@
+"""Everything a training step needs, built from a config: for training, measuring, planning."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from ml_collections import config_dict
+
+from ns_jax import model_card
+from ns_jax.checkpoints import checkpoint
+from ns_jax.data import crops, randaugment, views
+from ns_jax.models import efficientnet
+from ns_jax.parallel import mesh as mesh_lib
+from ns_jax.training import numbers as numbers_lib
+from ns_jax.training import optim
+from ns_jax.training import packing as packing_lib
+from ns_jax.training import state as state_lib
+from ns_jax.training import step as step_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """A training's parts; arrays there are none yet."""
+
+    model: efficientnet.EfficientNet
+    preprocessing: crops.Preprocessing
+    view: views.TrainView  # of labelled images
+    unlabelled_view: views.TrainView
+    schedule: Callable  # step -> learning rate
+    optimiser: object
+    mesh: object
+    shapes: state_lib.TrainState  # of ShapeDtypeStruct
+    shardings: state_lib.TrainState
+    teacher: "StepTeacher | None"
+    fresh: Callable  # random key -> a state from scratch, on the devices
+    packing_lib: packing_lib.Packing | packing_lib.Unpacked
+    # (packed state, batch, rng, teacher's variables or None) -> (packed state, metrics), compiled
+    # at its first call
+    step: Callable
+
+    def init(self, seed: int) -> state_lib.TrainState:
+        """A state from scratch, on the devices."""
+        return self.fresh(jax.random.key(seed))
+
+    def compile(self, rows: int, k: int) -> None:
+        """Compiles the step for batches of so many rows; calls with such batches find it ready."""
+        vectors = jax.eval_shape(self.packing.pack, self.shapes)
+        if self.packing is packing_lib.UNPACKED:
+            state = state_lib.placed(vectors, self.shardings)
+        else:
+            whole = mesh_lib.replicated(self.mesh)
+            state = state_lib.placed(vectors, jax.tree.map(lambda _: whole, vectors))
+        rng = jax.eval_shape(lambda: jax.random.key(0))
+        teacher = self.teacher and state_lib.placed(self.teacher.shapes, self.teacher.shardings)
+        self.step.lower(state, self.batch(rows, k), rng, teacher).compile()
+
+    def packed(self, state: state_lib.TrainState) -> state_lib.TrainState:
+        """The state as steps carry it. A step takes its memory."""
+        if self.packing is packing_lib.UNPACKED:
+            return state
+        vectors = self.packing.pack(jax.tree.map(np.asarray, state))
+        return jax.device_put(vectors, mesh_lib.replicated(self.mesh))
+
+    def unpacked(self, state: state_lib.TrainState) -> state_lib.TrainState:
+        """The inverse of `packed`: arrays of its own, which no later step takes."""
+        if self.packing is packing_lib.UNPACKED:
+            return state
+        copies = self.packing.unpack(jax.tree.map(np.array, state))
+        return jax.tree.map(jax.device_put, copies, self.shardings)
+
+    def teacher_variables(self) -> dict | None:
+        """The weights of the teacher in the step, on the devices; None without one."""
+        if self.teacher is None:
+            return None
+        _, variables = checkpoint.load_model(self.teacher.path)
+        return mesh_lib.put(variables, self.teacher.shardings)
+
+    @property
+    def variable_shardings(self) -> dict:
+        """Of `{"params", "batch_stats"}`."""
+        return {"params": self.shardings.params, "batch_stats": self.shardings.batch_stats}
+
+    def batch(self, rows: int, k: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a step's global batch of so many rows, with targets in k places."""
+        columns = {name: (shape, np.uint8) for name, shape in self.view.shapes().items()}
+        columns |= {
+            "target_classes": ((k,), np.int32),
+            "target_probs": ((k,), np.float32),
+            "weight": ((), np.float32),
+        }
+        columns |= {name: ((), np.bool_) for name in self.marks}
+        return {
+            name: jax.ShapeDtypeStruct(
+                (rows, *shape), dtype, sharding=mesh_lib.batch_sharding(self.mesh)
+            )
+            for name, (shape, dtype) in columns.items()
+        }
+
+    @property
+    def marks(self) -> dict[str, tuple[bool, bool]]:
+        """Columns of a batch that tell labelled rows from unlabelled: their value in each."""
+        marks = {"pseudo": (False, True)} if self.teacher else {}
+        if self.unlabelled_view.kind != self.view.kind:
+            marks["noisy"] = (True, False)
+        return marks
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTeacher:
+    """A teacher that labels in the step: what it is, and where its variables lie."""
+
+    path: str
+    step: step_lib.Teacher
+    preprocessing: crops.Preprocessing
+    class_names: list[str]
+    shapes: dict
+    shardings: dict
+
+
+def build(config, num_classes: int, num_labelled: int, devices: list | None = None) -> Trainer:
+    """For `devices`, or for those that the config trains on.
+
+    Raises ValueError for numbers that do not go together.
+    """
+    devices = training_devices(config) if devices is None else devices
+    numbers_lib.validate_training(config, len(devices), num_labelled)
+    config = numbers_lib.with_stat_groups(config, len(devices))
+    mesh = mesh_lib.make_mesh(config.mesh.fsdp, devices)
+    placement = mesh_lib.Placement(mesh, config.mesh.shard_above)
+    model = dataclasses.replace(
+        build_model(config, num_classes),
+        placement=placement,
+        frozen_stages=config.train.frozen_stages,
+    )
+    preprocessing = build_preprocessing(config, model)
+    steps_per_epoch, _ = numbers_lib.steps(config, num_labelled)
+    teacher = _teacher(config, placement, preprocessing) if config.train.teacher else None
+    per_step = numbers_lib.images_per_step(config)
+    objective = step_lib.Objective(
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        ema_decay=config.optim.ema_decay,
+        loss_divisor=per_step[0] if config.loss.normalise == "labelled" else sum(per_step),
+        pieces=config.train.accumulate,
+        teacher=teacher and teacher.step,
+    )
+    of_teacher = None if teacher is None or config.train.teacher_noise else teacher.preprocessing
+    view = train_view(config, preprocessing, of_teacher)
+    return Trainer(
+        model=model,
+        preprocessing=preprocessing,
+        view=view,
+        unlabelled_view=unlabelled_view(config, view),
+        mesh=mesh,
+        teacher=teacher,
+        **_compiled(
+            model,
+            preprocessing.size,
+            objective,
+            json.dumps(config.optim.to_dict()),
+            numbers_lib.labelled_batch(config),
+            steps_per_epoch,
+            teacher and teacher.preprocessing.size,
+        ),
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(
+    model,
+    size: int,
+    objective: step_lib.Objective,
+    optim_settings: str,
+    batch: float,
+    steps_per_epoch: float,
+    teacher_size: int | None,
+) -> dict:
+    """What a training compiles, and what that is made of: the same for all of equal numbers, so
+    that the second student of a self-training neither traces nor compiles anything again.
+    """
+    mesh, shard_above = model.placement.mesh, model.placement.shard_above
+    settings = config_dict.ConfigDict(json.loads(optim_settings))
+    schedule = optim.learning_rate_schedule(settings, batch, steps_per_epoch)
+    decays = functools.partial(optim.decayed, is_frozen=model.is_frozen)
+    optimiser = optim.make_optimiser(settings, schedule, decays)
+    shapes = state_lib.abstract(model, optimiser, size)
+    shardings = state_lib.shardings(shapes, optimiser, mesh, shard_above)
+    carried, step_optimiser, step_shardings = packing_lib.UNPACKED, optimiser, shardings
+    if mesh_lib.is_one_cpu(mesh):
+        carried = packing_lib.Packing(shapes, decays(shapes.params))
+        step_optimiser = optim.make_optimiser(settings, schedule, carried.decayed)
+        step_shardings = mesh_lib.replicated(mesh)  # of every vector
+    teacher_shardings = objective.teacher and _variables(objective.teacher.model, teacher_size)[1]
+    return {
+        "schedule": schedule,
+        "optimiser": optimiser,
+        "shapes": shapes,
+        "shardings": shardings,
+        "fresh": state_lib.compile_init(model, optimiser, size, shardings),
+        "packing": carried,
+        "step": step_lib.compile_train_step(
+            mesh,
+            step_shardings,
+            teacher_shardings,
+            model=model,
+            optimiser=step_optimiser,
+            objective=objective,
+            packing=carried,
+        ),
+    }
+
+
+def _variables(model, size: int) -> tuple[dict, dict]:
+    """Shapes and shardings of a network's variables, on its placement."""
+    mesh, shard_above = model.placement.mesh, model.placement.shard_above
+    shapes = jax.eval_shape(lambda rng: model.init(rng, size), jax.random.key(0))
+    params = mesh_lib.params_shardings(shapes["params"], mesh, shard_above)
+    whole = jax.tree.map(lambda _: mesh_lib.replicated(mesh), shapes["batch_stats"])
+    return shapes, {"params": params, "batch_stats": whole}
+
+
+def _teacher(config, placement: mesh_lib.Placement, student: crops.Preprocessing) -> StepTeacher:
+    """The checkpoint `train.teacher` as a part of the step."""
+    description = checkpoint.description(config.train.teacher)
+    preprocessing = model_card.described_preprocessing(description)
+    if config.train.teacher_noise and preprocessing.size != student.size:
+        raise ValueError(
+            f"train.teacher_noise: the teacher takes {preprocessing.size} pixels, but the "
+            f"student's images, which it is to see, have {student.size}"
+        )
+    model = dataclasses.replace(
+        model_card.described_model(description), dtype=config.model.dtype, placement=placement
+    )
+    shapes, shardings = _variables(model, preprocessing.size)
+    return StepTeacher(
+        path=config.train.teacher,
+        step=step_lib.Teacher(
+            model=model,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            temperature=config.loss.temperature,
+            hard=config.loss.pseudo_labels == "hard",
+            smoothing=config.loss.label_smoothing,
+            noise=config.train.teacher_noise,
+        ),
+        preprocessing=preprocessing,
+        class_names=description["class_names"],
+        shapes=shapes,
+        shardings=shardings,
+    )
+
+
+def build_model(config, num_classes: int) -> efficientnet.EfficientNet:
+    return efficientnet.build(num_classes=num_classes, **config.model.to_dict())
+
+
+def build_preprocessing(config, model) -> crops.Preprocessing:
+    data = config.data
+    return crops.Preprocessing(
+        size=data.image_size or model.resolution,
+        crop=data.crop,
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        interpolation=data.interpolation,
+    )
+
+
+def train_view(
+    config, evaluation: crops.Preprocessing, teacher: crops.Preprocessing | None = None
+) -> views.TrainView:
+    """Of labelled images; `teacher` adds the view of a teacher in the step."""
+    settings = config.randaugment.to_dict()
+    final_cutout = settings.pop("final_cutout")
+    return views.TrainView(
+        evaluation=evaluation,
+        kind=config.data.train_view,
+        flip=config.data.flip,
+        crop_sampler=config.data.crop_sampler,
+        randaugment=randaugment.RandAugment(**settings),
+        final_cutout=final_cutout,
+        teacher=teacher,
+    )
+
+
+def unlabelled_view(config, view: views.TrainView) -> views.TrainView:
+    """Of unlabelled images, where labelled ones are seen as `view` has it."""
+    changes = {
+        "all": {},
+        "model": {"randaugment": randaugment.RandAugment(0), "final_cutout": 0},
+        "none": {"kind": "evaluation"},
+    }
+    return dataclasses.replace(view, **changes[config.train.unlabelled_noise])
+
+
+def training_devices(config) -> list:
+    """The devices that train: `mesh.devices` of them, or all.
+
+    A CPU's devices are its cores, one for each part of a labelling batch. Training takes one of
+    them by default: its operations use every core, and any batch size divides by one. Many
+    processes train on all of theirs.
+    """
+    devices, wanted = jax.devices(), config.mesh.devices
+    if jax.process_count() > 1 and wanted not in (None, len(devices)):
+        raise ValueError(
+            f"mesh.devices is {wanted}, but {jax.process_count()} processes train on all of their "
+            f"{len(devices)} devices"
+        )
+    if wanted is None:
+        alone = devices[0].platform == "cpu" and jax.process_count() == 1
+        return devices[:1] if alone else devices
+    if not 1 <= wanted <= len(devices):
+        raise ValueError(f"mesh.devices is {wanted}; there are {len(devices)}")
+    return devices[:wanted]

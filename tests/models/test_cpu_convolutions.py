@@ -1,0 +1,112 @@
+"""The CPU's convolutions against XLA's own, and which platform gets which."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ns_jax.models import cpu_convolutions, efficientnet
+
+
+def _native(x, kernel, stride=1, groups=1):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _assert_equal_with_gradients(ours, native, x, kernel):
+    our_y, our_vjp = jax.vjp(ours, x, kernel)
+    native_y, native_vjp = jax.vjp(native, x, kernel)
+    g = jax.random.normal(jax.random.key(2), native_y.shape)
+    for our, expected in zip((our_y, *our_vjp(g)), (native_y, *native_vjp(g)), strict=True):
+        np.testing.assert_allclose(our, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel_size", "stride"),
+    [
+        ((2, 9, 7, 5), 3, 1),
+        ((2, 9, 8, 5), 5, 2),
+        ((3, 37, 20, 4), 5, 2),  # more rows than one block of the kernel's gradient
+        ((5, 17, 33, 4), 3, 1),  # blocks of rows that do not divide the height
+        ((1, 16, 16, 4), 5, 2),
+        ((2, 18, 18, 3), 3, 2),
+        ((6, 2, 2, 4), 5, 1),  # most places of the kernel meet padding alone
+        ((2, 1, 1, 4), 5, 2),
+        # Many images for their positions: a matrix product.
+        ((3, 1, 1, 4), 5, 2),
+        ((48, 4, 4, 5), 5, 1),
+        ((75, 5, 5, 3), 3, 2),
+        ((30, 2, 3, 4), 5, 1),
+        ((60, 4, 5, 2), 5, 2),
+    ],
+)
+def test_depthwise_equals_the_native_convolution_and_its_gradients(shape, kernel_size, stride):
+    x = jax.random.normal(jax.random.key(0), shape)
+    kernel = jax.random.normal(jax.random.key(1), (kernel_size, kernel_size, 1, shape[-1]))
+    _assert_equal_with_gradients(
+        functools.partial(cpu_convolutions.depthwise_conv, stride=stride),
+        functools.partial(_native, stride=stride, groups=shape[-1]),
+        x,
+        kernel,
+    )
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_one_form_alone_is_traced_where_the_platform_is_known(on_cpu):
+    x, kernel = jnp.ones((2, 9, 9, 4)), jnp.ones((3, 3, 1, 4))
+    form = functools.partial(cpu_convolutions.depthwise_conv, on_cpu=on_cpu)
+    text = jax.jit(form).lower(x, kernel).as_text()
+    assert ("stablehlo.convolution" in text) != on_cpu and "stablehlo.case" not in text
+    np.testing.assert_allclose(form(x, kernel), _native(x, kernel, groups=4), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (3, 2)])
+def test_conv_equals_the_native_convolution_and_its_gradients(kernel_size, stride):
+    x = jax.random.normal(jax.random.key(0), (2, 9, 8, 6))
+    kernel = jax.random.normal(jax.random.key(1), (kernel_size, kernel_size, 6, 3))
+    _assert_equal_with_gradients(
+        functools.partial(cpu_convolutions.conv, stride=stride),
+        functools.partial(_native, stride=stride),
+        x,
+        kernel,
+    )
+
+
+@pytest.mark.parametrize("size", [7, 8, 9, 14, 16])
+@pytest.mark.parametrize("kernel_size", [3, 5])
+def test_padding_is_xlas_same(size, kernel_size):
+    expected = jax.lax.padtype_to_pads((size,), (kernel_size,), (2,), "SAME")[0]
+    assert cpu_convolutions.same_padding(size, kernel_size, 2) == tuple(expected)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_accelerators_get_native_convolutions_and_a_cpu_none(platform):
+    model = efficientnet.build("efficientnet-pico", num_classes=10)
+    variables = jax.eval_shape(lambda rng: model.init(rng, 32), jax.random.key(0))
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+
+    def loss(params, batch_stats, images):
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, _ = model.apply(variables, images, train=True, rng=jax.random.key(0))
+        return logits.sum()
+
+    traced = jax.jit(jax.grad(loss)).trace(variables["params"], variables["batch_stats"], images)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    # Of each block: expand (but in stage 1), depthwise and project, squeeze and excite; the stem
+    # and the head. Every one again for its weights' gradient, all but the stem for its input's.
+    blocks = sum(stage.repeats for stage in model.stages())
+    first = model.stages()[0].repeats
+    scanned = sum(max(stage.repeats - 2, 0) for stage in model.stages())
+    forward = 5 * blocks - first + 2 - 5 * scanned
+    expected = 0 if platform == "cpu" else 3 * forward - 1
+    assert text.count("stablehlo.convolution") == expected
+    groups = [int(part.split()[0]) for part in text.split("feature_group_count = ")[1:]]
+    assert any(count > 1 for count in groups) == (platform != "cpu")
