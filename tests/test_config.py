@@ -46,12 +46,12 @@ def test_overrides_are_as_strict_as_flags(overrides, message):
 
 @pytest.mark.parametrize("module", [digits, folder])
 def test_configs_declare_nothing_new_and_know_their_roles(module):
-    declared = dict(config_lib._leaves(base.get_config().to_dict()))
+    declared = dict(config_lib.leaves(base.get_config().to_dict()))
     for role, ratio in (("teacher", 0), ("student", 1)):
         config = module.get_config(f"role={role}")
         assert bool(config.train.unlabelled_ratio) == ratio
         assert not config_lib.is_chain(config)
-        found = dict(config_lib._leaves(config.to_dict()))
+        found = dict(config_lib.leaves(config.to_dict()))
         assert {k for k in found if not k.startswith("selftrain.overrides")} == {
             k for k in declared if not k.startswith("selftrain.overrides")
         }

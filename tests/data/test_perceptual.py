@@ -226,8 +226,8 @@ def test_hashes_are_searched_in_parts(monkeypatch):
     given = rng.integers(0, 2**64, 50, np.uint64)
     hashes = np.concatenate([given[::-1], given ^ np.uint64(1)])
     whole = leaks.NearDuplicates(given, 4).find(hashes)
-    monkeypatch.setattr(perceptual, "_ROWS_AT_ONCE", 7)
-    monkeypatch.setattr(perceptual, "_PAIRS_AT_ONCE", 3)
+    monkeypatch.setattr(leaks, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(leaks, "_PAIRS_AT_ONCE", 3)
     for part, one in zip(leaks.NearDuplicates(given, 4).find(hashes), whole, strict=True):
         np.testing.assert_array_equal(part, one)
     np.testing.assert_array_equal(whole[0], np.arange(100))

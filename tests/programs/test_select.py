@@ -399,7 +399,7 @@ class TestRelabelling:
 
     @pytest.mark.parametrize("rows_at_once", [100, 1 << 17])
     def test_rows_and_copies_stay(self, workdir, monkeypatch, rows_at_once):
-        monkeypatch.setattr(select.choice, "COPIED_ROWS", rows_at_once)
+        monkeypatch.setattr(select.balance_lib, "COPIED_ROWS", rows_at_once)
         outputs = select.run(self.config(workdir), workdir / "again")
         found = table_lib.Selection(workdir / "again" / "selection")
         place = np.searchsorted(self.images, self.earlier)
