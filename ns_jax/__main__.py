@@ -11,6 +11,7 @@ import sys
 from absl import flags, logging
 from ml_collections import config_flags
 
+from ns_jax.errors import InputError, paths_of_the_user
 from ns_jax.parallel import preemption
 
 PROGRAMS = {
@@ -25,7 +26,7 @@ PROGRAMS = {
 }
 ALONE = ("doctor", "convert", "plan")  # in one process
 IN_BUCKETS = ("label",)  # their workdir may be one
-BAD_INPUT = (ValueError, FloatingPointError, ImportError)  # as the programs tell it
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 TUNABLES = "GLIBC_TUNABLES"
 CACHE = "NS_JAX_COMPILE_CACHE"  # a directory; "" switches the cache of compiled steps off
 
@@ -43,9 +44,9 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "join the other hosts of 
 def main(argv: list[str] | None = None) -> int:
     """Runs one program; returns the exit status.
 
-    0, 2 for input that it cannot work with, 1 for what may go better another time: a full disk, a
-    worker that was lost. After SIGTERM the process ends here, with 143: what there was is saved,
-    and the same command goes on.
+    0; 2 for input that it cannot work with (`InputError`); 1 for a full disk. Any other error is
+    raised, which is status 1 as well: a worker that was lost, a bug. After SIGTERM the process ends
+    with 143: what there was is saved, and the same command resumes.
     """
     preemption.hold()
     argv = sys.argv if argv is None else argv
@@ -58,13 +59,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         rest = FLAGS([argv[0], *argv[2:]])[1:]
         if rest:
-            raise ValueError(f"unexpected argument {rest[0]!r}; flags start with --")
+            raise InputError(f"unexpected argument {rest[0]!r}; flags start with --")
         if _CONFIG.value is None or _WORKDIR.value is None:
-            raise ValueError("--config=FILE and --workdir=DIR are needed")
+            raise InputError("--config=FILE and --workdir=DIR are needed")
         config, workdir = _CONFIG.value, _workdir(argv[1], _WORKDIR.value)
         grace_seconds = config.preemption.grace_seconds
         if not grace_seconds >= 0:
-            raise ValueError(f"preemption.grace_seconds is {grace_seconds}; it must be 0 or more")
+            raise InputError(f"preemption.grace_seconds is {grace_seconds}; it must be 0 or more")
     except (KeyError, AttributeError) as error:
         return _fail(_unknown_key(error, argv))
     except (flags.Error, ValueError, TypeError, OSError) as error:
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         from ns_jax.planning import topology
 
         topology.prepare()
-    from ns_jax import files, progress
+    from ns_jax import progress
     from ns_jax import workdir as workdir_lib  # after the flags: a bad one needs no JAX
     from ns_jax.parallel import preflight, processes
 
@@ -97,8 +98,9 @@ def main(argv: list[str] | None = None) -> int:
             progress.mute()
         processes.check_agreement(" ".join([argv[1], str(workdir), config.to_json_best_effort()]))
         if argv[1] in ALONE and processes.count() > 1:
-            raise ValueError(f"{argv[1]} runs in one process, not in {processes.count()}")
-        processes.first_alone(workdir_lib.claim_workdir, config, workdir)
+            raise InputError(f"{argv[1]} runs in one process, not in {processes.count()}")
+        with paths_of_the_user():
+            processes.call_on_first(workdir_lib.claim_workdir, config, workdir)
         importlib.import_module(f"ns_jax.programs.{argv[1]}").run(config, workdir)
     except preemption.Preempted:
         _leave()
@@ -108,12 +110,14 @@ def main(argv: list[str] | None = None) -> int:
                 with preemption.unheard():
                     _fail(error)
             _leave()
-        if shows_all or not isinstance(error, (*BAD_INPUT, OSError)):
+        if shows_all:
             raise
-        if isinstance(error, (*BAD_INPUT, *files.WRONG_PATH)):
+        if isinstance(error, InputError):
             return _fail(error)
-        room = f"; make room on the disk of {workdir}, and the same command goes on"
-        return _fail(f"{error}{room if error.errno == errno.ENOSPC else ''}", status=1)
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            room = f"; make room on the disk of {workdir}, and the same command goes on"
+            return _fail(f"{error}{room}", status=1)
+        raise
     return 0
 
 
@@ -144,14 +148,14 @@ def _leave() -> None:
 
 
 def _workdir(program: str, name: str):
-    """A path with pathlib's methods. Raises ValueError for a bucket where a disk is needed."""
+    """A path with pathlib's methods. Raises InputError for a bucket where a disk is needed."""
     from ns_jax import files
 
     path = files.as_path(name)
     if not files.is_remote(name):
         return path.absolute()
     if program not in IN_BUCKETS:
-        raise ValueError(
+        raise InputError(
             f"--workdir={name}: {program} needs a directory on a disk; mount the bucket (Cloud "
             f"Storage FUSE) and name its directory. Programs that work in a bucket: "
             f"{', '.join(IN_BUCKETS)}"

@@ -12,6 +12,7 @@ from ns_jax import model_card
 from ns_jax.data import pipeline
 from ns_jax.data.source import Source
 from ns_jax.data.workers import Reading
+from ns_jax.errors import InputError, MissingFileError
 from ns_jax.inference import step as inference_step
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.progress import Progress
@@ -32,7 +33,7 @@ def load(path_or_name: str | pathlib.Path, model: str | None = None) -> "Classif
     """A classifier from a workdir, a checkpoint, a timm safetensors file or `hf:OWNER/NAME`.
 
     `model` names what a foreign file holds: published weights (`tf_efficientnet_b3.ns_jft_in1k`)
-    or an architecture (`efficientnet-b3`). Raises FileNotFoundError or ValueError with the reason.
+    or an architecture (`efficientnet-b3`). Raises FileNotFoundError or InputError with the reason.
     """
     return Classifier(*imported.load(path_or_name, model or ""))
 
@@ -60,12 +61,12 @@ class Classifier:
         `images` are paths of files or uint8 arrays `[H, W, 3]` (RGB), mixed as you like; each is
         seen as the weights' preprocessing wants it. Grey, palette, 16-bit and CMYK files become
         8-bit RGB, transparency is dropped, a camera's orientation mark is followed. Raises
-        ValueError for an empty list or images that cannot be read (all are named), and
+        InputError for an empty list or images that cannot be read (all are named), and
         FileNotFoundError for paths that do not exist.
         """
         images = [images] if isinstance(images, str | pathlib.Path) else list(images)
         if not 1 <= top <= len(self.class_names):
-            raise ValueError(f"top is {top}; there are {len(self.class_names)} classes")
+            raise InputError(f"top is {top}; there are {len(self.class_names)} classes")
         source = _source(images)
         found, bad = [], []
         with Progress("classifying", len(images), shown=len(images) >= LONG) as progress:
@@ -87,17 +88,17 @@ class Classifier:
                     found += [self._best(row, top) for row in logits]
                 progress.advance(len(batch["index"]))
         if bad:
-            raise ValueError(f"{len(bad)} images cannot be read: {'; '.join(bad[:10])}")
+            raise InputError(f"{len(bad)} images cannot be read: {'; '.join(bad[:10])}")
         return found
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """uint8 `[N, H, W, 3]`, shown to the network as they are -> float32 `[N, classes]`.
 
-        Raises ValueError for an array of another kind or without images.
+        Raises InputError for an array of another kind or without images.
         """
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not images.size:
-            raise ValueError(
+            raise InputError(
                 f"logits needs uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}"
             )
         size, found = self._batch_size(len(images)), []
@@ -143,9 +144,9 @@ class _Images:
 
 def _source(images: list) -> Source:
     if not images:
-        raise ValueError("the list of images is empty")
+        raise InputError("the list of images is empty")
     paths = [image for image in images if isinstance(image, str | pathlib.Path)]
     missing = [str(path) for path in paths if not pathlib.Path(path).is_file()]
     if missing:
-        raise FileNotFoundError(f"{len(missing)} files do not exist: {', '.join(missing[:10])}")
+        raise MissingFileError(f"{len(missing)} files do not exist: {', '.join(missing[:10])}")
     return Source(name="images", class_names=(), fingerprint="", records=_Images(images))

@@ -6,22 +6,24 @@ from collections.abc import Iterable
 
 from ml_collections import config_dict
 
+from ns_jax.errors import InputError
+
 
 def parse_arg(arg: str, **defaults):
     """`"model=b7,role=student"` -> namespace of `defaults` with those changed, of the same types.
 
-    Raises ValueError for a name that has no default or a value of another type.
+    Raises InputError for a name that has no default or a value of another type.
     """
     values = dict(defaults)
     for item in filter(None, arg.split(",")):
         name, _, text = item.partition("=")
         if name not in defaults:
-            raise ValueError(f"unknown config argument {name!r}; known: {', '.join(defaults)}")
+            raise InputError(f"unknown config argument {name!r}; known: {', '.join(defaults)}")
         kind = type(defaults[name])
         try:
             values[name] = text.lower() in ("", "1", "true", "yes") if kind is bool else kind(text)
         except ValueError:
-            raise ValueError(f"config argument {item!r}: {name} must be {kind.__name__}") from None
+            raise InputError(f"config argument {item!r}: {name} must be {kind.__name__}") from None
     return config_dict.FrozenConfigDict(values)
 
 
@@ -32,7 +34,7 @@ def at_role(config: config_dict.ConfigDict, role: str) -> config_dict.ConfigDict
     """
     roles = {"selftrain": None, "teacher": 0, "student": 1, "finetune": config.selftrain.iterations}
     if role not in roles:
-        raise ValueError(f"unknown role {role!r}; known: {', '.join(roles)}")
+        raise InputError(f"unknown role {role!r}; known: {', '.join(roles)}")
     if role == "selftrain":
         return config
     config = at_iteration(config, roles[role])
@@ -46,9 +48,9 @@ def is_chain(config: config_dict.ConfigDict) -> bool:
 
 
 def check_one_training(config: config_dict.ConfigDict) -> None:
-    """Raises ValueError for a whole self-training whose top level is not its first training."""
+    """Raises InputError for a whole self-training whose top level is not its first training."""
     if flat(at_iteration(config, 0)) != flat(config):
-        raise ValueError(
+        raise InputError(
             "this config is a whole self-training of several networks; name one training of it, as "
             "role=teacher, role=student or role=finetune behind the config's name "
             "(--config=configs/imagenet.py:model=b3,role=teacher), or run selftrain"
@@ -58,7 +60,7 @@ def check_one_training(config: config_dict.ConfigDict) -> None:
 def finetuned(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     """The training that `finetune` adds to this one (paper, section 4.1: fix-resolution)."""
     if not config.finetune.epochs > 0:
-        raise ValueError("finetune.epochs is 0; there is no fine-tune (the paper's: 1.5)")
+        raise InputError("finetune.epochs is 0; there is no fine-tune (the paper's: 1.5)")
     config = copy.deepcopy(config)
     finetune = config.finetune
     config.optim.start_epoch = config.train.epochs - finetune.epochs
@@ -77,14 +79,14 @@ def finetuned(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
 def at_iteration(config: config_dict.ConfigDict, iteration: int) -> config_dict.ConfigDict:
     """A copy with the overrides of an iteration (or of the nearest one before it) put in place.
 
-    Raises ValueError for an override of a key that does not exist or with a value of another type.
+    Raises InputError for an override of a key that does not exist or with a value of another type.
     """
     config = copy.deepcopy(config)
     entries = {}
     for name, overrides in config.selftrain.overrides.items():
         number = name.removeprefix("iteration_")
         if not name.startswith("iteration_") or not number.isdigit():
-            raise ValueError(f"selftrain.overrides.{name}: entries are named iteration_0, _1, ...")
+            raise InputError(f"selftrain.overrides.{name}: entries are named iteration_0, _1, ...")
         entries[int(number)] = overrides
     before = [number for number in entries if number <= iteration]
     if before:
@@ -106,11 +108,11 @@ def _assign(config, path: str, value) -> None:
     for section in sections:
         config = config.get(section) if isinstance(config, config_dict.ConfigDict) else None
     if not isinstance(config, config_dict.ConfigDict) or name not in config:
-        raise ValueError(f"selftrain.overrides: there is no key config.{path}")
+        raise InputError(f"selftrain.overrides: there is no key config.{path}")
     try:
         config[name] = value
     except TypeError as error:
-        raise ValueError(f"selftrain.overrides: config.{path}: {error}") from None
+        raise InputError(f"selftrain.overrides: config.{path}: {error}") from None
 
 
 def flat(config: config_dict.ConfigDict) -> dict:
@@ -119,7 +121,7 @@ def flat(config: config_dict.ConfigDict) -> dict:
 
 
 def check_ranges(section: str, settings, rules: Iterable[tuple[str, bool, str]]) -> None:
-    """`rules`: name of a setting, whether its value is valid, what it is to be. Or ValueError."""
+    """`rules`: name of a setting, whether its value is valid, what it is to be. Or InputError."""
     for name, valid, range_ in rules:
         if not valid:
-            raise ValueError(f"{section}.{name} is {settings[name]}; it must be {range_}")
+            raise InputError(f"{section}.{name} is {settings[name]}; it must be {range_}")

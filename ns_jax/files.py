@@ -15,14 +15,11 @@ from collections.abc import Sequence
 import fsspec
 from etils import epath
 
+from ns_jax.errors import InputError, MissingFileError, MissingPackageError
+
 SAMPLE = 4096  # bytes that a fingerprint reads at one place of a file ...
 SAMPLES = 64  # ... and at this many places of a shard, all of a small one
 THREADS = 16  # that wait for the disk or the network
-# OSErrors of a path that was given wrong; all others are the machine's and may pass.
-WRONG_PATH = (
-    *(FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError),
-    PermissionError,
-)
 
 
 def is_remote(path: str) -> bool:
@@ -54,7 +51,7 @@ def expand(pattern: str) -> list[str]:
         found = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
     if not found:
         hint = "; a [ that is part of a name is written [[]" if "[" in pattern else ""
-        raise FileNotFoundError(f"no file matches {pattern}{hint}")
+        raise MissingFileError(f"no file matches {pattern}{hint}")
     return sorted(found)
 
 
@@ -64,7 +61,7 @@ def listing(root: str) -> tuple[list[str], list[str]]:
     Names that start with a dot are left out. Raises FileNotFoundError if it is no directory.
     """
     if not _is_directory(root):
-        raise FileNotFoundError(f"{root} is not a directory")
+        raise MissingFileError(f"{root} is not a directory")
     # Links to directories are followed: data sets are often made of them.
     walk = _remote(root).walk() if is_remote(root) else os.walk(root, followlinks=True)
     top, found = [], []
@@ -269,14 +266,14 @@ def _remote(path: str) -> epath.Path:
 
 @functools.cache
 def _check_library(scheme: str) -> None:
-    """Raises ValueError or ImportError, saying what to do, where a bucket cannot be read."""
+    """Raises InputError or ImportError, saying what to do, where a bucket cannot be read."""
     if scheme not in ("gs", "s3"):
-        raise ValueError(f"{scheme}:// cannot be read; name a path on disk, gs:// or s3://")
+        raise InputError(f"{scheme}:// cannot be read; name a path on disk, gs:// or s3://")
     try:
         fsspec.get_filesystem_class(scheme)
     except ImportError:
         library = {"gs": "gcsfs", "s3": "s3fs"}[scheme]
-        raise ImportError(
+        raise MissingPackageError(
             f"{scheme}:// is read with {library}, which is not there: pip install {library}, or "
             "mount the bucket (Cloud Storage FUSE) and name its directory"
         ) from None

@@ -1,6 +1,7 @@
 """What travels with weights."""
 
 from ns_jax.data import crops
+from ns_jax.errors import InputError
 from ns_jax.models import efficientnet
 
 MODEL_KEYS = ("name", "num_classes", "small_images")  # what weights fit; all else is of a training
@@ -27,12 +28,12 @@ def described_preprocessing(description: dict) -> crops.Preprocessing:
 
 
 def check_classes(names: tuple[str, ...], expected: list[str], source: str, teacher: str) -> None:
-    """Raises ValueError if a source's classes are not those of a checkpoint."""
+    """Raises InputError if a source's classes are not those of a checkpoint."""
     if list(names) == list(expected):
         return
     missing = [name for name in expected if name not in names]
     surplus = [name for name in names if name not in expected]
-    raise ValueError(
+    raise InputError(
         f"{source} has {len(names)} classes, {teacher} has {len(expected)}; missing: "
         f"{', '.join(missing[:10]) or 'none'}; surplus: {', '.join(surplus[:10]) or 'none'}. "
         "Classes are matched by name and order"

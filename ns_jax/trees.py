@@ -6,6 +6,8 @@ import math
 import jax
 import numpy as np
 
+from ns_jax.errors import InputError
+
 
 def by_path(tree) -> dict:
     """`{"stage3/rest/expand_conv/kernel": leaf, ...}` in the tree's order."""
@@ -31,7 +33,7 @@ def count(tree) -> int:
 
 
 def check_same(expected, found, what: str) -> None:
-    """Raises ValueError with the difference if two trees differ in paths, shapes or dtypes."""
+    """Raises InputError with the difference if two trees differ in paths, shapes or dtypes."""
     expected, found = (
         {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in by_path(tree).items()}
         for tree in (expected, found)
@@ -44,7 +46,7 @@ def check_same(expected, found, what: str) -> None:
     if lines:
         shown = "\n".join(f"  {line}" for line in lines[:40])
         more = f"\n  ... and {len(lines) - 40} more lines" if len(lines) > 40 else ""
-        raise ValueError(f"{what} (- expected, + found):\n{shown}{more}")
+        raise InputError(f"{what} (- expected, + found):\n{shown}{more}")
 
 
 def digest(tree) -> str:

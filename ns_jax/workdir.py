@@ -9,6 +9,7 @@ from ml_collections import config_dict
 
 from ns_jax import config as config_lib
 from ns_jax import files
+from ns_jax.errors import InputError, MissingFileError
 
 MANIFEST = "manifest.json"
 
@@ -16,7 +17,7 @@ MANIFEST = "manifest.json"
 def is_done(directory: pathlib.Path, inputs: dict) -> bool:
     """Whether the stage in `directory` has been finished with these inputs.
 
-    Raises ValueError that lists the differences if it was finished with others.
+    Raises InputError that lists the differences if it was finished with others.
     """
     if not (directory / MANIFEST).exists():
         return False
@@ -25,7 +26,7 @@ def is_done(directory: pathlib.Path, inputs: dict) -> bool:
 
 
 def check_inputs(theirs: dict, ours: dict, directory: pathlib.Path) -> None:
-    """Raises ValueError if what stands in `directory` was made of something else."""
+    """Raises InputError if what stands in `directory` was made of something else."""
     ours = json.loads(json.dumps(ours))  # as it reads back: tuples are lists
     lines = [
         f"  {name}: {theirs.get(name)!r} there, {ours.get(name)!r} now"
@@ -33,7 +34,7 @@ def check_inputs(theirs: dict, ours: dict, directory: pathlib.Path) -> None:
         if theirs.get(name) != ours.get(name)
     ]
     if lines:
-        raise ValueError(
+        raise InputError(
             f"{directory} was made of other inputs; remove it or take another --workdir:\n"
             + "\n".join(lines)
         )
@@ -52,7 +53,7 @@ def read_manifest(directory: str | pathlib.Path) -> dict:
     """`{"inputs": ..., "outputs": ...}`; raises FileNotFoundError if the stage is not finished."""
     path = files.as_path(directory) / MANIFEST
     if not path.exists():
-        raise FileNotFoundError(f"{directory} holds no finished stage: there is no {path}")
+        raise MissingFileError(f"{directory} holds no finished stage: there is no {path}")
     return json.loads(path.read_text())
 
 
@@ -84,7 +85,7 @@ OVERRIDE = re.compile(r"^selftrain\.overrides\.iteration_\d+\.")
 def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
     """Writes `config.json`, or compares with the one there if anything stands beside it.
 
-    Raises ValueError that lists the differences when the workdir belongs to another config.
+    Raises InputError that lists the differences when the workdir belongs to another config.
     """
     ours = json.loads(config.to_json_best_effort())
     path = workdir / "config.json"
@@ -100,7 +101,7 @@ def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None
     )
     if different:
         lines = [f"  config.{k}: {theirs.get(k)!r} there, {ours.get(k)!r} now" for k in different]
-        raise ValueError(
+        raise InputError(
             f"{workdir} belongs to a run of another config; take another --workdir, or the values "
             "of that run:\n" + "\n".join(lines)
         )

@@ -1,4 +1,4 @@
-"""The rules of the house: imports go down (pyproject.toml has the floors), names stay in their rooms."""
+"""The rules of the house: imports go down, by pyproject.toml; names stay in their rooms."""
 
 import ast
 import pathlib

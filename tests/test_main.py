@@ -79,7 +79,7 @@ def test_verbose_shows_where_an_error_came_from(environment, tmp_path):
 
 FAILING = """
 import sys
-from ns_jax import __main__
+from ns_jax import __main__, errors
 from ns_jax.programs import evaluate
 
 def run(config, workdir):
@@ -93,12 +93,10 @@ sys.exit(__main__.main(sys.argv))
 @pytest.mark.parametrize(
     ("error", "expected", "message"),
     [
-        ("ValueError('a bad number')", 2, "a bad number"),
-        ("FileNotFoundError('there is no checkpoint')", 2, "there is no checkpoint"),
-        ("PermissionError(13, 'Permission denied', 'x')", 2, "Permission denied: 'x'"),
+        ("errors.InputError('a bad number')", 2, "a bad number"),
+        ("errors.DamagedError('it is cut off')", 2, "it is cut off"),
+        ("errors.MissingFileError('there is no checkpoint')", 2, "there is no checkpoint"),
         ("OSError(28, 'No space left on device')", 1, "make room on the disk of"),
-        ("OSError(116, 'Stale file handle')", 1, "Stale file handle"),
-        ("ChildProcessError('a data worker ended')", 1, "a data worker ended"),
     ],
 )
 def test_the_status_tells_what_may_pass_from_bad_input(
@@ -116,6 +114,30 @@ def test_the_status_tells_what_may_pass_from_bad_input(
     )
     assert child.returncode == expected, child.stderr
     assert child.stderr.startswith("error: ") and message in child.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "ValueError('shapes do not match')",  # as NumPy, JAX and Orbax raise it
+        "FileNotFoundError(2, 'No such file or directory', 'x')",
+        "OSError(116, 'Stale file handle')",
+        "ChildProcessError('a data worker ended')",
+    ],
+)
+def test_an_error_that_is_not_ours_keeps_its_traceback(environment, tmp_path, error):
+    """A bug or a flaky library must not end a run for good, nor without saying where."""
+    child = subprocess.run(
+        [sys.executable, "-c", FAILING.format(error=error), "evaluate", DIGITS]
+        + [f"--workdir={tmp_path}"],
+        env=environment,
+        cwd=environment["PYTHONPATH"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 1, child.stderr
+    assert "Traceback" in child.stderr and "in run" in child.stderr
 
 
 def test_a_bucket_is_no_place_for_what_needs_a_disk(environment):

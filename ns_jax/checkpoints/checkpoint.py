@@ -23,6 +23,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from ns_jax import trees
 from ns_jax.checkpoints import checksum
+from ns_jax.errors import DamagedError, InputError, MissingFileError
 from ns_jax.parallel import preemption, processes
 from ns_jax.progress import say
 
@@ -31,10 +32,6 @@ SEAL = "seal"  # of a description: a digest of the rest of it
 # What reading raises for other reasons than damage: a lack of memory. All else (Orbax raises a bare
 # Exception for an array that is cut off) is taken for damage.
 OTHERWISE = (MemoryError, RuntimeError)
-
-
-class DamageError(ValueError):
-    """A checkpoint that does not hold what was saved."""
 
 
 class Checkpoints:
@@ -103,7 +100,7 @@ class Checkpoints:
         The state is put into the shapes and shardings of `placed`. Newer ones, which are damaged,
         are moved aside, once a sound one is found.
         `check(description)` raises for a checkpoint that is sound, but of something else. Raises
-        ValueError with the difference for one of another architecture, DamageError if none can be
+        InputError with the difference for one of another architecture, DamagedError if none can be
         read.
         """
         steps = sorted(_steps(self.directory), reverse=True)
@@ -119,14 +116,14 @@ class Checkpoints:
                 sums = checksum.of_copies(state)[0].tolist()
                 _check_sum("state", jax.tree.unflatten(jax.tree.structure(state), sums), described)
                 _together(_read_model, directory, described)
-            except DamageError as error:
+            except DamagedError as error:
                 say(f"{directory} is damaged, the one before it is taken: {error}")
                 continue
             for newer in steps[: steps.index(step)]:
-                processes.first_alone(_set_aside, self.directory / str(newer))
+                processes.call_on_first(_set_aside, self.directory / str(newer))
             return step, state, described
         if steps:
-            raise DamageError(
+            raise DamagedError(
                 f"none of the {len(steps)} checkpoints in {self.directory} can be read; remove "
                 "them to train from the beginning"
             )
@@ -160,7 +157,7 @@ class Checkpoints:
 
 
 def _together(function: Callable, *arguments):
-    """`function(*arguments)` in every process. If it fails in one, all raise DamageError."""
+    """`function(*arguments)` in every process. If it fails in one, all raise DamagedError."""
     result = error = None
     try:
         result = function(*arguments)
@@ -171,7 +168,7 @@ def _together(function: Callable, *arguments):
     failed = np.concatenate(processes.gather(np.array([error is not None])))
     if failed.any():
         reason = _reason(error) if error else f"in process {failed.argmax()}"
-        raise DamageError(reason) from error
+        raise DamagedError(reason) from error
     return result
 
 
@@ -216,10 +213,10 @@ def _read_state(directory: pathlib.Path, placed):
 
 
 def _check_sum(item: str, sums, described: dict) -> None:
-    """Raises DamageError if the description has other checksums than `sums`, of the leaves."""
+    """Raises DamagedError if the description has other checksums than `sums`, of the leaves."""
     expected = described.get("checksums", {}).get(item)
     if expected not in (None, checksum.total(sums)):
-        raise DamageError(f"the checksum of its {item} is wrong")
+        raise DamagedError(f"the checksum of its {item} is wrong")
 
 
 def _set_aside(directory: pathlib.Path) -> None:
@@ -237,7 +234,7 @@ def _steps(directory: pathlib.Path) -> list[int]:
 def save_model(directory: pathlib.Path, description: dict, variables: dict) -> None:
     """A checkpoint of weights alone, as step 0: to label, evaluate and start from.
 
-    Raises ValueError if a checkpoint of anything else stands there.
+    Raises InputError if a checkpoint of anything else stands there.
     """
     directory = pathlib.Path(directory).absolute() / "checkpoints"
     description = _sealed(description, {"model": checksum.of_host(variables)})
@@ -251,7 +248,7 @@ def save_model(directory: pathlib.Path, description: dict, variables: dict) -> N
         if manager.latest_step() is not None:
             there, found = load_model(directory)
             if there != description or trees.digest(found) != trees.digest(variables):
-                raise ValueError(f"{directory} holds another checkpoint; take another directory")
+                raise InputError(f"{directory} holds another checkpoint; take another directory")
             return
         arguments = ocp.args.Composite(
             model=ocp.args.StandardSave(variables), description=ocp.args.JsonSave(description)
@@ -263,7 +260,7 @@ def load_model(path: str | pathlib.Path) -> tuple[dict, dict]:
     """(description, variables as NumPy arrays) of the newest checkpoint below `path`.
 
     `path` is a training's workdir, its `checkpoints` directory, or one step's directory.
-    Raises FileNotFoundError that says where it looked, DamageError for one that is not whole.
+    Raises FileNotFoundError that says where it looked, DamagedError for one that is not whole.
     """
     step_dir = find(path)
     try:
@@ -272,7 +269,7 @@ def load_model(path: str | pathlib.Path) -> tuple[dict, dict]:
     except OTHERWISE:
         raise
     except Exception as error:
-        raise DamageError(
+        raise DamagedError(
             f"the checkpoint {step_dir} is damaged ({_reason(error)}); name an earlier one, or run "
             "its training again, which makes it anew from the one before it"
         ) from error
@@ -280,7 +277,7 @@ def load_model(path: str | pathlib.Path) -> tuple[dict, dict]:
 
 
 def _read_model(step_dir: pathlib.Path, described: dict) -> dict:
-    """Raises DamageError, or whatever reading damaged files raises."""
+    """Raises DamagedError, or whatever reading damaged files raises."""
     with _reader() as reader:
         shapes = reader.metadata(step_dir / "model")
         one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -295,15 +292,15 @@ def _read_model(step_dir: pathlib.Path, described: dict) -> dict:
 
 
 def description(path: str | pathlib.Path) -> dict:
-    """`model.json` of the newest checkpoint below `path`. Raises DamageError if it changed."""
+    """`model.json` of the newest checkpoint below `path`. Raises DamagedError if it changed."""
     path = find(path) / "description" / "model.json"
     try:
         found = json.loads(path.read_text())
     except ValueError as error:
-        raise DamageError(f"{path} is damaged: {error}") from error
+        raise DamagedError(f"{path} is damaged: {error}") from error
     rest = {name: value for name, value in found.items() if name != SEAL}
     if found.get(SEAL) not in (None, _seal(rest)):
-        raise DamageError(f"{path} is damaged: it has another seal")
+        raise DamagedError(f"{path} is damaged: it has another seal")
     return found
 
 
@@ -329,11 +326,11 @@ def _seal(content: dict) -> str:
 def find(path: str | pathlib.Path) -> pathlib.Path:
     """The directory of the newest checkpoint below `path`."""
     if not str(path):
-        raise ValueError("no checkpoint is named; give its directory")
+        raise InputError("no checkpoint is named; give its directory")
     path = pathlib.Path(path).absolute()
     for directory in (path, path / "checkpoints"):
         if (directory / "model").is_dir() and (directory / "description").is_dir():
             return directory
         if steps := _steps(directory):
             return directory / str(max(steps))
-    raise FileNotFoundError(f"there is no checkpoint in {path} or {path}/checkpoints")
+    raise MissingFileError(f"there is no checkpoint in {path} or {path}/checkpoints")

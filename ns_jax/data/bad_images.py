@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from ns_jax.data import decoding
+from ns_jax.errors import InputError
 from ns_jax.progress import one_line
 
 
@@ -25,10 +26,10 @@ class BadImages:
         return sorted(self._indices)
 
     def add(self, indices) -> None:
-        """Raises ValueError once they are more than the allowed share of those that are read."""
+        """Raises InputError once they are more than the allowed share of those that are read."""
         self._indices.update(int(index) for index in indices)
         if len(self) > self._max_fraction * self._num_images:
-            raise ValueError(
+            raise InputError(
                 f"{len(self)} of {self._num_images} images of {self._source.name} cannot be read, "
                 f"more than data.max_bad_fraction={self._max_fraction} allows. The first ones:\n"
                 + "\n".join(self.lines(10))

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ns_jax import files
+from ns_jax.errors import InputError
 
 FILES = ("class_names.txt", "label.labels.txt")  # ours, and that of TensorFlow Datasets
 
@@ -28,14 +29,14 @@ def of_labels(
     """int32 numbers (-1 where there is no label) and names of a column of numbers or of names.
 
     Names in the column are sorted. Numbers are named by `names` or, without any, by themselves from
-    0 up to the largest. Raises ValueError for a number that has no name.
+    0 up to the largest. Raises InputError for a number that has no name.
     """
     if pa.types.is_integer(labels.type):
         numbers = pc.fill_null(labels, -1).to_numpy(zero_copy_only=False).astype(np.int32)
         largest = int(numbers.max(initial=-1))
         names = names or tuple(map(str, range(largest + 1)))
         if largest >= len(names):
-            raise ValueError(
+            raise InputError(
                 f"{source} has the label {largest} but {len(names)} class names; complete "
                 f"{FILES[0]} beside the files: a name a line, from label 0 on"
             )

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from ns_jax.data import resizing
+from ns_jax.errors import InputError
 
 SAMPLERS = ("official", "area")
 Box = tuple[int, int, int, int]  # top, left, height, width
@@ -27,10 +28,10 @@ class Preprocessing:
     def __post_init__(self):
         self._fraction()
         if self.size < 1:
-            raise ValueError(f"the image size is {self.size}; set it to at least 1 pixel")
+            raise InputError(f"the image size is {self.size}; set it to at least 1 pixel")
         if self.interpolation not in resizing.INTERPOLATIONS:
             known = ", ".join(resizing.INTERPOLATIONS)
-            raise ValueError(f"unknown interpolation {self.interpolation!r}; known: {known}")
+            raise InputError(f"unknown interpolation {self.interpolation!r}; known: {known}")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Evaluation's and the teacher's view: centre crop, resize, nothing random."""
@@ -46,7 +47,7 @@ class Preprocessing:
         except ValueError:
             fraction = math.nan
         if not 0 < fraction <= 1:
-            raise ValueError(
+            raise InputError(
                 f"unknown crop {self.crop!r}; known: padded, none, or a share like 0.875"
             )
         return fraction

@@ -179,7 +179,7 @@ class _JpegHeader:
 
 
 def _jpeg_header(data: bytes) -> _JpegHeader:
-    """Raises IndexError, struct.error or ValueError if it breaks off."""
+    """Raises IndexError, struct.error or InputError if it breaks off."""
     position, orientation, frame = 2, 1, None
     while True:
         position = data.index(0xFF, position)  # a decoder skips rubbish between the segments

@@ -7,6 +7,8 @@ and a decoder believes them. JPEGs are read in `decoding`, which needs more of t
 import re
 import struct
 
+from ns_jax.errors import InputError
+
 # Widths and heights of a TIFF's image and tiles: a decoder makes room for a whole tile.
 TIFF_SIDES = {256: "width", 257: "height", 322: "width", 323: "height"}
 TIFF_KINDS = {3: "H", 4: "I", 16: "Q"}  # of numbers that a tag may hold
@@ -17,11 +19,11 @@ PNM = re.compile(rb"P[1-6]" + _GAP + rb"([0-9]{1,10})" + _GAP + rb"([0-9]{1,10})
 def size(data: bytes) -> tuple[int, int] | None:
     """(height, width) in pixels; None if it is of no kind that is read here.
 
-    Raises struct.error, IndexError or ValueError for a header that breaks off or makes no sense.
+    Raises struct.error, IndexError or InputError for a header that breaks off or makes no sense.
     """
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         if data[12:16] != b"IHDR":
-            raise ValueError("a PNG begins with IHDR")
+            raise InputError("a PNG begins with IHDR")
         width, height = struct.unpack_from(">II", data, 16)
     elif data[:4] == b"GIF8":
         width, height = struct.unpack_from("<HH", data, 6)
@@ -36,7 +38,7 @@ def size(data: bytes) -> tuple[int, int] | None:
     elif data[:2] in (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"):
         found = PNM.match(data)
         if not found:
-            raise ValueError("no sides")
+            raise InputError("no sides")
         width, height = map(int, found.groups())
     elif data[:4] == b"\xff\x4f\xff\x51":
         width, height = _jpeg_2000(data, 0)
@@ -69,7 +71,7 @@ def _tiff(data: bytes) -> tuple[int, int]:
     (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
     (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
     if count > 1 << 16:
-        raise ValueError("more tags than there can be")
+        raise InputError("more tags than there can be")
     first, length, value = (start + 8, 20, 12) if big else (start + 2, 12, 8)
     sides = {"width": 0, "height": 0}
     for entry in range(first, first + count * length, length):
@@ -83,7 +85,7 @@ def _tiff(data: bytes) -> tuple[int, int]:
 def _jpeg_2000(data: bytes, start: int) -> tuple[int, int]:
     """(width, height) of a codestream, which begins with its sides and what they begin at."""
     if data[start : start + 4] != b"\xff\x4f\xff\x51":
-        raise ValueError("no codestream")
+        raise InputError("no codestream")
     right, bottom, left, top = struct.unpack_from(">IIII", data, start + 8)
     return max(0, right - left), max(0, bottom - top)
 
@@ -104,7 +106,7 @@ def _avif(data: bytes) -> tuple[int, int]:
         for start, _ in _boxes(data, *container, b"ispe")
     ]
     if not sides:
-        raise ValueError("no sides")
+        raise InputError("no sides")
     return max(width for width, _ in sides), max(height for _, height in sides)
 
 
@@ -118,7 +120,7 @@ def _boxes(data: bytes, start: int, end: int, kind: bytes):
             header = 16
         length = length or end - start  # 0: up to the end
         if length < header:
-            raise ValueError("a box smaller than its header")
+            raise InputError("a box smaller than its header")
         if data[start + 4 : start + 8] == kind:
             yield start + header, min(start + length, end)
         start += length

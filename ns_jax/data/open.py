@@ -7,6 +7,7 @@ from ns_jax.data import decoding, source
 from ns_jax.data.formats import array_record, digits, folder, parquet, tfds, webdataset
 from ns_jax.data.source import Source
 from ns_jax.data.workers import Reading
+from ns_jax.errors import InputError, paths_of_the_user
 
 KNOWN = {
     "digits": "digits:train|unlabelled|test",
@@ -25,10 +26,11 @@ def open_source(
     """The source of that name.
 
     `labels_per_class` and `seed` choose the labelled few of the digits; larger images than
-    `max_pixels` count as bad ones. Raises ValueError for an unknown name; FileNotFoundError,
-    ImportError or ValueError, saying what to do, for data that is not there or not as expected.
+    `max_pixels` count as bad ones. Raises InputError for an unknown name, and for data that is not
+    there or not as expected.
     """
-    parts = [_open(part, labels_per_class, seed) for part in _JOIN.split(name)]
+    with paths_of_the_user():
+        parts = [_open(part, labels_per_class, seed) for part in _JOIN.split(name)]
     opened = parts[0] if len(parts) == 1 else source.join(parts)
     return dataclasses.replace(opened, max_pixels=max_pixels)
 
@@ -45,7 +47,7 @@ def _open(name: str, labels_per_class: int, seed: int) -> source.Source:
         "wds": webdataset,
     }
     if kind not in formats or not rest:
-        raise ValueError(f"unknown source {name!r}; known: {', '.join(KNOWN.values())}")
+        raise InputError(f"unknown source {name!r}; known: {', '.join(KNOWN.values())}")
     return formats[kind].open_source(rest)
 
 
@@ -53,7 +55,7 @@ def open_from_config(config, which: str) -> Source:
     """The source that `data.labelled`, `data.unlabelled` or `data.test` names."""
     data = config.data
     if not data[which]:
-        raise ValueError(
+        raise InputError(
             f"data.{which} is empty; set --config.data.{which}=folder:DIR or another source: "
             + ", ".join(KNOWN.values())
         )

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from ns_jax.errors import InputError
+
 GREY = 128  # what an operator puts where the image has nothing to show
 
 _LEVELS = np.arange(256)  # every value a pixel can have: the input of a lookup table
@@ -162,16 +164,16 @@ class RandAugment:
 
     def __post_init__(self):
         if self.num_layers < 0:
-            raise ValueError(f"num_layers is {self.num_layers}; set it to an integer >= 0")
+            raise InputError(f"num_layers is {self.num_layers}; set it to an integer >= 0")
         if not 0 <= self.magnitude < math.inf:
-            raise ValueError(f"magnitude is {self.magnitude}; set it to a finite number >= 0")
+            raise InputError(f"magnitude is {self.magnitude}; set it to a finite number >= 0")
         if self.overflow not in ("official", "saturate"):
-            raise ValueError(f"overflow is {self.overflow!r}; set it to 'official' or 'saturate'")
+            raise InputError(f"overflow is {self.overflow!r}; set it to 'official' or 'saturate'")
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A new image. Each layer draws its operator, then the sign or the (row, column) of it."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"image is {image.dtype} {image.shape}; pass uint8 RGB [H, W, 3]")
+            raise InputError(f"image is {image.dtype} {image.shape}; pass uint8 RGB [H, W, 3]")
         output = image if self.num_layers else image.copy()
         for _ in range(self.num_layers):
             name = _NAMES[rng.integers(len(_NAMES))]

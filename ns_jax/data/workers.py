@@ -27,6 +27,8 @@ from collections.abc import Callable, Iterable, Iterator
 import cloudpickle
 import numpy as np
 
+from ns_jax.errors import InputError
+
 ALIGNMENT = 64
 LONELY_SECONDS = 5.0  # after which a waiting worker looks whether its trainer still lives
 
@@ -230,7 +232,7 @@ class Reading:
         for name, least in (("workers", 0), ("threads", 1), ("prefetch", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"data.{name} is {value}; set it to {least} or more")
+                raise InputError(f"data.{name} is {value}; set it to {least} or more")
 
     def iterate(self, make: Callable, parts: Iterable, num_bytes: int) -> Iterator[dict]:
         """`make(part, empty)` of each of `parts` in order, ahead; see `workers.Workers`.

@@ -57,7 +57,7 @@ class Predictor:
         """`paths`: a checkpoint, or several with commas between, of the same classes.
 
         Predicts in batches of `batch_size`, of all processes together; `flip` takes the mean over
-        an image and its mirror image. Raises ValueError for checkpoints of different classes.
+        an image and its mirror image. Raises InputError for checkpoints of different classes.
         """
         self.paths = [str(checkpoint.find(path.strip())) for path in paths.split(",")]
         loaded = [checkpoint.load_model(path) for path in self.paths]

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ns_jax import files
 from ns_jax import workdir as workdir_lib
+from ns_jax.errors import InputError
 from ns_jax.labelling import leases
 from ns_jax.labelling import shards as shards_lib
 from ns_jax.parallel import preemption
@@ -86,12 +87,12 @@ class Work:
     def check(self) -> None:
         """Removes shards that are cut off, which are then computed again, and says so.
 
-        Raises ValueError if one was made of something else, or is one of another number of shards.
+        Raises InputError if one was made of something else, or is one of another number of shards.
         """
         self._look(0.0)
         others = sorted(fnmatch.filter(self._there - set(self._names), shards_lib.SHARDS))
         if others:
-            raise ValueError(
+            raise InputError(
                 f"{self._directory} holds {len(others)} shards of another labelling, {others[0]} "
                 f"first, where this one makes {len(self)}: of another source or with another "
                 "label.images_per_shard; take another workdir, or remove them"

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ns_jax import files
+from ns_jax.errors import DamagedError, InputError
 
 SCALE = 65535  # a stored probability is a uint16: probability * 65535
 SHARDS = "labels-*-of-*.parquet"
@@ -110,7 +111,7 @@ class Shard:
     def __init__(self, path: pathlib.Path, rows: range, made_of: dict, known: set[bytes]):
         """`known`: what shards say of themselves that has been compared with `made_of` already.
 
-        Raises ValueError if it is of another teacher or source, or is damaged.
+        Raises InputError for another teacher or source, DamagedError if it is not there or damaged.
         """
         self.path, self.rows = path, rows
         self._num_classes = len(made_of["class_names"])
@@ -123,7 +124,7 @@ class Shard:
             )
             metadata = self._file.metadata.metadata[b"ns_jax"]
         except FileNotFoundError:
-            raise FileNotFoundError(f"there is no {path}; {_remedy(path.parent)}") from None
+            raise DamagedError(f"there is no {path}; {_remedy(path.parent)}") from None
         except (pa.ArrowException, OSError, KeyError, TypeError) as error:
             raise self._damaged(error) from None
         if metadata not in known:
@@ -134,7 +135,7 @@ class Shard:
                 if theirs.get(name) != made_of.get(name)
             ]
             if wrong:
-                raise ValueError(
+                raise InputError(
                     f"{path} is not of the labels that its directory's manifest describes; "
                     + f"remove it, and {_remedy(path.parent)}\n"
                     + "\n".join(wrong)
@@ -144,7 +145,7 @@ class Shard:
             raise self._damaged(f"{self._file.metadata.num_rows:,} rows instead of {len(rows):,}")
 
     def read(self, *names: str) -> dict[str, np.ndarray]:
-        """Columns by name, `[N]`, lists as `[N, k]`. Raises ValueError if they are damaged."""
+        """Columns by name, `[N]`, lists as `[N, k]`. Raises DamagedError."""
         try:
             table = self._file.read(columns=list(names), use_threads=False)
             return {name: _array(table.column(name)) for name in names}
@@ -152,7 +153,7 @@ class Shard:
             raise self._damaged(error) from None
 
     def keys(self) -> list[str]:
-        """Raises ValueError if they are damaged."""
+        """Raises DamagedError."""
         try:
             return self._file.read(columns=["key"], use_threads=False).column("key").to_pylist()
         except (pa.ArrowException, OSError, KeyError) as error:
@@ -176,9 +177,9 @@ class Shard:
             raise self._damaged("it holds other images than its place says")
         return {**found, "label": label, "confidence": confidence}
 
-    def _damaged(self, error) -> ValueError:
+    def _damaged(self, error) -> DamagedError:
         what = " ".join(str(error).split())
-        return ValueError(
+        return DamagedError(
             f"{self.path} is truncated or damaged ({what}); remove it, and "
             f"{_remedy(self.path.parent)}"
         )

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ns_jax.errors import InputError
 from ns_jax.models import layers
 
 # name: (width, depth, resolution, dropout rate). B0-B8 and L2 are the official tables, L2 at the
@@ -304,10 +305,10 @@ class EfficientNet:
 def build(name: str, num_classes: int, drop_rate: float | None = None, **options) -> EfficientNet:
     """The architecture `name` with the table's numbers; `options` are fields of `EfficientNet`.
 
-    Raises ValueError for an unknown name or remat policy.
+    Raises InputError for an unknown name or remat policy.
     """
     if name not in SCALING:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(SCALING)}")
+        raise InputError(f"unknown model {name!r}; known: {', '.join(SCALING)}")
     width, depth, resolution, table_drop_rate = SCALING[name]
     model = EfficientNet(
         name=name,
@@ -320,12 +321,12 @@ def build(name: str, num_classes: int, drop_rate: float | None = None, **options
     )
     remat = model.remat_of_stages()
     if len(remat) != len(STAGES) or not set(remat) <= set(REMAT):
-        raise ValueError(
+        raise InputError(
             f"unknown remat {model.remat!r}; known: {', '.join(REMAT)}, or {len(STAGES)} of them "
             "with commas between, one for each stage"
         )
     if model.frozen_stages is not None and not 0 <= model.frozen_stages <= len(STAGES):
-        raise ValueError(
+        raise InputError(
             f"frozen_stages is {model.frozen_stages}; it must be in 0..{len(STAGES)}, or None"
         )
     return model

@@ -16,6 +16,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ns_jax import trees
+from ns_jax.errors import InputError
 
 MIN_COVERAGE = 0.9  # of the parameters' elements that fsdp > 1 must split
 
@@ -28,7 +29,7 @@ def make_mesh(fsdp: int, devices: list | None = None) -> Mesh:
     """The mesh of all devices (or of `devices`), data x fsdp."""
     devices = jax.devices() if devices is None else devices
     if fsdp < 1 or len(devices) % fsdp:
-        raise ValueError(f"mesh.fsdp={fsdp} does not divide {len(devices)} devices")
+        raise InputError(f"mesh.fsdp={fsdp} does not divide {len(devices)} devices")
     # Neighbours on the slice are neighbours in the mesh. Unlike in jax.make_mesh, a side of the
     # slice may be split between the axes: fsdp = 8 on the 16 x 16 chips of a v5e-256.
     shape = (len(devices) // fsdp, fsdp)
@@ -208,7 +209,7 @@ _gathered.defvjp(_gathered_forward, _gathered_backward)
 def params_shardings(params, mesh: Mesh, shard_above: int):
     """Shardings of (abstract) parameters.
 
-    Raises ValueError that lists the largest offenders when fsdp > 1 splits less than 90 % of them.
+    Raises InputError that lists the largest offenders when fsdp > 1 splits less than 90 % of them.
     """
     flat = trees.by_path(params)
     chosen = {p: _param_sharding(p, leaf, mesh, shard_above) for p, leaf in flat.items()}
@@ -218,7 +219,7 @@ def params_shardings(params, mesh: Mesh, shard_above: int):
         whole = [path for path in flat if not any(chosen[path].spec)]
         whole.sort(key=lambda path: math.prod(flat[path].shape), reverse=True)
         lines = [f"  {p} {list(flat[p].shape)}" for p in whole[:10]]
-        raise ValueError(
+        raise InputError(
             f"mesh.fsdp={mesh.shape['fsdp']} splits only {share:.0%} of the parameters, "
             f"{MIN_COVERAGE:.0%} are needed; take a smaller mesh.fsdp or mesh.shard_above. The "
             "largest left whole:\n" + "\n".join(lines)

@@ -66,7 +66,7 @@ def check(
     that are missing, stuck, slow, or not as it is; `connect()` joins the processes, at HOST:PORT
     `coordinator` if that is known. Where they have begun to connect and cannot, this process ends
     here. Raises OSError where the workdir cannot be
-    written, ValueError where another process 0 calls.
+    written, InputError where another process 0 calls.
     """
     facts = {"workdir": str(workdir), "count": count, **_facts(config)}
     reached = coordinator if index else None  # process 0 is the one that listens there

@@ -6,6 +6,7 @@ written for all of them, the first one writes.
 
 import hashlib
 import ipaddress
+import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -13,11 +14,12 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from ns_jax import files
 from ns_jax.data import bad_images
+from ns_jax.errors import DamagedError, InputError
 from ns_jax.parallel import preemption
 
-_MESSAGE_BYTES = 2048
+_MOST_TEXT = 2048  # of a message of an error
+_KINDS = (DamagedError, InputError, OSError, Exception)
 _waits: dict[str, int] = {}  # of each name so far
 _steps = 0  # of all trainings so far
 _PARTS = ("config", "code", "versions")
@@ -27,7 +29,7 @@ def connect(coordinator: str | None, count: int | None, index: int | None, wante
     """Joins the other processes: given ones, or those of Cloud TPU, Slurm or Open MPI.
 
     `wanted` asks for what the environment has; a job of several tasks is joined without asking.
-    Raises ValueError for flags that do not go together. Before anything touches a device.
+    Raises InputError for flags that do not go together. Before anything touches a device.
     """
     if _given(coordinator, count, index):
         if count == 1:
@@ -46,7 +48,7 @@ def place(
 ) -> tuple[int, int]:
     """(index, count) of this process before it is connected, from what `connect` takes.
 
-    Raises ValueError as `connect` does, and where nothing tells.
+    Raises InputError as `connect` does, and where nothing tells.
     """
     if _given(coordinator, count, index):
         return index, count
@@ -64,7 +66,7 @@ def place(
         initialization_timeout=None,
     )
     if count is None or index is None:
-        raise ValueError(
+        raise InputError(
             "--distributed: neither Cloud TPU nor Slurm nor Open MPI says how many processes "
             "there are; give --coordinator=HOST:PORT, --num_processes and --process_id"
         )
@@ -72,12 +74,12 @@ def place(
 
 
 def _given(coordinator: str | None, count: int | None, index: int | None) -> bool:
-    """Whether the flags say where this process stands. Raises ValueError for a part of them."""
+    """Whether the flags say where this process stands. Raises InputError for a part of them."""
     given = [value is not None for value in (coordinator, count, index)]
     if any(given) and not all(given):
-        raise ValueError("--coordinator, --num_processes and --process_id belong together")
+        raise InputError("--coordinator, --num_processes and --process_id belong together")
     if all(given) and not 0 <= index < count:
-        raise ValueError(f"--process_id={index}: there are processes 0 to {count - 1}")
+        raise InputError(f"--process_id={index}: there are processes 0 to {count - 1}")
     return all(given)
 
 
@@ -147,7 +149,7 @@ def gather(array: np.ndarray) -> list[np.ndarray]:
 
 
 def check_agreement(config_text: str) -> None:
-    """Raises ValueError, in every process, that names those with other configs or other code."""
+    """Raises InputError, in every process, that names those with other configs or other code."""
     if count() == 1:
         return
     versions = f"{jax.__version__} {np.__version__}"
@@ -161,7 +163,7 @@ def check_agreement(config_text: str) -> None:
             names = ", ".join(map(str, other))
             lines.append(f"  {part}: of process {names} not as of process 0")
     if lines:
-        raise ValueError(
+        raise InputError(
             "the processes of this run were not started alike; start all of them with the same "
             "command on the same code:\n" + "\n".join(lines)
         )
@@ -178,33 +180,29 @@ def _code() -> bytes:
     return b"".join(path.read_bytes() for path in files)
 
 
-def first_alone(function: Callable, *arguments) -> None:
-    """The first process calls; the others wait for it, and fail where it fails.
+def call_on_first(function: Callable, *arguments):
+    """Process 0 calls; its result, which JSON must be able to hold, is returned in every process.
 
-    Raises what the first raised; elsewhere ValueError, or OSError for what may pass.
+    The others wait for it, and fail where it fails. Raises what process 0 raised; elsewhere
+    DamagedError or InputError if it was one, OSError for the machine's errors, else RuntimeError.
     """
     if count() == 1:
-        function(*arguments)
-        return
-    error, message = None, b""
+        return function(*arguments)
+    error, said = None, {}
     if is_first():
         try:
-            function(*arguments)
-        except (ValueError, OSError) as raised:
-            may_pass = isinstance(raised, OSError) and not isinstance(raised, files.WRONG_PATH)
-            error, message = raised, f"{may_pass:d}{raised or repr(raised)}".encode()
-    told = gather(np.frombuffer(message[:_MESSAGE_BYTES], np.uint8))[0].tobytes()
+            said["result"] = function(*arguments)
+        except Exception as raised:
+            kinds = (kind for kind in _KINDS if isinstance(raised, kind))
+            error, said = raised, {"error": next(kinds).__name__, "text": str(raised)[:_MOST_TEXT]}
+    message = np.frombuffer(json.dumps(said).encode(), np.uint8)
+    told = json.loads(gather(message)[0].tobytes())
     if error:
         raise error
-    if told:
-        text = told.decode(errors="replace")
-        raise (OSError if text[0] == "1" else ValueError)(text[1:])
-
-
-def first_says(function: Callable, *arguments) -> int:
-    """What the first process's call returned, in every process."""
-    said = function(*arguments) if is_first() else 0
-    return int(gather(np.array([said], np.int64))[0][0])
+    if "error" in told:
+        kind = next(kind for kind in _KINDS if kind.__name__ == told["error"])
+        raise (RuntimeError if kind is Exception else kind)(told["text"])
+    return told["result"]
 
 
 def wait(name: str) -> None:

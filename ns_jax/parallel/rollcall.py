@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Callable
 
 from ns_jax import files
+from ns_jax.errors import InputError
 
 DIRECTORY = ".doctor"
 LOAD_BYTES = 4 << 20  # that each process reads and writes in the workdir
@@ -52,7 +53,7 @@ class Caller:
     def __init__(self, workdir: pathlib.Path):
         """Makes the workdir if need be, and calls.
 
-        This and what follows raise OSError where it cannot be written, and ValueError where another
+        This and what follows raise OSError where it cannot be written, and InputError where another
         process 0 calls in it.
         """
         self.directory = pathlib.Path(workdir) / DIRECTORY
@@ -120,7 +121,7 @@ class Caller:
     def _call(self) -> None:
         there = _read(self.directory / "call.json")
         if self._beat and there and there["token"] != self._token:
-            raise ValueError(
+            raise InputError(
                 f"another process 0 calls in {self.directory}: two workers were given that place, "
                 "or this command runs twice"
             )

@@ -8,6 +8,8 @@ so the search comes from below.
 import dataclasses
 from collections.abc import Callable
 
+from ns_jax.errors import InputError
+
 MOST_MEASUREMENTS = 10
 
 
@@ -29,11 +31,11 @@ def largest(need: Callable[[int], float | None], limit: float, start: int, most:
     """Searches 1..`most` from `start` on.
 
     `need(number)` is in the unit of `limit`; None for one that is too much and nobody knows how
-    much. It is asked at most `MOST_MEASUREMENTS` times, of each number once. Raises ValueError for
+    much. It is asked at most `MOST_MEASUREMENTS` times, of each number once. Raises InputError for
     a `start` outside of the range.
     """
     if not 1 <= start <= most:
-        raise ValueError(f"start is {start}; it must be in 1..{most}")
+        raise InputError(f"start is {start}; it must be in 1..{most}")
     fitting, needs = {}, {}
     fits, too_much, number, surprises = 0, most + 1, start, 0
     while number is not None:

@@ -10,6 +10,8 @@ import os
 import re
 import sys
 
+from ns_jax.errors import InputError, MissingPackageError
+
 # For the TPU compiler on a machine that has no TPU; set before JAX looks for devices.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
@@ -68,14 +70,14 @@ class Topology:
         return self.num_chips * self.chip.devices
 
     def devices(self) -> list:
-        """Raises ImportError without libtpu, ValueError where the compiler has no such slice."""
+        """Raises ImportError without libtpu, InputError where the compiler has no such slice."""
         from jax.experimental import topologies
 
         sides = (*self.sides, 1) if self.chip.name in ("v2", "v3") else self.sides
         try:
             import libtpu  # noqa: F401
         except ImportError:
-            raise ImportError(
+            raise MissingPackageError(
                 "planning for a TPU needs its compiler: pip install 'ns_jax[plan]'"
             ) from None
         try:
@@ -85,18 +87,18 @@ class Topology:
             found = topologies.get_topology_desc(platform="tpu", topology_name=name, **joined)
         except Exception as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"the TPU compiler has no slice {self.name}: {reason}") from None
+            raise InputError(f"the TPU compiler has no slice {self.name}: {reason}") from None
         return list(found.devices)
 
 
 def parse(name: str) -> Topology:
     """`v3:32x32` (chips on each side) or `v3-2048` (cores, as slices are sold).
 
-    Raises ValueError that lists the known generations.
+    Raises InputError that lists the known generations.
     """
     match = re.fullmatch(r"(v\d\w*?)(?::(\d+(?:x\d+)*)|-(\d+))", name)
     if not match or match[1] not in CHIPS:
-        raise ValueError(
+        raise InputError(
             f"unknown topology {name!r}; known are {', '.join(CHIPS)} with chips on each side, "
             "as v3:32x32, v4:8x8x8, v5e:16x16, or with cores, as v3-2048, v4-1024, v6e-256"
         )
@@ -106,7 +108,7 @@ def parse(name: str) -> Topology:
         if len(sides) == 3 and not chip.three_d and sides[2] == 1:
             sides = sides[:2]
         if len(sides) != 2 + chip.three_d:
-            raise ValueError(f"topology {name!r}: {chip.name} slices have {2 + chip.three_d} sides")
+            raise InputError(f"topology {name!r}: {chip.name} slices have {2 + chip.three_d} sides")
         return Topology(name, chip, sides)
     return Topology(name, chip, _sides(name, int(match[3]), chip))
 
@@ -115,7 +117,7 @@ def _sides(name: str, cores: int, chip: Chip) -> tuple[int, ...]:
     """Of a slice with so many cores: powers of two, as equal as can be."""
     chips = cores // chip.cores
     if cores % chip.cores or chips & (chips - 1) or chips < 4:
-        raise ValueError(
+        raise InputError(
             f"topology {name!r}: {chip.name} slices have a power of two of chips, at least 4, with "
             f"{chip.cores} cores each; other forms are named by their sides"
         )

@@ -4,6 +4,7 @@ import pathlib
 
 from ns_jax import model_card
 from ns_jax.checkpoints import checkpoint
+from ns_jax.errors import InputError
 from ns_jax.progress import say
 from ns_jax.weights import export, imported, timm
 
@@ -16,7 +17,7 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
     """
     settings = config.convert
     if not settings.source:
-        raise ValueError(
+        raise InputError(
             "convert.source is empty; name a workdir, a checkpoint, a .safetensors file, a "
             "TensorFlow checkpoint or hf:OWNER/NAME"
         )
@@ -41,5 +42,5 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
 def _class_names(path: str, description: dict) -> list[str]:
     names, count = pathlib.Path(path).read_text().splitlines(), description["model"]["num_classes"]
     if len(names) != count:
-        raise ValueError(f"{path} has {len(names)} lines, the weights have {count} classes")
+        raise InputError(f"{path} has {len(names)} lines, the weights have {count} classes")
     return names

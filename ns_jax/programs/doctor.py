@@ -17,6 +17,7 @@ from ns_jax import workdir as workdir_lib
 from ns_jax.data import bad_images, decoding
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
+from ns_jax.errors import InputError
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.progress import Progress, one_line, say, table
 from ns_jax.training import numbers as numbers_lib
@@ -31,7 +32,7 @@ TIMED_STEPS = 5
 def run(config, workdir: pathlib.Path) -> dict:
     """Says what it finds and writes it to `doctor.json`.
 
-    Raises ValueError for a source that cannot be used: too many unreadable images, classes of the
+    Raises InputError for a source that cannot be used: too many unreadable images, classes of the
     test source that are not those of the labelled one, numbers that do not go together.
     """
     sources = {
@@ -75,7 +76,7 @@ def _examine(config, source: Source) -> dict:
                 bad.add([index])
             progress.advance(1)
     if len(bad) > config.data.max_bad_fraction * count:
-        raise ValueError(
+        raise InputError(
             f"{len(bad)} of a sample of {count} images of {source.name} cannot be read; "
             f"data.max_bad_fraction={config.data.max_bad_fraction}. The first ones:\n"
             + "\n".join(bad.lines(10))

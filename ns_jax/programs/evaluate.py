@@ -49,7 +49,7 @@ def run(config, workdir: pathlib.Path) -> dict:
         "num_corrupt": len(bad),
         "inputs": inputs,
     }
-    processes.first_alone(workdir_lib.write_json, path, result)
+    processes.call_on_first(workdir_lib.write_json, path, result)
     say(
         f"{source.name}: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, calibration error "
         f"{result['ece']:.4f} on {len(labels):,} images, {len(bad)} unreadable"

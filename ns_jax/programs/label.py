@@ -17,6 +17,7 @@ from ns_jax import files, model_card
 from ns_jax import workdir as workdir_lib
 from ns_jax.data import bad_images
 from ns_jax.data import open as open_lib
+from ns_jax.errors import InputError
 from ns_jax.inference import calibration, predictor
 from ns_jax.labelling import leases
 from ns_jax.labelling.queue import Work
@@ -31,7 +32,7 @@ def run(config, workdir) -> dict:
     """Writes `labels/` in `workdir`; finished shards are never computed again.
 
     Workers share nothing but that directory: each claims shards, and the last ones take over what
-    others left. All return when every shard is there. Raises ValueError for numbers that do not go
+    others left. All return when every shard is there. Raises InputError for numbers that do not go
     together, shards of another teacher or source, and too many bad images.
     """
     check(config)
@@ -94,7 +95,7 @@ def run(config, workdir) -> dict:
 
 
 def check(config) -> None:
-    """Raises ValueError for a setting out of range."""
+    """Raises InputError for a setting out of range."""
     label, kept = config.label, config.label.classes_kept
     ranges = (
         ("temperature", 0 < label.temperature < math.inf, "above 0"),
@@ -127,7 +128,7 @@ def _begin(worker: str) -> float:
         return processes.index() / processes.count()
     match = re.fullmatch(r"(\d+)/(\d+)", worker)
     if not match or int(match[1]) >= int(match[2]):
-        raise ValueError(
+        raise InputError(
             f"label.worker={worker!r}; of n workers write 0/n for the first to (n-1)/n for the last"
         )
     return int(match[1]) / int(match[2])
@@ -139,7 +140,7 @@ def _images(config, source):
         return range(len(source)), None
     selection = Selection(config.label.subset)
     if selection.metadata["source"] != source.fingerprint:
-        raise ValueError(
+        raise InputError(
             f"label.subset={config.label.subset} was selected from another source than "
             f"{source.name}: fingerprint {selection.metadata['source']}, now {source.fingerprint}"
         )
@@ -150,7 +151,7 @@ def _images(config, source):
 def _fitted_temperature(config, teacher: predictor.Predictor, directory) -> float:
     """Of `calibration.json`, which the first worker to get there writes."""
     if config.label.temperature != 1:
-        raise ValueError(
+        raise InputError(
             f"label.temperature is {config.label.temperature} and data.holdout asks for it to be "
             "fitted; leave one of them out"
         )

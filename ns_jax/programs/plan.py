@@ -13,6 +13,7 @@ from ns_jax import config as config_lib
 from ns_jax import trees
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
+from ns_jax.errors import InputError
 from ns_jax.inference import step as inference_step
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.planning import ascent, hlo, macs, topology
@@ -36,7 +37,7 @@ def run(config, workdir: pathlib.Path) -> dict:
 
     Of one training and labelling: `train` and `label`. Of a whole self-training: a list of these,
     `stages`, and their `total`, None if not all of it fits. A step that does not fit is a finding,
-    not an error. Raises ValueError for a slice that does not exist and for numbers that do not go
+    not an error. Raises InputError for a slice that does not exist and for numbers that do not go
     together, ImportError without the TPU compiler.
     """
     slice_ = topology.parse(config.plan.topology)
@@ -310,7 +311,7 @@ def _smallest_batch(config, num_devices: int, num_labelled: int) -> int:
             continue  # rounded up, so that its multiples need not be multiples
         try:
             numbers_lib.validate_training(config, num_devices, num_labelled)
-        except ValueError:
+        except InputError:
             continue
         return batch_size
-    raise ValueError(f"no batch up to {64 * num_devices:,} can be shared by {num_devices} devices")
+    raise InputError(f"no batch up to {64 * num_devices:,} can be shared by {num_devices} devices")

@@ -15,6 +15,7 @@ from ns_jax import files
 from ns_jax import workdir as workdir_lib
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
+from ns_jax.errors import InputError, MissingFileError
 from ns_jax.labelling import shards as shards_lib
 from ns_jax.parallel import processes
 from ns_jax.progress import say
@@ -36,16 +37,16 @@ def run(config, workdir: pathlib.Path) -> dict:
     """Writes `selection/` in `workdir`: `selection.arrow`, `report.json`, `report.txt`,
     `manifest.json`.
 
-    Raises ValueError if nothing is kept, for settings out of range, and for shards that are damaged
+    Raises InputError if nothing is kept, for settings out of range, and for shards that are damaged
     or of other labels; OSError if the disk has no room. Of many processes the first one does it.
     """
     check(config)
-    processes.first_alone(_select, config, workdir)
+    processes.call_on_first(_select, config, workdir)
     return workdir_lib.read_manifest(workdir / "selection")["outputs"]
 
 
 def check(config) -> None:
-    """Raises ValueError for a setting out of range, FileNotFoundError for no file to exclude."""
+    """Raises InputError for a setting out of range, FileNotFoundError for no file to exclude."""
     select = config.select
     highest = select.max_confidence
     ranges = (
@@ -70,7 +71,7 @@ def check(config) -> None:
     )
     config_lib.check_ranges("select", select, ranges)
     if select.exclude and not pathlib.Path(select.exclude).is_file():
-        raise FileNotFoundError(f"select.exclude={select.exclude}: there is no such file")
+        raise MissingFileError(f"select.exclude={select.exclude}: there is no such file")
 
 
 def _select(config, workdir: pathlib.Path) -> None:
@@ -115,7 +116,7 @@ def _choose(
     """Writes the selection that `select.*` asks for; returns its digest and its report."""
     settings, num_images = config.select, made["outputs"]["num_images"]
     if num_images > ranking.MAX_IMAGES:
-        raise ValueError(
+        raise InputError(
             f"{settings.labels} are labels of {num_images:,} images; {ranking.MAX_IMAGES:,} are "
             "the most that can be ranked"
         )
@@ -158,7 +159,7 @@ def _leaked(config, directory, made: dict, shards: shards_lib.Shards, guard: Sou
     """Indices of the pool's images that resemble one of the guard's; lists them in `leaks.csv`."""
     settings = config.select
     if not made["inputs"].get("hashed"):
-        raise ValueError(
+        raise InputError(
             f"data.guard={config.data.guard}, but {settings.labels} were made without it and hold "
             "no hashes; label again with the same data.guard, or leave it empty"
         )
@@ -243,7 +244,7 @@ def _write(
                 writer.write(columns, copies)
                 images += len(copies)
         if not images:
-            raise ValueError("none of the images has a label now: no row to write")
+            raise InputError("none of the images has a label now: no row to write")
     return writer.digest()
 
 
@@ -252,7 +253,7 @@ def _shards(settings, made_of: dict, num_rows: int) -> tuple[shards_lib.Shards, 
     each, size = balance_lib.copied_bytes(made_of["k"]), min(made_of["images_per_shard"], num_rows)
     fit, needed = _bytes(settings) // 2 // (each * size), shards_lib.WAITING + 1
     if fit < needed:
-        raise ValueError(
+        raise InputError(
             f"select.memory_gb={settings.memory_gb}: {needed} shards of {size:,} images with "
             f"{made_of['k']} classes each do not fit; set it to {2e-9 * needed * each * size:.2g} "
             "or more, or label with a smaller label.images_per_shard"
@@ -269,22 +270,22 @@ def _bytes(settings) -> int:
 def _earlier(subset: str, digest: str | None, labels: str) -> dict | None:
     """The manifest of the selection whose images were labelled, if it was not all images.
 
-    Raises ValueError if `label.subset` is not that selection.
+    Raises InputError if `label.subset` is not that selection.
     """
     if not subset and not digest:
         return None
     if not digest:
-        raise ValueError(
+        raise InputError(
             f"label.subset={subset}, but {labels} are labels of a whole source; leave label.subset "
             "empty, or label that selection's images first"
         )
     if not subset:
-        raise ValueError(
+        raise InputError(
             f"{labels} are labels of the images of a selection; name its directory as label.subset"
         )
     earlier = workdir_lib.read_manifest(subset)
     if earlier["outputs"]["digest"] != digest:
-        raise ValueError(
+        raise InputError(
             f"label.subset={subset} is the selection {earlier['outputs']['digest']}, but {labels} "
             f"are labels of the images of {digest}; name that one"
         )
@@ -292,12 +293,12 @@ def _earlier(subset: str, digest: str | None, labels: str) -> dict | None:
 
 
 def _source(config, made_of: dict) -> Source | None:
-    """What was labelled, if `data.unlabelled` names it. Raises ValueError if it is another one."""
+    """What was labelled, if `data.unlabelled` names it. Raises InputError if it is another one."""
     if not config.data.unlabelled:
         return None
     source = open_lib.open_from_config(config, "unlabelled")
     if source.fingerprint != made_of["source"]:
-        raise ValueError(
+        raise InputError(
             f"{config.select.labels} are labels of another source than {source.name}: fingerprint "
             f"{made_of['source']}, now {source.fingerprint}; label it again, or correct "
             "data.unlabelled"
@@ -305,7 +306,7 @@ def _source(config, made_of: dict) -> Source | None:
     return source
 
 
-def _nothing(settings, num_images: int, shards: shards_lib.Shards) -> ValueError:
+def _nothing(settings, num_images: int, shards: shards_lib.Shards) -> InputError:
     """Of no row at all, with the highest confidence that there is."""
 
     def highest(opened: Iterator[shards_lib.Shard]) -> float:
@@ -315,7 +316,7 @@ def _nothing(settings, num_images: int, shards: shards_lib.Shards) -> ValueError
     most = max(shards.map(highest, shards.runs(balance_lib.COPIED_ROWS)))
     off = {"max_confidence": None, "quantile": 0.0, "fraction": 1.0, "exclude": ""}
     others = [f"select.{n}={settings[n]}" for n, value in off.items() if settings[n] != value]
-    return ValueError(
+    return InputError(
         f"{' with '.join([f'select.threshold={settings.threshold}', *others])} keeps none of "
         f"{num_images:,} images; the highest confidence is "
         f"{None if most < 0 else round(most, 4)}"

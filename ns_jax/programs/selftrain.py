@@ -9,6 +9,7 @@ from ns_jax import config as config_lib
 from ns_jax import model_card
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import open as open_lib
+from ns_jax.errors import DamagedError, InputError
 from ns_jax.parallel import processes
 from ns_jax.programs import evaluate, label, select, train
 from ns_jax.progress import say, table
@@ -67,8 +68,8 @@ def _label_and_select(config, directory: pathlib.Path) -> dict:
         labels = label.run(config, directory)
         try:
             return {"labels": labels, "selection": select.run(config, directory)}
-        except (ValueError, OSError):
-            if not processes.first_says(label.mend, directory / "labels"):
+        except DamagedError:
+            if not processes.call_on_first(label.mend, directory / "labels"):
                 raise  # it was something else
 
 
@@ -134,7 +135,7 @@ def _validate(configs: list) -> None:
     for k, config in enumerate(configs):
         ratio = config.train.unlabelled_ratio
         if bool(ratio) != (k > 0):
-            raise ValueError(
+            raise InputError(
                 f"iteration {k} {'is a student' if k else 'has no teacher'} but its "
                 f"train.unlabelled_ratio is {ratio:g}; "
                 f"set selftrain.overrides.iteration_{k}.train.unlabelled_ratio"
@@ -158,7 +159,7 @@ def _validate(configs: list) -> None:
             names = checkpoint.description(given)["class_names"]
             model_card.check_classes(labelled.class_names, names, labelled.name, given)
     if configs[0].selftrain.filter and len(configs) == 1:
-        raise ValueError("selftrain.filter is set, but selftrain.iterations is 0")
+        raise InputError("selftrain.filter is set, but selftrain.iterations is 0")
     if configs[0].data.test:
         test = source(configs[0], "test")
         model_card.check_classes(test.class_names, labelled.class_names, test.name, labelled.name)
@@ -170,7 +171,7 @@ def _check_init(config, teacher_config, k: int) -> None:
         teacher.name,
         teacher.small_images,
     ):
-        raise ValueError(
+        raise InputError(
             f'selftrain.student_init="teacher" needs one network, but iteration {k} is '
             f"{student.name} and its teacher {teacher.name}; use scratch"
         )

@@ -18,6 +18,7 @@ from ns_jax.checkpoints import checkpoint
 from ns_jax.data import bad_images, pipeline
 from ns_jax.data import open as open_lib
 from ns_jax.data.workers import default_workers
+from ns_jax.errors import DamagedError
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.parallel import preemption, processes
 from ns_jax.progress import Progress, say
@@ -38,7 +39,7 @@ CLEAR_AFTER_SECONDS = 30.0  # ... after so long a time
 def run(config, workdir: pathlib.Path) -> dict:
     """Trains in `workdir` (`checkpoints/`, `metrics.jsonl`, `manifest.json`); returns the outputs.
 
-    Raises ValueError for numbers that do not go together, a workdir of other inputs, too many bad
+    Raises InputError for numbers that do not go together, a workdir of other inputs, too many bad
     images, and FloatingPointError for a loss that is not finite.
     """
     config_lib.check_one_training(config)
@@ -98,7 +99,7 @@ def run(config, workdir: pathlib.Path) -> dict:
         "model": trees.digest(checkpoint.load_model(workdir)[1]),
         "num_bad": [len(images) for images in bad],
     }
-    processes.first_alone(workdir_lib.write_manifest, workdir, inputs, outputs)
+    processes.call_on_first(workdir_lib.write_manifest, workdir, inputs, outputs)
     return outputs
 
 
@@ -107,7 +108,7 @@ def _is_sound(workdir: pathlib.Path) -> bool:
     expected = workdir_lib.read_manifest(workdir)["outputs"]["model"]
     try:
         found = trees.digest(checkpoint.load_model(workdir)[1])
-    except checkpoint.DamageError as error:
+    except DamagedError as error:
         say(str(error))
         return False
     return found == expected

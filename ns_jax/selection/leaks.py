@@ -10,6 +10,7 @@ import numpy as np
 
 from ns_jax.data import bad_images, decoding, perceptual
 from ns_jax.data.source import Source
+from ns_jax.errors import InputError
 from ns_jax.progress import Progress, say
 
 COLUMNS = ("index", "key", "guard_key", "distance")
@@ -73,7 +74,7 @@ def write(
     pool, in order of index, one at a time in memory. `guard`: as `hash_source` gives it. The CSV
     file (RFC 4180) names the nearest guarded image of each, the first of equally near ones; it is
     there whole or not at all.
-    Raises ValueError for a distance outside 0..16.
+    Raises InputError for a distance outside 0..16.
     """
     guard_hashes, guard_keys = guard
     search = NearDuplicates(guard_hashes, distance)
@@ -103,9 +104,9 @@ class NearDuplicates:
     """
 
     def __init__(self, hashes: np.ndarray, distance: int):
-        """Raises ValueError for a distance outside 0..16. hashes: uint64 `[M]`."""
+        """Raises InputError for a distance outside 0..16. hashes: uint64 `[M]`."""
         if not 0 <= distance <= MOST_DISTANCE:
-            raise ValueError(
+            raise InputError(
                 f"select.guard_distance is {distance} bits; it can be 0 (the same hash) to "
                 f"{MOST_DISTANCE}. Copies move by up to 6, unrelated images are about 32 apart"
             )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ns_jax.errors import InputError, MissingFileError
 from ns_jax.selection import ranking
 
 _FRACTION, _ORDER = 0, 1  # streams of the hash
@@ -80,10 +81,10 @@ def read_excluded(path: pathlib.Path, num_images: int) -> np.ndarray:
     """A bit for each image, uint8 `[num_images / 8]`, of a file that lists those to leave out.
 
     The first column of each line, up to a comma, is an index; a first line that is no number is a
-    header. Raises ValueError for any other line, and FileNotFoundError.
+    header. Raises InputError for any other line, and FileNotFoundError.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"select.exclude={path}: there is no such file")
+        raise MissingFileError(f"select.exclude={path}: there is no such file")
     bits = nothing_excluded(num_images)
     with path.open() as lines:
         for numbers in _blocks(path, lines, num_images):
@@ -111,12 +112,12 @@ def _blocks(path: pathlib.Path, lines, num_images: int) -> Iterator[list[int]]:
         except ValueError:
             if number == 1 or not text:
                 continue
-            raise ValueError(
+            raise InputError(
                 f"select.exclude={path}, line {number}: {text[:40]!r} is not an index; the first "
                 "column must hold whole numbers (the first line may name the columns)"
             ) from None
         if not 0 <= index < num_images:
-            raise ValueError(
+            raise InputError(
                 f"select.exclude={path}, line {number}: there is no image {index}; the labels are "
                 f"of images 0 to {num_images - 1:,}"
             )

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pyarrow as pa
 
+from ns_jax.errors import InputError, MissingFileError
+
 NAME = "selection.arrow"
 MAX_BATCH_ROWS = 1 << 18
 MAX_BATCH_BYTES = 32 << 20  # of a record batch; wide rows make it shorter
@@ -93,18 +95,18 @@ class Selection:
     def __init__(self, directory: str | pathlib.Path, in_order: bool = False):
         """`in_order`: it will be read from the first row to the last, not here and there.
 
-        Raises FileNotFoundError without a selection, ValueError if its file is damaged.
+        Raises FileNotFoundError without a selection, InputError if its file is damaged.
         """
         self._directory = pathlib.Path(directory)
         path = self._directory / NAME
         if not path.is_file():
-            raise FileNotFoundError(f"there is no {path}; run the select program first")
+            raise MissingFileError(f"there is no {path}; run the select program first")
         try:
             file = pa.ipc.open_file(_mapped(path, in_order))
             self.metadata = json.loads(file.schema.metadata[b"ns_jax"])
             columns = _columns(file)
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-            raise ValueError(
+            raise InputError(
                 f"{path} is truncated, damaged or of another version of this program ({error}); "
                 f"remove {self._directory} and run the select program again"
             ) from None
@@ -156,7 +158,7 @@ def _columns(file: pa.RecordBatchFileReader) -> dict[str, tuple[np.ndarray, np.n
         for number, other in looked_at.items():
             start = _address(array) + number * distance
             if len(other[name]) != len(array) or _address(other[name]) != start:
-                raise ValueError("its record batches are not of one size")
+                raise InputError("its record batches are not of one size")
         whole = np.lib.stride_tricks.as_strided(
             array, (count - 1, *array.shape), (distance, *array.strides), writeable=False
         )
@@ -178,7 +180,7 @@ def _arrays(batch: pa.RecordBatch) -> dict[str, np.ndarray]:
             shape, column = (len(column), column.type.list_size), column.flatten()
         array = column.to_numpy(zero_copy_only=True)
         if array.dtype != kind:
-            raise ValueError(f"column {name} is {array.dtype}, not {np.dtype(kind)}")
+            raise InputError(f"column {name} is {array.dtype}, not {np.dtype(kind)}")
         arrays[name] = array.reshape(shape)
     return arrays
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from ns_jax.data.pipeline import Examples
 from ns_jax.data.source import Source
+from ns_jax.errors import InputError
 from ns_jax.selection import table as table_lib
 from ns_jax.training import targets
 
@@ -11,15 +12,15 @@ from ns_jax.training import targets
 def labelled_examples(source: Source, smoothing: float, k: int) -> Examples:
     """Every image of a labelled source with its smoothed label in k places.
 
-    Raises ValueError for images without a label: here if the source knows, else when one comes.
+    Raises InputError for images without a label: here if the source knows, else when one comes.
     """
     num_classes = len(source.class_names)
     if not num_classes or (source.labels is not None and (source.labels < 0).any()):
-        raise ValueError(f"{source.name} has images without a label; it cannot be trained on")
+        raise InputError(f"{source.name} has images without a label; it cannot be trained on")
 
     def target(position: int, label: int):
         if not 0 <= label < num_classes:
-            raise ValueError(
+            raise InputError(
                 f"{source.name}[{position}] has the label {label}; it cannot be trained on"
             )
         return targets.hard_target(label, num_classes, smoothing, k)
@@ -32,7 +33,7 @@ def pseudo_labelled_examples(
 ) -> Examples:
     """Every row of a selection with the teacher's distribution, or its best class as a label."""
     if selection.metadata["source"] != source.fingerprint:
-        raise ValueError(
+        raise InputError(
             f"the selection was made of another source than {source.name}: fingerprint "
             f"{selection.metadata['source']}, now {source.fingerprint}; label it again"
         )

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from ns_jax.errors import DivergedError
 from ns_jax.progress import say
 
 SKIP, BACK = "skip", "back"
@@ -33,7 +34,7 @@ class Guard:
         self.count += 1
         what = f"the loss of step {step:,} is {numbers['loss']}, the norm of its gradient {norm}"
         if self.count > self._limit:
-            raise FloatingPointError(
+            raise DivergedError(
                 f"{what}: step {self.count} of this kind, train.nonfinite_limit is {self._limit}. "
                 f"The last good checkpoint stays in {self._directory}. Lower "
                 "optim.learning_rate_per_256 or lengthen optim.warmup_epochs"

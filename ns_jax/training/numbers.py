@@ -6,6 +6,7 @@ import math
 from ml_collections import config_dict
 
 from ns_jax import config as config_lib
+from ns_jax.errors import InputError
 
 
 def images_per_step(config: config_dict.ConfigDict) -> tuple[int, int]:
@@ -52,7 +53,7 @@ def with_stat_groups(config: config_dict.ConfigDict, num_devices: int) -> config
 
 
 def validate_training(config: config_dict.ConfigDict, num_devices: int, num_labelled: int) -> None:
-    """Checks that the numbers of a training go together; raises ValueError naming those at odds."""
+    """Checks that the numbers of a training go together; raises InputError naming those at odds."""
     train, loss = config.train, config.loss
     train_ranges = (
         ("batch_size", train.batch_size >= 1, "at least 1"),
@@ -72,7 +73,7 @@ def validate_training(config: config_dict.ConfigDict, num_devices: int, num_labe
     labelled, unlabelled = images_per_step(config)
     turns = f" in {train.accumulate} turns" if train.accumulate > 1 else ""
     if (labelled + unlabelled) % (num_devices * train.accumulate):
-        raise ValueError(
+        raise InputError(
             f"{labelled} labelled + {unlabelled} unlabelled images a step are not divisible by "
             f"{num_devices} devices{turns}; make train.batch_size * (1 + train.unlabelled_ratio) a "
             f"multiple of {num_devices * train.accumulate}"
@@ -80,25 +81,25 @@ def validate_training(config: config_dict.ConfigDict, num_devices: int, num_labe
     groups = with_stat_groups(config, num_devices).model.stat_groups
     for name, count in (("labelled", labelled), ("unlabelled", unlabelled)):
         if count % (groups * train.accumulate):
-            raise ValueError(
+            raise InputError(
                 f"{count} {name} images a step cannot be shared by {groups} BatchNorm groups{turns}"
                 "; change train.batch_size, train.unlabelled_ratio, train.accumulate or "
                 "model.stat_groups"
             )
     if num_devices % config.mesh.fsdp:
-        raise ValueError(f"mesh.fsdp={config.mesh.fsdp} does not divide {num_devices} devices")
+        raise InputError(f"mesh.fsdp={config.mesh.fsdp} does not divide {num_devices} devices")
     if steps(config, num_labelled)[1] < 1:
-        raise ValueError(
+        raise InputError(
             f"train.epochs={train.epochs} of {num_labelled} labelled images in batches of "
             f"{labelled} is not a single step"
         )
     if unlabelled and not (train.selection or train.teacher):
-        raise ValueError(
+        raise InputError(
             f"train.unlabelled_ratio is {train.unlabelled_ratio} but train.selection is empty; "
             "name the directory that the select program wrote, or a checkpoint as train.teacher"
         )
     if train.frozen_stages is not None and not train.init:
-        raise ValueError("train.frozen_stages is set, but train.init names no weights to keep")
+        raise InputError("train.frozen_stages is set, but train.init names no weights to keep")
     choices = {
         "loss.normalise": ("labelled", "all"),
         "loss.pseudo_labels": ("soft", "hard"),
@@ -111,4 +112,4 @@ def validate_training(config: config_dict.ConfigDict, num_devices: int, num_labe
     for path, known in choices.items():
         section, name = path.split(".")
         if config[section][name] not in known:
-            raise ValueError(f"{path}={config[section][name]!r}; known: {', '.join(known)}")
+            raise InputError(f"{path}={config[section][name]!r}; known: {', '.join(known)}")

@@ -12,6 +12,7 @@ from ml_collections import config_dict
 from ns_jax import model_card
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import crops, randaugment, views
+from ns_jax.errors import InputError
 from ns_jax.models import efficientnet
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.training import numbers as numbers_lib
@@ -123,7 +124,7 @@ class StepTeacher:
 def build(config, num_classes: int, num_labelled: int, devices: list | None = None) -> Trainer:
     """For `devices`, or for those that the config trains on.
 
-    Raises ValueError for numbers that do not go together.
+    Raises InputError for numbers that do not go together.
     """
     devices = training_devices(config) if devices is None else devices
     numbers_lib.validate_training(config, len(devices), num_labelled)
@@ -227,7 +228,7 @@ def _teacher(config, placement: mesh_lib.Placement, student: crops.Preprocessing
     description = checkpoint.description(config.train.teacher)
     preprocessing = model_card.described_preprocessing(description)
     if config.train.teacher_noise and preprocessing.size != student.size:
-        raise ValueError(
+        raise InputError(
             f"train.teacher_noise: the teacher takes {preprocessing.size} pixels, but the "
             f"student's images, which it is to see, have {student.size}"
         )
@@ -304,7 +305,7 @@ def training_devices(config) -> list:
     """
     devices, wanted = jax.devices(), config.mesh.devices
     if jax.process_count() > 1 and wanted not in (None, len(devices)):
-        raise ValueError(
+        raise InputError(
             f"mesh.devices is {wanted}, but {jax.process_count()} processes train on all of their "
             f"{len(devices)} devices"
         )
@@ -312,5 +313,5 @@ def training_devices(config) -> list:
         alone = devices[0].platform == "cpu" and jax.process_count() == 1
         return devices[:1] if alone else devices
     if not 1 <= wanted <= len(devices):
-        raise ValueError(f"mesh.devices is {wanted}; there are {len(devices)}")
+        raise InputError(f"mesh.devices is {wanted}; there are {len(devices)}")
     return devices[:wanted]

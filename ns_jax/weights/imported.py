@@ -9,6 +9,7 @@ import pathlib
 from ns_jax import model_card
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import crops
+from ns_jax.errors import InputError, MissingPackageError
 from ns_jax.models import efficientnet
 from ns_jax.progress import say
 from ns_jax.weights import published, tf_checkpoint, timm
@@ -22,7 +23,7 @@ def load(source: str | pathlib.Path, model: str = "") -> tuple[dict, dict]:
     `source` is a workdir or checkpoint of ours, a timm safetensors file or a directory with one, a
     TensorFlow 1 checkpoint, or `hf:OWNER/NAME`. `model` names the architecture of a file that does
     not say (`efficientnet-b3`), or better the published weights (`tf_efficientnet_b3.ns_jft_in1k`),
-    whose preprocessing is known. Raises FileNotFoundError, ValueError or ImportError that say why.
+    whose preprocessing is known. Raises InputError that says why.
     """
     if str(source).startswith(HUB):
         return _timm(_download(str(source).removeprefix(HUB)), model)
@@ -33,13 +34,13 @@ def load(source: str | pathlib.Path, model: str = "") -> tuple[dict, dict]:
         network, variables = tf_checkpoint.load(path)
         return _described(network, variables, _preprocessing(network.name, model), source)
     if path.is_file():
-        raise ValueError(
+        raise InputError(
             f"{path}: weights are read from .safetensors files, from TensorFlow 1 checkpoints and "
             "from our own, never from a pickle (.pth, .bin, .npz), which may run any code; where "
             "you trust it, save its tensors with the safetensors library first"
         )
     if model:
-        raise ValueError(f"{path} is no file of weights that needs model={model!r}")
+        raise InputError(f"{path} is no file of weights that needs model={model!r}")
     return checkpoint.load_model(path)
 
 
@@ -47,7 +48,7 @@ def _download(repository: str) -> pathlib.Path:
     try:
         import huggingface_hub
     except ImportError:
-        raise ImportError("hf: needs huggingface_hub: pip install 'ns-jax[hub]'") from None
+        raise MissingPackageError("hf: needs huggingface_hub: pip install 'ns-jax[hub]'") from None
     wanted = ["config.json", "*.safetensors"]
     return pathlib.Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted))
 
@@ -56,13 +57,13 @@ def _timm(path: pathlib.Path, model: str) -> tuple[dict, dict]:
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         if len(files) != 1:
-            raise ValueError(f"{path} holds {len(files)} safetensors files; name one of them")
+            raise InputError(f"{path} holds {len(files)} safetensors files; name one of them")
         path = files[0]
     description = timm.description(path)
     hub = {} if description else _hub_config(path)
     architecture = model or (description or {}).get("model", {}).get("name") or hub.get("model")
     if not architecture:
-        raise ValueError(
+        raise InputError(
             f"{path} does not say what it holds; name the published weights "
             "(tf_efficientnet_b3.ns_jft_in1k) or the architecture (efficientnet-b3)"
         )
@@ -108,7 +109,7 @@ def _preprocessing(architecture: str, model: str) -> crops.Preprocessing:
     if model.startswith("tf_"):
         name, preprocessing = published.find(model)
         if name != architecture:
-            raise ValueError(f"{model} is {name}, but the weights are of {architecture}")
+            raise InputError(f"{model} is {name}, but the weights are of {architecture}")
         return preprocessing
     size = efficientnet.build(architecture, num_classes=1).resolution
     say(
@@ -121,6 +122,6 @@ def _preprocessing(architecture: str, model: str) -> crops.Preprocessing:
 def _described(network, variables, preprocessing, source, class_names=None):
     names = class_names or published.class_names(network.num_classes)
     if len(names) != network.num_classes:
-        raise ValueError(f"{source}: {len(names)} class names for {network.num_classes} classes")
+        raise InputError(f"{source}: {len(names)} class names for {network.num_classes} classes")
     description = model_card.describe(network, preprocessing, names)
     return {**description, "inputs": {"imported": str(source)}}, variables

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from ns_jax import trees
+from ns_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ def their_shapes(model, entries: list[Entry]) -> dict[str, tuple[int, ...]]:
 def to_tree(model, entries: list[Entry], tensors: Mapping[str, np.ndarray], source: str) -> dict:
     """`{"params", "batch_stats"}` as float32 NumPy arrays.
 
-    Raises ValueError that lists every missing, surplus and misshapen tensor, and the tensors that
+    Raises InputError that lists every missing, surplus and misshapen tensor, and the tensors that
     hold a number that is not finite.
     """
     ours = shapes(model)
@@ -75,7 +76,7 @@ def to_tree(model, entries: list[Entry], tensors: Mapping[str, np.ndarray], sour
     _check_names_and_shapes(expected, tensors, f"{source} does not hold {model.name}")
     broken = [entry.name for entry in entries if not np.isfinite(tensors[entry.name]).all()]
     if broken:
-        raise ValueError(
+        raise InputError(
             f"{source}: {len(broken)} tensors hold NaN or infinity: {', '.join(broken[:10])}"
         )
     leaves = {path: np.empty(leaf.shape, np.float32) for path, leaf in ours.items()}
@@ -113,4 +114,4 @@ def _check_names_and_shapes(expected: dict, tensors: Mapping, what: str) -> None
     ]
     if lines:
         more = [f"  ... and {len(lines) - 40} more"] if len(lines) > 40 else []
-        raise ValueError("\n".join([f"{what}; {len(lines)} tensors differ:", *lines[:40], *more]))
+        raise InputError("\n".join([f"{what}; {len(lines)} tensors differ:", *lines[:40], *more]))

@@ -7,6 +7,7 @@ AdvProp's networks see images scaled to -1..1.
 import importlib.resources
 
 from ns_jax.data import crops
+from ns_jax.errors import InputError
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -29,9 +30,9 @@ def names() -> list[str]:
 
 
 def find(name: str) -> tuple[str, crops.Preprocessing]:
-    """(architecture, preprocessing) of a published name; raises ValueError with the known ones."""
+    """(architecture, preprocessing) of a published name; raises InputError with the known ones."""
     if name not in names():
-        raise ValueError(f"unknown published weights {name!r}; known: {', '.join(names())}")
+        raise InputError(f"unknown published weights {name!r}; known: {', '.join(names())}")
     network, _, family = name.removeprefix("tf_efficientnet_").partition(".")
     mean, std = FAMILIES[family][1]
     size = 475 if family.endswith("_475") else RESOLUTIONS[network]

@@ -6,6 +6,7 @@ in which the official code calls its layers.
 
 import pathlib
 
+from ns_jax.errors import InputError, MissingFileError, MissingPackageError
 from ns_jax.models import efficientnet
 from ns_jax.weights import layout
 
@@ -58,23 +59,26 @@ def load(path: pathlib.Path) -> tuple[efficientnet.EfficientNet, dict]:
     """The network and its averaged variables; `path` is the directory or the files' prefix.
 
     The architecture is the variables' scope, as `efficientnet-b0`. An in-graph teacher, optimiser
-    slots and the raw variables are left aside. Raises ImportError without TensorFlow, ValueError
-    for a checkpoint without averages, or with missing, surplus, misshapen or broken variables.
+    slots and the raw variables are left aside. Raises MissingPackageError without TensorFlow,
+    InputError for a checkpoint without averages, or with missing, surplus, misshapen or broken
+    variables.
     """
     try:
         import tensorflow as tf
     except ImportError:
-        raise ImportError("TF1 checkpoints need TensorFlow: pip install 'ns-jax[tf]'") from None
+        raise MissingPackageError(
+            "TF1 checkpoints need TensorFlow: pip install 'ns-jax[tf]'"
+        ) from None
     path = pathlib.Path(path)
     prefix = tf.train.latest_checkpoint(str(path)) if path.is_dir() else str(path)
     if prefix is None or not pathlib.Path(f"{prefix}.index").exists():
-        raise FileNotFoundError(f"there is no TensorFlow checkpoint at {path}")
+        raise MissingFileError(f"there is no TensorFlow checkpoint at {path}")
     reader = tf.train.load_checkpoint(prefix)
     stem = f"/stem/conv2d/kernel{AVERAGE}"
     names = [n for n in reader.get_variable_to_shape_map() if not n.startswith("teacher_model/")]
     scopes = [name.removesuffix(stem) for name in names if name.endswith(stem)]
     if len(scopes) != 1:
-        raise ValueError(
+        raise InputError(
             f"{path} holds {len(scopes)} EfficientNets with moving averages, one is needed; its "
             f"variables begin with {', '.join(sorted(names)[:3])}"
         )

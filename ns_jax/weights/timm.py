@@ -7,6 +7,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ns_jax.errors import InputError, MissingFileError
 from ns_jax.models import efficientnet
 from ns_jax.weights import layout
 
@@ -62,16 +63,16 @@ def entries(model: efficientnet.EfficientNet) -> list[layout.Entry]:
 def load(path: pathlib.Path, name: str) -> tuple[efficientnet.EfficientNet, dict]:
     """The architecture `name` with the file's own number of classes, and its variables.
 
-    Raises FileNotFoundError, or ValueError for a file that is cut short, is not safetensors, or
+    Raises FileNotFoundError, or InputError for a file that is cut short, is not safetensors, or
     holds another architecture (the difference is listed), a NaN or an infinity.
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise MissingFileError(f"there is no file {path}")
     try:
         tensors = safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}"
         ) from None
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(COUNTER)}
@@ -95,11 +96,11 @@ def save(
 ) -> None:
     """Writes a file that timm loads strictly; whole or not at all.
 
-    Raises ValueError for a network that timm does not have.
+    Raises InputError for a network that timm does not have.
     """
     if model.small_images or model.name.removeprefix("efficientnet-") not in NETWORKS:
         kind = f"{model.name}{' for small images' if model.small_images else ''}"
-        raise ValueError(f"timm has no {kind}; it has {', '.join(NETWORKS)}")
+        raise InputError(f"timm has no {kind}; it has {', '.join(NETWORKS)}")
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")

@@ -10,6 +10,7 @@ import pytest
 
 from ns_jax import trees
 from ns_jax.checkpoints import checkpoint
+from ns_jax.errors import DamagedError
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.training import state as state_lib
 
@@ -133,7 +134,7 @@ def test_what_is_no_checkpoint_any_more_is_an_error_and_stays(two, mesh, tmp_pat
     directory = shutil.copytree(two, tmp_path / "run") / "checkpoints"
     for step in ("1", "2"):
         cut(largest(directory / step / "state"))
-    with pytest.raises(checkpoint.DamageError, match="none of the 2 checkpoints .* can be read"):
+    with pytest.raises(DamagedError, match="none of the 2 checkpoints .* can be read"):
         restored(directory, mesh)
     assert (directory / "2").is_dir() and (directory / "1").is_dir()
 
@@ -162,11 +163,11 @@ def test_weights_are_checked_before_they_are_used(two, mesh, tmp_path):
     path = run / "checkpoints" / "2" / "description" / "model.json"
     described["checksums"]["model"] ^= 1
     path.write_text(json.dumps(described))
-    with pytest.raises(checkpoint.DamageError, match=r"another seal"):
+    with pytest.raises(DamagedError, match=r"another seal"):
         checkpoint.load_model(run)
     described.pop("seal")
     path.write_text(json.dumps(described))
-    with pytest.raises(checkpoint.DamageError, match=r"2 is damaged .*checksum of its model"):
+    with pytest.raises(DamagedError, match=r"2 is damaged .*checksum of its model"):
         checkpoint.load_model(run)
 
 
@@ -194,5 +195,5 @@ def test_trees_of_weights_alone_are_checked_too(tmp_path, make_teacher):
     assert checkpoint.load_model(tmp_path / "renamed")[0]["class_names"][9] == "nine"
     assert trees.count(variables) > 0
     cut(largest(tmp_path / "teacher" / "checkpoints" / "0" / "model"))
-    with pytest.raises(checkpoint.DamageError, match="is damaged"):
+    with pytest.raises(DamagedError, match="is damaged"):
         checkpoint.load_model(tmp_path / "teacher")

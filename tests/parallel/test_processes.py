@@ -66,7 +66,7 @@ def test_what_the_first_process_raises_others_raise_as_what_may_pass_or_not(
     for first, expected in ((True, type(raised)), (False, elsewhere)):
         monkeypatch.setattr(processes, "is_first", lambda first=first: first)
         with pytest.raises(expected, match=str(raised.args[-1])) as found:
-            processes.first_alone(fail)
+            processes.call_on_first(fail)
         assert first or type(found.value) is elsewhere
 
 

@@ -5,6 +5,7 @@ import dataclasses
 from ns_jax import files
 from ns_jax.data import class_names
 from ns_jax.data.source import Source, digest, unlabelled
+from ns_jax.errors import InputError
 
 IMAGES = ("image", "image/encoded")  # the names of an example's features that we know
 # TensorFlow Datasets count labels from 0; `image/class/label` is of the old ImageNet files, from 1.
@@ -50,12 +51,12 @@ def open_source(pattern: str) -> Source:
 
     Labels are numbers, so a labelled source needs class_names.txt beside the files (TensorFlow
     Datasets write a label.labels.txt, which is read too). gs:// is read by the library itself.
-    Raises FileNotFoundError or ValueError.
+    Raises InputError.
     """
     from array_record.python import array_record_data_source
 
     if pattern.startswith("s3://"):
-        raise ValueError(
+        raise InputError(
             f"array_record:{pattern}: the library array_record reads gs:// but no s3://; mount the "
             "bucket and name its directory"
         )
@@ -64,7 +65,7 @@ def open_source(pattern: str) -> Source:
         data = array_record_data_source.ArrayRecordDataSource(paths)
     except RuntimeError as error:
         remedy = "; gs:// needs array_record >= 0.8.3" if files.is_remote(pattern) else ""
-        raise ValueError(f"array_record:{pattern}: {error}{remedy}") from None
+        raise InputError(f"array_record:{pattern}: {error}{remedy}") from None
     names = class_names.beside(paths[0])
     return Source(
         name=f"array_record:{pattern}",

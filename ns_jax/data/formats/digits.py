@@ -6,6 +6,7 @@ import functools
 import numpy as np
 
 from ns_jax.data.source import Source, digest
+from ns_jax.errors import InputError
 
 SPLITS = ("train", "unlabelled", "test")
 
@@ -30,12 +31,12 @@ def open_source(split: str, labels_per_class: int, seed: int) -> Source:
     drawn by the seed, are the train split; the rest, their labels hidden, are the unlabelled one.
     """
     if split not in SPLITS:
-        raise ValueError(f"digits has no split {split!r}; known: {', '.join(SPLITS)}")
+        raise InputError(f"digits has no split {split!r}; known: {', '.join(SPLITS)}")
     images, labels = _arrays()
     pool = np.flatnonzero(np.arange(len(labels)) % 3)
     scarcest = np.bincount(labels[pool]).min()
     if not 1 <= labels_per_class < scarcest:
-        raise ValueError(
+        raise InputError(
             f"data.labels_per_class is {labels_per_class}; the digits allow 1 to {scarcest - 1}"
         )
     order = np.random.default_rng(seed).permutation(pool)

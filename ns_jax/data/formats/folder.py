@@ -10,6 +10,7 @@ from pyarrow import csv
 
 from ns_jax import files
 from ns_jax.data.source import Source, digest, unlabelled
+from ns_jax.errors import InputError
 
 TABLE = "labels.csv"  # columns `file` (relative to DIR) and `label` (empty: unknown)
 
@@ -39,7 +40,7 @@ def open_source(root: str) -> Source:
     decoded keeps its index and is reported. Classes and files are in the order of their names; with
     a labels.csv, which lists all that counts, files are in its order.
 
-    Raises FileNotFoundError or ValueError for a directory that holds no usable images.
+    Raises FileNotFoundError or InputError for a directory that holds no usable images.
     """
     root = root.rstrip("/") or "/"
     folders, keys = files.listing(root)
@@ -66,17 +67,17 @@ def _folder_names(root: str, folders: list[str], keys: list[str]) -> list[str]:
     """The class name of each file: its first folder, or "" in a flat directory."""
     loose = [key for key in keys if "/" not in key]
     if folders and loose:
-        raise ValueError(
+        raise InputError(
             f"folder:{root} holds {len(folders)} class folders and {len(loose)} loose files "
             f"({', '.join(loose[:3])}, ...); move the files elsewhere, or list all images with "
             f"their labels in {root}/{TABLE}"
         )
     if not keys and not folders:
-        raise ValueError(f"folder:{root} is empty; it needs class folders with images, or images")
+        raise InputError(f"folder:{root} is empty; it needs class folders with images, or images")
     names = [key.partition("/")[0] for key in keys] if folders else [""] * len(keys)
     empty = sorted(set(folders) - set(names))
     if empty:
-        raise ValueError(
+        raise InputError(
             f"{len(empty)} of {len(folders)} class folders of {root} hold no files: "
             f"{', '.join(empty[:10])}; fill or remove them"
         )
@@ -94,19 +95,19 @@ def _read_table(root: str, there: list[str]) -> tuple[list[str], list[str]]:
             ),
         )
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a table of commas: {error}") from None
+        raise InputError(f"{path} is not a table of commas: {error}") from None
     missing = {"file", "label"} - set(table.column_names)
     if missing:
-        raise ValueError(
+        raise InputError(
             f"{path} has the columns {', '.join(table.column_names)}; it needs `file` (relative to "
             f"{root}) and `label` (a class name, or nothing where it is unknown)"
         )
     keys, names = (table.column(name).to_pylist() for name in ("file", "label"))
     if not keys:
-        raise ValueError(f"{path} lists no files")
+        raise InputError(f"{path} lists no files")
     twice = [key for key, count in collections.Counter(keys).items() if count > 1]
     absent = sorted(set(keys) - set(there))
     for found, problem in ((twice, "are listed twice"), (absent, "do not exist")):
         if found:
-            raise ValueError(f"{len(found)} files of {path} {problem}: {', '.join(found[:10])}")
+            raise InputError(f"{len(found)} files of {path} {problem}: {', '.join(found[:10])}")
     return keys, names

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from ns_jax import files
 from ns_jax.data import class_names
 from ns_jax.data.source import Source, digest, unlabelled
+from ns_jax.errors import InputError
 
 GROUPS_KEPT = 4  # row groups in memory, of each data worker
 
@@ -65,7 +66,7 @@ def open_source(pattern: str) -> Source:
     """All rows of the files that match, in the order of the files' names.
 
     `label` holds numbers or names; numbers are named by the files' Hugging Face metadata, by
-    class_names.txt beside them, or by themselves. Raises FileNotFoundError or ValueError.
+    class_names.txt beside them, or by themselves. Raises InputError.
     """
     paths = files.expand(pattern)
     counts, labels = [], []
@@ -73,10 +74,10 @@ def open_source(pattern: str) -> Source:
         try:
             file = pq.ParquetFile(files.open_binary(path))
         except pa.ArrowInvalid as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise InputError(f"{path}: {error}") from None
         schema = file.schema_arrow
         if "image" not in schema.names:
-            raise ValueError(f"{path} has no column `image`, only {', '.join(schema.names)}")
+            raise InputError(f"{path} has no column `image`, only {', '.join(schema.names)}")
         counts.append(file.metadata.num_rows)
         if "label" in schema.names:
             labels += file.read(columns=["label"]).column("label").chunks
@@ -84,10 +85,10 @@ def open_source(pattern: str) -> Source:
             labels.append(pa.nulls(file.metadata.num_rows, pa.int32()))
     ends = np.cumsum(counts)
     if not ends[-1]:
-        raise ValueError(f"parquet:{pattern} has no rows")
+        raise InputError(f"parquet:{pattern} has no rows")
     if len({chunk.type for chunk in labels}) > 1:
         kinds = ", ".join(sorted({str(chunk.type) for chunk in labels}))
-        raise ValueError(f"parquet:{pattern}: the files have labels of several types: {kinds}")
+        raise InputError(f"parquet:{pattern}: the files have labels of several types: {kinds}")
     names = _hugging_face_names(schema) or class_names.beside(paths[0])
     numbers, names = class_names.of_labels(
         pa.chunked_array(labels).combine_chunks(), names, f"parquet:{pattern}"

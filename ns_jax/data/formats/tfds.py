@@ -10,6 +10,7 @@ import re
 
 from ns_jax import files
 from ns_jax.data.source import Source, digest, unlabelled
+from ns_jax.errors import InputError, MissingFileError
 
 KEYS = ("file_name", "id", "key")  # names of features that name an image
 
@@ -36,43 +37,43 @@ class _Examples:
 def open_source(rest: str) -> Source:
     """A split (`train`, `train[:10%]`, ...) of a data set that has been prepared.
 
-    Raises ValueError for an unknown name or split, or features without an image; FileNotFoundError,
+    Raises InputError for an unknown name or split, or features without an image; FileNotFoundError,
     with the command that prepares it, for a data set that is not there.
     """
     import tensorflow_datasets as tfds  # a second to import
 
     match = re.fullmatch(r"([^:]+(?::[\d.*]+)?):(\D.*)", rest)  # the name may end in a version
     if not match:
-        raise ValueError(f"tfds:{rest} names no split; write tfds:NAME:SPLIT, as tfds:{rest}:train")
+        raise InputError(f"tfds:{rest} names no split; write tfds:NAME:SPLIT, as tfds:{rest}:train")
     name, split = match.groups()
     directory = str(tfds.core.constants.DATA_DIR)
     if directory.startswith("s3://"):
-        raise ValueError(
+        raise InputError(
             f"TFDS_DATA_DIR is {directory}: TensorFlow Datasets reads records from gs:// but not "
             "from s3://; mount the bucket and name its directory"
         )
     try:
         builder = tfds.builder(name)
     except (tfds.core.DatasetNotFoundError, tfds.core.registered.DatasetNotFoundError):
-        raise ValueError(
+        raise InputError(
             f"TensorFlow Datasets knows no {name!r}: tensorflow.org/datasets"
         ) from None
     remedy = f"tfds build {name} --file_format=array_record"
     if not builder.data_path.exists():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"tfds:{rest} is not in {builder.data_path} (TFDS_DATA_DIR names another directory); "
             f"where TensorFlow is installed, run: {remedy}"
         )
     try:
         data = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     except NotImplementedError:
-        raise ValueError(
+        raise InputError(
             f"{builder.data_path} is in the format {builder.info.file_format.value}, which has no "
             f"random access; run: {remedy}"
         ) from None
     features = builder.info.features
     if "image" not in features or not isinstance(features["image"], tfds.features.Image):
-        raise ValueError(f"tfds:{name} has no feature `image`, only {', '.join(features)}")
+        raise InputError(f"tfds:{name} has no feature `image`, only {', '.join(features)}")
     labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
     instructions = builder.info.splits[split].file_instructions
     paths = [instruction.filename for instruction in instructions]

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from ns_jax import files
 from ns_jax.data import class_names
 from ns_jax.data.source import Source, digest, unlabelled
+from ns_jax.errors import InputError
 from ns_jax.progress import say
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif")
@@ -62,7 +63,7 @@ def open_source(pattern: str) -> Source:
     """All samples with an image, in the order of the shards' names and within them.
 
     Labels are those of `.cls` members, numbers (named by class_names.txt beside the shards) or
-    names. Raises FileNotFoundError or ValueError.
+    names. Raises InputError.
     """
     shards = files.expand(pattern)
     signatures = files.signatures(shards, shards=True)
@@ -70,7 +71,7 @@ def open_source(pattern: str) -> Source:
     tables = [_load(path) for path in indices]
     ends = np.cumsum([len(table) for table in tables])
     if not ends[-1]:
-        raise ValueError(f"wds:{pattern}: no images in {len(shards)} tar files")
+        raise InputError(f"wds:{pattern}: no images in {len(shards)} tar files")
     labels = pa.concat_tables(tables).column("label")
     found = values = pc.unique(labels)  # one for each class, and maybe None
     if pc.all(pc.match_substring_regex(found, "^[0-9]+$")).as_py():
@@ -126,7 +127,7 @@ def _find(shard: str, signature: str) -> str | None:
 def build_index(shard: str, signature: str) -> str:
     """Reads a shard's headers and writes its index; returns the index's path.
 
-    Raises ValueError for a file that is no tar archive.
+    Raises InputError for a file that is no tar archive.
     """
     columns = {name: [] for name in SCHEMA.names}
     try:
@@ -134,7 +135,7 @@ def build_index(shard: str, signature: str) -> str:
             for name, value in zip(SCHEMA.names, (key, offset, size, label), strict=True):
                 columns[name].append(value)
     except tarfile.TarError as error:
-        raise ValueError(f"{shard}: {error}") from None
+        raise InputError(f"{shard}: {error}") from None
     schema = SCHEMA.with_metadata({"signature": signature})
     table = pa.table(columns, schema=schema).combine_chunks()
     sink = pa.BufferOutputStream()

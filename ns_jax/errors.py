@@ -1,0 +1,45 @@
+"""Errors that the user can mend, and files that are not whole.
+
+These alone end a program with one line and status 2, on which a launcher gives up. Any other error
+is a bug or the machine's: it keeps its traceback and ends with status 1, and launchers try again.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+# OSErrors of a path that was given wrong; all others are the machine's and may pass.
+WRONG_PATH = (
+    *(FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError),
+    PermissionError,
+)
+
+
+class InputError(ValueError):
+    """A flag, a config key or a file that cannot be worked with; the message says what to do."""
+
+
+class DamagedError(InputError):
+    """A file of ours that is cut off, altered or not what its name says."""
+
+
+class MissingFileError(InputError, FileNotFoundError):
+    """A file or a directory that the user named, or that an earlier step should have made."""
+
+
+class MissingPackageError(InputError, ImportError):
+    """A package that an optional feature needs; the message has the command that installs it."""
+
+
+class DivergedError(InputError, FloatingPointError):
+    """A training whose loss or gradient is not finite any more."""
+
+
+@contextlib.contextmanager
+def paths_of_the_user() -> Iterator[None]:
+    """In here an OSError of a path that was given wrong is an InputError with the same text."""
+    try:
+        yield
+    except WRONG_PATH as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(str(error)) from error
