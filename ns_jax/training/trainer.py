@@ -37,7 +37,7 @@ class Trainer:
     shardings: state_lib.TrainState
     teacher: "StepTeacher | None"
     fresh: Callable  # random key -> a state from scratch, on the devices
-    packing_lib: packing_lib.Packing | packing_lib.Unpacked
+    packing: packing_lib.Packing | packing_lib.Unpacked
     # (packed state, batch, rng, teacher's variables or None) -> (packed state, metrics), compiled
     # at its first call
     step: Callable
