@@ -14,6 +14,7 @@ from configs import base  # noqa: E402
 from ns_jax.inference import step as inference_step  # noqa: E402
 from ns_jax.models import efficientnet  # noqa: E402  # noqa: E402
 from ns_jax.parallel import mesh as mesh_lib  # noqa: E402
+from ns_jax.training import numbers as numbers_lib  # noqa: E402
 from ns_jax.training import trainer as trainer_lib  # noqa: E402  # noqa: E402
 from ns_jax.weights import published  # noqa: E402  # noqa: E402
 
@@ -44,7 +45,8 @@ if mode == "inference":
 else:
     config.model.name, config.data.image_size = f"efficientnet-{network}", size
     config.train.batch_size = batch
-    parts = trainer_lib.build(config, num_classes=1000, num_labelled=1_281_167)
+    numbers = numbers_lib.derive(config, num_labelled=1_281_167, num_devices=1)
+    parts = trainer_lib.build(config, numbers, num_classes=1000)
     mesh, state = parts.mesh, parts.packed(parts.init(0))
     arrays = {
         "image": images,
@@ -54,7 +56,7 @@ else:
     }
     rng = jax.random.key(0)
     began = time.perf_counter()
-    parts.compile(batch, k=1)
+    parts.compile(parts.batch_spec())
 
     def run():
         global state

@@ -21,6 +21,7 @@ from benchmarks.sides import machine, row
 from ns_jax import files
 from ns_jax.data import crops, pipeline, randaugment, views
 from ns_jax.data import open as open_lib
+from ns_jax.data.batch import BatchSpec
 from ns_jax.data.workers import Reading
 from ns_jax.training import examples as examples_lib
 
@@ -95,12 +96,12 @@ def _memory(directory: str) -> None:
     source = _open(f"folder:{directory}")
     evaluation = crops.Preprocessing(224, "0.875", (0.485,) * 3, (0.229,) * 3)
     batch = 64
+    view = views.TrainView(evaluation, "crop", True, randaugment.RandAugment(2, 9))
     batches = pipeline.train_batches(
         examples_lib.labelled_examples(source, 0.1, 1),
         None,
-        views.TrainView(evaluation, "crop", True, randaugment.RandAugment(2, 9)),
-        per_step=(batch, 0),
-        groups=1,
+        view,
+        spec=BatchSpec(batch, 0, 1, view.shapes()),
         steps=IMAGES // batch,
         start_step=0,
         seed=0,

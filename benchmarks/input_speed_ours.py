@@ -12,6 +12,7 @@ from ns_jax.data import (
     views,  # noqa: E402  # noqa: E402
 )
 from ns_jax.data import open as open_lib  # noqa: E402
+from ns_jax.data.batch import BatchSpec  # noqa: E402
 from ns_jax.data.workers import Reading  # noqa: E402  # noqa: E402
 from ns_jax.training import examples as examples_lib  # noqa: E402
 
@@ -29,12 +30,12 @@ def stream(directory: str, mode: str, cores: int):
     evaluation = crops.Preprocessing(224, "0.875", (0.485,) * 3, (0.229,) * 3)
     reading = Reading(workers=cores)
     if mode == "training":
+        view = views.TrainView(evaluation, "crop", True, randaugment.RandAugment(2, 9))
         return pipeline.train_batches(
             examples_lib.labelled_examples(source, 0.1, 1),
             None,
-            views.TrainView(evaluation, "crop", True, randaugment.RandAugment(2, 9)),
-            per_step=(BATCH, 0),
-            groups=1,
+            view,
+            spec=BatchSpec(BATCH, 0, 1, view.shapes()),
             steps=10**9,
             start_step=0,
             seed=0,

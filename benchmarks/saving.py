@@ -15,6 +15,7 @@ from configs import base
 from ns_jax import trees
 from ns_jax.checkpoints import checkpoint, checksum
 from ns_jax.progress import table
+from ns_jax.training import numbers as numbers_lib
 from ns_jax.training import trainer as trainer_lib
 
 
@@ -26,7 +27,8 @@ def main() -> None:
     config = base.get_config()
     config.model.name = arguments.model
     config.train.batch_size = 8
-    built = trainer_lib.build(config, 1000, 1_281_167, jax.devices()[:1])
+    numbers = numbers_lib.derive(config, 1_281_167, 1)
+    built = trainer_lib.build(config, numbers, 1000, jax.devices()[:1])
     state = jax.block_until_ready(built.init(0))
     num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 

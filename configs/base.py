@@ -99,6 +99,12 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     train.init = ""  # checkpoint whose weights to start from; "": from scratch
     train.new_head = False  # True: start the classifier afresh, for other classes than train.init's
     train.log_every_steps = 100
+    # The averaged weights are scored on data.holdout, or without one on data.test: every so many
+    # epochs and at the end. None: about 20 times, less if that took over 5 % of the time; 0: no.
+    train.evaluate_every_epochs = optional(float)
+    train.tensorboard = True  # events beside metrics.jsonl
+    train.wandb = ""  # project of Weights & Biases that metrics go to as well; "": none
+    train.profile_steps = 0  # steps whose profile JAX writes to the workdir's `profile`; 0: none
     # Checkpoints are written while the training goes on: every so many steps, and when so many
     # minutes have passed since the last one, which is looked at when metrics are logged; 0: never.
     train.save_every_steps = 1000

@@ -1,5 +1,6 @@
-"""What a person sees while it runs, and `metrics.jsonl`, which machines read."""
+"""What a person sees while it runs: lines, bars, tables."""
 
+import contextlib
 import sys
 import time
 import unicodedata
@@ -63,6 +64,16 @@ class Progress:
     def __exit__(self, *_):
         if self._bar:
             self._bar.stop()
+
+    @contextlib.contextmanager
+    def paused(self):
+        """What happens in here does not count for the speed."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            if self._started is not None:
+                self._started += time.monotonic() - began
 
     def images_per_second(self) -> float:
         """Since the first call of `advance`, which is when compilation is over."""

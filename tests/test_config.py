@@ -106,14 +106,33 @@ def student(**changes):
     ],
 )
 def test_numbers_that_do_not_go_together_are_named(changes, devices, message):
-    numbers_lib.validate_training(student(), 8, num_labelled=100)
+    numbers_lib.derive(student(), 100, 8)
     with pytest.raises(ValueError, match=message):
-        numbers_lib.validate_training(student(**changes), devices, num_labelled=100)
+        numbers_lib.derive(student(**changes), 100, devices)
 
 
 def test_lengths_follow_from_the_labelled_images():
     config = student(**{"train.batch_size": 4096, "train.epochs": 350.0})
-    assert numbers_lib.images_per_step(config) == (4096, 8192)
-    steps_per_epoch, total = numbers_lib.steps(config, 1_281_167)
-    assert steps_per_epoch == pytest.approx(312.785, abs=5e-4)
-    assert total == 109_474
+    numbers = numbers_lib.derive(config, 1_281_167, 8)
+    assert (numbers.labelled, numbers.unlabelled) == (4096, 8192)
+    assert numbers.steps_per_epoch == pytest.approx(312.785, abs=5e-4)
+    assert numbers.total_steps == 109_474
+
+
+@pytest.mark.parametrize(
+    ("every", "num_images", "expected"),
+    [
+        (None, 1000, 5474),  # 20 times
+        (None, 100_000_000, 54_737),  # twice: more would take over 5 % of the training
+        (None, 10**10, None),
+        (2.0, 1000, 626),
+        (0.0, 1000, None),
+    ],
+)
+def test_a_training_is_evaluated_as_often_as_costs_little(every, num_images, expected):
+    config = student(**{"train.batch_size": 4096, "train.epochs": 350.0})
+    config.train.evaluate_every_epochs = every
+    numbers = numbers_lib.derive(config, 1_281_167, 8)
+    assert numbers.steps_between_evaluations(num_images) == expected
+    short = numbers_lib.derive(student(**{"train.epochs": 4.0}), 1000, 1)
+    assert short.steps_between_evaluations(10) >= short.steps_per_epoch

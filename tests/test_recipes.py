@@ -10,6 +10,7 @@ from configs import cifar, imagenet, svhn
 from ns_jax import config as config_lib
 from ns_jax.data import decoding, pipeline
 from ns_jax.data import open as open_lib
+from ns_jax.data.batch import BatchSpec
 from ns_jax.data.workers import Reading
 from ns_jax.training import examples as examples_lib
 from ns_jax.training import numbers as numbers_lib
@@ -94,13 +95,13 @@ def test_recipes_read_data_of_their_data_sets_features(
     source = open_lib.open_from_config(config, "labelled")
     model = trainer_lib.build_model(config, num_classes)
     preprocessing = trainer_lib.build_preprocessing(config, model)
+    view = trainer_lib.train_view(config, preprocessing)
     batch = next(
         pipeline.train_batches(
             examples_lib.labelled_examples(source, config.loss.label_smoothing, 1),
             None,
-            trainer_lib.train_view(config, preprocessing),
-            per_step=(4, 0),
-            groups=1,
+            view,
+            spec=BatchSpec(4, 0, 1, view.shapes()),
             steps=1,
             start_step=0,
             seed=0,
@@ -110,9 +111,16 @@ def test_recipes_read_data_of_their_data_sets_features(
     assert batch["image"].shape == (4, size, size, 3) and batch["weight"].all()
 
 
+def steps_of(config, num_labelled):
+    """Steps of an epoch and of the whole training."""
+    config.train.selection, config.train.init = "selection", "weights"
+    numbers = numbers_lib.derive(config, num_labelled, config.mesh.fsdp)
+    return numbers.steps_per_epoch, numbers.total_steps
+
+
 def test_svhn_has_the_official_numbers():
     config = svhn.get_config("role=student")
-    steps_per_epoch, steps = numbers_lib.steps(config, 69_257)
+    steps_per_epoch, steps = steps_of(config, 69_257)
     assert steps == 109_474 and steps_per_epoch == pytest.approx(541.070, abs=1e-3)
     assert numbers_lib.images_per_step(config) == (128, 640)
     schedule = optim.learning_rate_schedule(config.optim, 128, steps_per_epoch)
@@ -133,7 +141,7 @@ def test_svhn_has_the_official_numbers():
 )
 def test_imagenet_has_the_official_numbers(arg, per_step, steps, after_warmup, last):
     config = imagenet.get_config(f"role=student,{arg}")
-    steps_per_epoch, found = numbers_lib.steps(config, 1_281_167)
+    steps_per_epoch, found = steps_of(config, 1_281_167)
     assert found == steps and numbers_lib.images_per_step(config) == per_step
     schedule = optim.learning_rate_schedule(config.optim, per_step[0], steps_per_epoch)
     assert f"{float(schedule(int(5 * steps_per_epoch))):.6f}" == after_warmup
@@ -162,7 +170,7 @@ def test_the_papers_chain_is_b7_and_three_l2_with_their_ratios():
         ("l2", 2048, 28_672, 1.0),
         ("l2", 2048, 28_672, 0.5),  # 28:1
     ]
-    steps_per_epoch, steps = numbers_lib.steps(config_lib.at_iteration(config, 1), 1_281_167)
+    steps_per_epoch, steps = steps_of(config_lib.at_iteration(config, 1), 1_281_167)
     assert steps == 218_949 and f"{steps_per_epoch:.3f}" == "625.570"
     first = imagenet.get_config("chain=v1")
     names = [config_lib.at_iteration(first, k).model.name[-2:] for k in range(5)]
@@ -173,7 +181,7 @@ def test_l2_is_tuned_at_800_pixels_with_the_rates_of_the_tail():
     config = imagenet.get_config("model=l2,role=finetune")
     assert config.data.image_size == 800 and config.data.train_view == "evaluation"
     assert (config.train.epochs, config.optim.start_epoch) == (1.5, 348.5)
-    steps_per_epoch, steps = numbers_lib.steps(config, 1_281_167)
+    steps_per_epoch, steps = steps_of(config, 1_281_167)
     assert steps == 938
     schedule = optim.learning_rate_schedule(config.optim, 2048, steps_per_epoch)
     assert f"{float(schedule(steps - 1)):.8f}" == "0.00154565"
@@ -185,4 +193,4 @@ def test_recipes_go_onto_a_pod(model, batch):
     for role in ("teacher", "student"):
         config = imagenet.get_config(f"model={model},batch={batch},role={role}")
         config.train.selection = "selection"
-        numbers_lib.validate_training(config, 2048, 1_281_167)
+        numbers_lib.derive(config, 1_281_167, 2048)

@@ -1,9 +1,5 @@
 """The chain source -> shuffle -> repeat -> augment -> host slice -> batch, started at any step.
 
-A batch: `image` uint8 `[B, S, S, 3]`, `target_classes` int32 and `target_probs` float32 `[B, k]`,
-`weight` float32 `[B]` (0: a bad image), and for the host alone `index` int64 `[B]`, the row's image
-in its source, and `bad` bool `[B]`. With a teacher in the step also `pseudo` bool `[B]` (the row's
-target is the teacher's) and `teacher_image`; where only some rows are to be noised, `noisy` bool.
 Nothing here touches a device; every row is a function of (seed, step, row).
 """
 
@@ -16,6 +12,7 @@ import grain
 import numpy as np
 
 from ns_jax.data import crops, decoding, perceptual, views, workers
+from ns_jax.data.batch import BatchSpec
 from ns_jax.data.source import Source
 from ns_jax.data.workers import Reading
 
@@ -29,7 +26,6 @@ class Examples:
     index: Sequence[int]
     target: Callable  # (position, the source's label) -> (classes int32 [k], probs float32 [k])
     k: int
-    marks: dict[str, bool] = dataclasses.field(default_factory=dict)  # the same of every row
 
     def __len__(self) -> int:
         return len(self.index)
@@ -43,7 +39,6 @@ class Examples:
             "target_classes": classes,
             "target_probs": probs,
             "index": np.int64(index),
-            **{name: np.bool_(mark) for name, mark in self.marks.items()},
         }
 
 
@@ -90,39 +85,22 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-class Rows(grain.MapDataset):
-    """Row r of step t, counted through all steps, out of two endless streams.
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of all steps, out of two endless streams of augmented examples."""
 
-    A step's rows are `groups` equal parts, one for each BatchNorm group, and each part has its
-    labelled images first: so every group sees labelled and unlabelled images in the same ratio. A
-    host reads those rows of each step that its devices hold.
-    """
+    labelled: grain.MapDataset
+    unlabelled: grain.MapDataset | None
+    spec: BatchSpec
+    weights: Weights
+    seed: int  # draws the labelled rows that are kept
 
-    def __init__(self, labelled, unlabelled, per_step, groups, steps, places, weights, seed):
-        """`labelled`, `unlabelled` (may be None): endless streams, `per_step` images of each.
-
-        `places`: this host's rows of a step. `seed` draws the labelled rows that are kept.
-        """
-        super().__init__([stream for stream in (labelled, unlabelled) if stream is not None])
-        self.labelled, self.unlabelled, self.per_step = labelled, unlabelled, per_step
-        self.groups, self.places, self.weights, self.seed = groups, places, weights, seed
-        self._length = steps * len(places)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, position):
-        if isinstance(position, slice):
-            return self.slice(position)
-        step, row = divmod(position, len(self.places))
-        of_labelled, of_unlabelled = (count // self.groups for count in self.per_step)
-        group, place = divmod(int(self.places[row]), of_labelled + of_unlabelled)
-        if place < of_labelled:
-            number = step * self.per_step[0] + group * of_labelled + place
+    def row(self, step: int, row: int) -> dict:
+        """The columns of a row, but for `is_labelled`."""
+        number = self.spec.number_in_stream(step, row)
+        if self.spec.is_labelled(row):
             return self._weighted(self.labelled[number], self._kept(number))
-        place += group * of_unlabelled - of_labelled
-        row = self.unlabelled[step * self.per_step[1] + place]
-        return self._weighted(row, self.weights.unlabelled)
+        return self._weighted(self.unlabelled[number], self.weights.unlabelled)
 
     def _kept(self, number: int) -> float:
         kept = self.weights.labelled_kept
@@ -140,8 +118,7 @@ def train_batches(
     unlabelled: Examples | None,
     view: views.TrainView,
     *,
-    per_step: tuple[int, int],
-    groups: int,
+    spec: BatchSpec,
     steps: int,
     start_step: int,
     seed: int,
@@ -150,9 +127,10 @@ def train_batches(
     places: Sequence[int] | None = None,
     weights: Weights = Weights(),  # noqa: B008  (frozen)
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of steps `start_step` to `steps`, in order: the rows `places` of each; None: all.
+    """Batches, as `spec` has them, of steps `start_step` to `steps`, in order.
 
-    Unlabelled images are seen as `unlabelled_view` has it; None: as labelled ones are.
+    `places`: the rows of each step that this host's devices hold; None: all. Unlabelled images are
+    seen as `unlabelled_view` has it; None: as labelled ones are.
     """
 
     def stream(examples: Examples, number: int, view: views.TrainView) -> grain.MapDataset:
@@ -164,25 +142,25 @@ def train_batches(
             )
         )
 
-    places = np.arange(sum(per_step)) if places is None else np.asarray(places)
+    places = np.arange(spec.rows) if places is None else np.asarray(places)
     rows = Rows(
         stream(labelled, 0, view),
         None if unlabelled is None else stream(unlabelled, 2, unlabelled_view or view),
-        per_step,
-        groups,
-        steps,
-        places,
+        spec,
         weights,
         _stream_seed(seed, 4),
     )
-    size = len(places)
-    # target_classes, target_probs, weight, index, bad and up to two marks beside the images; each
-    # array starts aligned
-    num_bytes = size * (view.num_bytes + 8 * labelled.k + 15) + 9 * workers.ALIGNMENT
 
     def make(step: int, empty: Callable) -> dict:
-        return _stack((rows[step * size + place] for place in range(size)), size, empty)
+        batch = spec.empty(len(places), empty)
+        for number, place in enumerate(places):
+            for name, value in rows.row(step, int(place)).items():
+                batch[name][number] = value
+        if "is_labelled" in batch:
+            batch["is_labelled"][:] = spec.is_labelled(places)
+        return batch
 
+    num_bytes = spec.num_bytes(len(places), workers.ALIGNMENT)
     return reading.iterate(make, range(start_step, steps), num_bytes)
 
 
@@ -201,16 +179,6 @@ def _augmented(
         seen = {name: np.zeros(shape, np.uint8) for name, shape in view.shapes().items()}
         bad = True
     return {**example, **seen, "weight": np.float32(not bad), "bad": np.bool_(bad)}
-
-
-def _stack(rows: Iterator[dict], count: int, empty) -> dict[str, np.ndarray]:
-    batch = {}
-    for place, row in enumerate(rows):
-        for name, value in row.items():
-            if not place:
-                batch[name] = empty((count, *np.shape(value)), np.asarray(value).dtype)
-            batch[name][place] = value
-    return batch
 
 
 def full_batches(chunks: Iterable[Sequence[int]], batch_size: int) -> Iterator[np.ndarray]:

@@ -1,7 +1,6 @@
 """What a network sees of an image in training: the noise on the input, and the teacher's view."""
 
 import dataclasses
-import math
 
 import cv2
 import numpy as np
@@ -55,16 +54,11 @@ class TrainView:
         return views
 
     def shapes(self) -> dict[str, tuple[int, int, int]]:
-        """Of what a call returns."""
+        """The shape of each array that a call returns."""
         sizes = {"image": self.evaluation.size}
         if self.teacher:
             sizes["teacher_image"] = self.teacher.size
         return {name: (size, size, 3) for name, size in sizes.items()}
-
-    @property
-    def num_bytes(self) -> int:
-        """Of what a call returns."""
-        return sum(math.prod(shape) for shape in self.shapes().values())
 
     def _box(self, picture: decoding.Picture, rng: np.random.Generator) -> crops.Box | None:
         """The random crop; None for evaluation's."""

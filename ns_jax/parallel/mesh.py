@@ -117,6 +117,12 @@ def local_rows(num_rows: int, mesh: Mesh) -> np.ndarray:
     return np.concatenate([np.arange(*ends) for ends in starts])
 
 
+def fetch(tree, mesh: Mesh):
+    """Arrays on the devices -> host arrays, whole, in every process. Called by all of them."""
+    whole = jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(lambda array: np.asarray(array.addressable_data(0)), whole)
+
+
 def put(tree, shardings):
     """Host arrays, the same in every process -> arrays where they belong."""
     return jax.tree.map(

@@ -22,7 +22,7 @@ from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.progress import Progress, one_line, say, table
 from ns_jax.training import numbers as numbers_lib
 from ns_jax.training import trainer as trainer_lib
-from ns_jax.training.trainer import Trainer, build
+from ns_jax.training.trainer import Trainer
 
 SOURCES = ("labelled", "unlabelled", "test")
 THREADS = 8  # that wait for disks
@@ -203,7 +203,9 @@ def _measured(config, sources: dict[str, Source]):
 def _speed(config, sources: dict[str, Source]) -> dict:
     """Images/s that the views make, a core and altogether, and that a training step takes."""
     labelled = sources["labelled"]
-    trainer = build(config, len(labelled.class_names), len(labelled))
+    devices = trainer_lib.training_devices(config)
+    numbers = numbers_lib.derive(config, len(labelled), len(devices))
+    trainer = trainer_lib.build(config, numbers, len(labelled.class_names))
     evaluation = trainer.preprocessing
     view, pool = trainer_lib.train_view(config, evaluation), labelled
     ratio = config.train.unlabelled_ratio
@@ -236,7 +238,7 @@ def _speed(config, sources: dict[str, Source]) -> dict:
     return {
         "model": trainer.model.name,
         "image_size": evaluation.size,
-        "per_step": list(numbers_lib.images_per_step(config)),
+        "per_step": [numbers.labelled, numbers.unlabelled],
         "pool": pool.name,
         "views_per_core": per_core,
         "cores": cores,
@@ -264,13 +266,13 @@ def _images_per_second(config, source: Source, make) -> float:
 
 def _training_speed(config, trainer: Trainer) -> float:
     """Images/s of the compiled step on all devices that train, from batches in memory."""
-    count, size = sum(numbers_lib.images_per_step(config)), trainer.preprocessing.size
+    spec, size = trainer.batch_spec(), trainer.preprocessing.size
     rng = np.random.default_rng(config.seed)
     batch = {
-        name: np.ones(column.shape, column.dtype)
-        for name, column in trainer.batch(count, k=1).items()
+        name: np.ones((spec.rows, *shape), dtype)
+        for name, (shape, dtype) in spec.device_columns.items()
     }
-    batch["image"] = rng.integers(0, 256, (count, size, size, 3), np.uint8)
+    batch["image"] = rng.integers(0, 256, (spec.rows, size, size, 3), np.uint8)
     batch["target_classes"][:] = 0
     batch = mesh_lib.put_batch(batch, trainer.mesh)
     say(f"compiles the training step of {trainer.model.name}")
@@ -281,4 +283,4 @@ def _training_speed(config, trainer: Trainer) -> float:
         state, metrics = trainer.step(state, batch, jax.random.key(config.seed), teacher)
         jax.block_until_ready(metrics)
         times.append(time.perf_counter() - began)
-    return count / statistics.median(times[1:])
+    return spec.rows / statistics.median(times[1:])

@@ -67,7 +67,7 @@ def run(config, workdir: pathlib.Path) -> dict:
             say("selftrain.filter is left out: every teacher is taken to label the whole pool")
         parts = _stages(config)
         for *_, training in parts:  # before the first of many compilations
-            numbers_lib.validate_training(training, len(devices), config.plan.num_labelled)
+            numbers_lib.derive(training, config.plan.num_labelled, len(devices))
         stages = [{"name": name} | stage(*configs) for name, *configs in parts]
         found |= {"stages": stages, "total": _total(stages)}
     else:
@@ -126,17 +126,17 @@ def _training(config, slice_: topology.Topology, devices: list) -> dict:
 
 def _plan_training(config, slice_: topology.Topology, devices: list) -> dict:
     plan = config.plan
-    parts = trainer_lib.build(config, plan.num_classes, plan.num_labelled, devices)
-    per_step = numbers_lib.images_per_step(config)
-    _, num_steps = numbers_lib.steps(config, plan.num_labelled)
-    stored = per_step[1] and config.loss.pseudo_labels == "soft" and not parts.teacher
-    rows = sum(per_step)
+    numbers = numbers_lib.derive(config, plan.num_labelled, len(devices))
+    parts = trainer_lib.build(config, numbers, plan.num_classes, devices)
+    per_step, num_steps = (numbers.labelled, numbers.unlabelled), numbers.total_steps
+    stored = numbers.unlabelled and config.loss.pseudo_labels == "soft" and not parts.teacher
+    rows = numbers.rows
     mesh = parts.mesh
     rng = jax.eval_shape(lambda: jax.random.key(0))
     rng = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=mesh_lib.replicated(mesh))
     teacher = parts.teacher and state_lib.placed(parts.teacher.shapes, parts.teacher.shardings)
     state = state_lib.placed(parts.shapes, parts.shardings)
-    batch = parts.batch(rows, TARGET_PLACES if stored else 1)
+    batch = parts.abstract_batch(parts.batch_spec(TARGET_PLACES if stored else 1))
     size = parts.preprocessing.size
     flops = 2 * macs.training_macs(parts.model, size)
     if parts.teacher:
@@ -310,7 +310,7 @@ def _smallest_batch(config, num_devices: int, num_labelled: int) -> int:
         if not (batch_size * train.sample_prob * train.unlabelled_ratio).is_integer():
             continue  # rounded up, so that its multiples need not be multiples
         try:
-            numbers_lib.validate_training(config, num_devices, num_labelled)
+            numbers_lib.derive(config, num_labelled, num_devices)
         except InputError:
             continue
         return batch_size

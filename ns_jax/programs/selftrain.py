@@ -142,10 +142,10 @@ def _validate(configs: list) -> None:
             )
         labelled = source(config, "labelled")
         devices = trainer_lib.training_devices(config)
-        numbers_lib.validate_training(config, len(devices), len(labelled))
+        numbers_lib.derive(config, len(labelled), len(devices))
         if config.finetune.epochs > 0:
             finetune = _finetune_config(config, pathlib.Path("."))
-            numbers_lib.validate_training(finetune, len(devices), len(labelled))
+            numbers_lib.derive(finetune, len(labelled), len(devices))
         model = trainer_lib.build_model(config, len(labelled.class_names))
         trainer_lib.train_view(config, trainer_lib.build_preprocessing(config, model))
         if k > 0:

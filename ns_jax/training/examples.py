@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ns_jax import model_card
+from ns_jax.data import open as open_lib
 from ns_jax.data.pipeline import Examples
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError
@@ -58,3 +60,23 @@ def teacher_labelled_examples(source: Source, selection: table_lib.Selection | N
     index = range(len(source)) if selection is None else selection.index
     target = np.zeros(1, np.int32), np.zeros(1, np.float32)  # which the step replaces
     return Examples(source, index, lambda position, label: target, 1)
+
+
+def from_config(config, source: Source) -> tuple[Examples, Examples | None]:
+    """Labelled and, for a student, pseudo-labelled examples; all targets in equally many places."""
+    smoothing, num_classes = config.loss.label_smoothing, len(source.class_names)
+    if not config.train.unlabelled_ratio:
+        return labelled_examples(source, smoothing, k=1), None
+    unlabelled_source = open_lib.open_from_config(config, "unlabelled")
+    selection = None
+    if config.train.selection:
+        selection = table_lib.Selection(config.train.selection)
+    if config.train.teacher:
+        unlabelled = teacher_labelled_examples(unlabelled_source, selection)
+        return labelled_examples(source, smoothing, k=1), unlabelled
+    model_card.check_classes(
+        source.class_names, selection.metadata["class_names"], source.name, "the selection"
+    )
+    unlabelled = pseudo_labelled_examples(unlabelled_source, selection, config.loss, num_classes)
+    k = 1 if config.loss.pseudo_labels == "hard" else selection.classes.shape[1]
+    return labelled_examples(source, smoothing, k), unlabelled

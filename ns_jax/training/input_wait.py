@@ -1,34 +1,46 @@
 """How long the device waited for its next step: exactly, and without making it wait."""
 
 import concurrent.futures
+import contextlib
 import time
 
 import jax
 
 
-class IdleTime:
+class InputWait:
     """Seconds between the end of each step on the device and the dispatch of the next one."""
 
     def __init__(self):
         self.seconds = 0.0
-        self._started = self._finished = None
-        self._watcher = concurrent.futures.ThreadPoolExecutor(1, "idle-time")
+        self._began = self._finished = None
+        self._paused = 0.0
+        self._watcher = concurrent.futures.ThreadPoolExecutor(1, "input-wait")
 
     def dispatched(self, result) -> None:
         """Called right after a step was dispatched, with some array of its result."""
         now = time.monotonic()
-        if self._finished is None:
-            self._started = now  # the first step compiles: time before it does not count
-        elif self._finished.done():
+        if self._began is None:
+            self._began = now  # the first step compiles: time before it does not count
+        elif self._finished and self._finished.done():
             self.seconds += max(0.0, now - self._finished.result())
         self._finished = self._watcher.submit(_finish_time, result)
 
+    @contextlib.contextmanager
+    def paused(self):
+        """What happens in here, an evaluation, is no wait for images."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._paused += time.monotonic() - began
+            self._finished = None
+
     def elapsed(self) -> float:
-        """Seconds since the first step was dispatched."""
-        return 0.0 if self._started is None else time.monotonic() - self._started
+        """Seconds of training since the first step was dispatched."""
+        return 0.0 if self._began is None else time.monotonic() - self._began - self._paused
 
     def share(self) -> float:
-        """Of these seconds, those that the device waited."""
+        """The part of these seconds that the device waited."""
         return self.seconds / max(self.elapsed(), 1e-9)
 
     def close(self) -> None:

@@ -1,19 +1,53 @@
-"""`metrics.jsonl`, which machines read."""
+"""Where a training's numbers go: `metrics.jsonl`, TensorBoard, Weights & Biases if asked."""
 
+import hashlib
 import json
 import math
 import pathlib
 import time
 
+from ns_jax.errors import MissingPackageError
+
+FLUSH_SECONDS = 10  # after which TensorBoard's events are on the disk
+
 
 class MetricsLog:
-    """Appends to `metrics.jsonl`; lines of steps that a resumed run repeats are dropped first."""
+    """Numbers of steps, named `<split>/<name>`. What a resumed run repeats is dropped first."""
 
-    def __init__(self, path: pathlib.Path, start_step: int, write: bool = True):
-        """Without `write` nothing is: of many processes the first one does."""
-        self._file = None
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        start_step: int,
+        *,
+        write: bool = True,
+        tensorboard: bool = False,
+        wandb: str = "",
+    ):
+        """Without `write` it does nothing: of many processes the first one writes.
+
+        `wandb`: a project. Raises MissingPackageError where its library is not installed.
+        """
+        self._sinks = []
         if not write:
             return
+        self._sinks.append(_JsonLines(workdir / "metrics.jsonl", start_step))
+        if tensorboard:
+            self._sinks.append(_TensorBoard(workdir, start_step))
+        if wandb:
+            self._sinks.append(_WandB(workdir, wandb))
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        numbers = {name: float(value) for name, value in numbers.items()}
+        for sink in self._sinks:
+            sink.write(step, numbers)
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+
+class _JsonLines:
+    def __init__(self, path: pathlib.Path, start_step: int):
         kept = []
         if path.exists():
             for line in path.read_text().splitlines():
@@ -26,15 +60,51 @@ class MetricsLog:
         temporary.replace(path)
         self._file = path.open("a", buffering=1)
 
-    def write(self, step: int, **numbers: float) -> None:
-        """Names are `<split>/<name>`; they come in as `split__name`."""
-        if self._file is None:
-            return
-        named = {name.replace("__", "/"): float(value) for name, value in numbers.items()}
+    def write(self, step: int, numbers: dict[str, float]) -> None:
         # JSON has no words for what is not finite.
-        named = {name: value if math.isfinite(value) else None for name, value in named.items()}
-        self._file.write(json.dumps({"step": step, "time": time.time(), **named}) + "\n")
+        shown = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        self._file.write(json.dumps({"step": step, "time": time.time(), **shown}) + "\n")
 
     def close(self) -> None:
-        if self._file:
-            self._file.close()
+        self._file.close()
+
+
+class _TensorBoard:
+    def __init__(self, directory: pathlib.Path, start_step: int):
+        import tensorboardX  # half a second
+
+        self._writer = tensorboardX.SummaryWriter(
+            str(directory), purge_step=start_step + 1, flush_secs=FLUSH_SECONDS
+        )
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    def __init__(self, directory: pathlib.Path, project: str):
+        try:
+            import wandb
+        except ImportError:
+            raise MissingPackageError(
+                "train.wandb needs its library: pip install 'ns-jax[wandb]'"
+            ) from None
+        # The same run however often the training is resumed in this workdir.
+        name = str(directory)
+        self._run = wandb.init(
+            project=project,
+            id=hashlib.sha256(name.encode()).hexdigest()[:16],
+            name="/".join(directory.parts[-2:]),
+            resume="allow",
+            dir=name,
+        )
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        self._run.log(numbers, step=step)
+
+    def close(self) -> None:
+        self._run.finish()

@@ -1,4 +1,4 @@
-"""What becomes of a training whose loss or gradient is not finite: counted, bounded, and said."""
+"""Policy for losses or gradients that are not finite: skip the step or roll back, up to a limit."""
 
 import math
 
@@ -7,27 +7,34 @@ import numpy as np
 from ns_jax.errors import DivergedError
 from ns_jax.progress import say
 
-SKIP, BACK = "skip", "back"
+SKIP, BACK = "skip", "back"  # values of train.nonfinite
 
 
-class GoBack(Exception):  # noqa: N818 (it is no error: the training goes on elsewhere)
-    """The training is to go on from its last checkpoint, with other noise and another order."""
+class Rollback(Exception):  # noqa: N818 (it is no error: the training resumes elsewhere)
+    """The training is to resume from its last checkpoint, with other noise and another order."""
 
 
-class Guard:
+class NonFinitePolicy:
     """Looks at the metrics of each step. A step that is not finite has changed no weights."""
 
     def __init__(self, train, count: int, directory):
-        """`count` such steps were met before; more than `train.nonfinite_limit` are too many."""
+        """`count` such steps were met before; more than `train.nonfinite_limit` are too many.
+
+        `directory`: of the checkpoints, for the message.
+        """
         self._what_then, self._limit = train.nonfinite, train.nonfinite_limit
         self._directory, self.count = directory, count
 
     def look(self, step: int, metrics: dict) -> dict[str, float]:
-        """Loss and accuracy, on the host.
+        """The step's loss and accuracies, on the host.
 
-        Raises GoBack where that is what to do, FloatingPointError beyond the limit.
+        Raises Rollback where that is what to do, DivergedError beyond the limit.
         """
-        numbers = {name: float(metrics[name]) for name in ("loss", "top1")}
+        numbers = {
+            name: float(value)
+            for name, value in metrics.items()
+            if name == "loss" or name.startswith("top1")
+        }
         norm = float(metrics["grad_norm"])
         if math.isfinite(numbers["loss"]) and math.isfinite(norm):
             return numbers
@@ -42,12 +49,12 @@ class Guard:
         then = "it is left out" if self._what_then == SKIP else "back to the last checkpoint"
         say(f"{what}; {then} ({self.count} of at most {self._limit})")
         if self._what_then == BACK:
-            raise GoBack
+            raise Rollback
         return numbers
 
 
 def seed_of_attempt(seed: int, attempt: int) -> int:
-    """Of data order and noise once a training has gone back so often; 0: the training's own."""
+    """Seed for data order and noise after `attempt` rollbacks; attempt 0 is the training's own."""
     if attempt == 0:
         return seed
     return int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0] >> 1)

@@ -1,4 +1,4 @@
-"""The pure steps, and the one place that compiles them with shardings and donation."""
+"""The training step, a pure function, and the one place that compiles it with shardings."""
 
 import dataclasses
 import functools
@@ -36,7 +36,8 @@ class Objective:
     std: tuple[float, ...]
     ema_decay: float
     loss_divisor: int  # labelled images a step (official code), or all of them (paper)
-    pieces: int = 1  # that a batch goes through the network in, one after the other
+    microbatches: int = 1  # that a batch goes through the network in, one after the other
+    unlabelled_noise: bool = True  # dropout and stochastic depth on unlabelled rows too
     teacher: Teacher | None = None
 
 
@@ -46,59 +47,96 @@ def train_step(
     rng: jax.Array,
     teacher: dict | None = None,
     *,
-    model,
-    optimiser,
+    model: EfficientNet,
+    optimiser: optax.GradientTransformation,
     objective: Objective,
     packing=UNPACKED,
 ) -> tuple[TrainState, dict]:
-    """One update on a batch as in `data.pipeline`; metrics are scalars on the device.
-
-    The state comes and goes as `packing` packs it, which the optimiser's state is made for.
+    """One update on a batch as `data.batch.BatchSpec` has it; metrics are scalars on the device.
 
     Where the loss or the gradient is not finite, nothing but `step` changes.
 
-    `rng` is the key of the training, the same at every step. It is an argument, so that trainings
-    which differ in the seed alone share one compiled step. `teacher` has the variables of
+    The state comes and goes as `packing` packs it, which the optimiser's state is made for. `rng`
+    is the key of the training, the same at every step: it is an argument, so that trainings which
+    differ in the seed alone share one compiled step. `teacher` has the variables of
     `objective.teacher`; None without one.
     """
     rng = jax.random.fold_in(rng, state.step)
-
-    def loss_of(params, batch_stats, batch, rng):
-        variables = {"params": params, "batch_stats": batch_stats}
-        images = inference_step.normalise(batch["image"], objective.mean, objective.std)
-        logits, batch_stats = model.apply(
-            variables, images, train=True, rng=rng, noisy=batch.get("noisy")
-        )
-        each = losses.cross_entropy(logits, batch["target_classes"], batch["target_probs"])
-        best = batch["target_classes"][:, 0]
-        if objective.teacher:
-            probs = teacher_probs(objective.teacher, teacher, batch, rng)
-            each = jnp.where(batch["pseudo"], losses.dense_cross_entropy(logits, probs), each)
-            best = jnp.where(batch["pseudo"], probs.argmax(-1), best)
-        sums = {
-            "loss": (batch["weight"] * each).sum() / objective.loss_divisor,
-            "right": (batch["weight"] * (logits.argmax(-1) == best)).sum(),
-        }
-        return sums["loss"], (batch_stats, sums)
-
-    gradients = jax.grad(loss_of, has_aux=True)
+    loss = functools.partial(batch_loss, model=model, objective=objective, teacher=teacher)
     variables = packing.unpack(state.params), packing.unpack(state.batch_stats)
-    if objective.pieces == 1:
-        grads, (batch_stats, sums) = gradients(*variables, batch, rng)
-    else:
-        grads, batch_stats, sums = _in_turn(
-            gradients, *variables, batch, rng, model, objective.pieces
-        )
+    grads, batch_stats, sums = accumulate_gradients(
+        loss, *variables, batch, rng, objective.microbatches, model.placement
+    )
     grads, batch_stats = packing.pack(grads), packing.pack(batch_stats)
     updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    average = functools.partial(optim.update_ema, step=state.step, decay=objective.ema_decay)
-    metrics = {
-        "loss": sums["loss"],
-        "top1": sums["right"] / jnp.maximum(batch["weight"].sum(), 1.0),
-        "grad_norm": optax.tree.norm(grads),
+    new = advance(state, params, batch_stats, opt_state, objective.ema_decay)
+    metrics = summarise(sums, grads)
+    return keep_if_finite(new, state, metrics), metrics
+
+
+def batch_loss(
+    params: dict,
+    batch_stats: dict,
+    batch: dict,
+    rng: jax.Array,
+    *,
+    model: EfficientNet,
+    objective: Objective,
+    teacher: dict | None = None,
+) -> tuple[jax.Array, tuple[dict, dict]]:
+    """The loss: sum(weight * cross-entropy) / `loss_divisor`, over labels and pseudo-labels alike.
+
+    Also the new moving statistics, and sums over the rows for `summarise`.
+    """
+    images = inference_step.normalise(batch["image"], objective.mean, objective.std)
+    is_labelled = batch.get("is_labelled")  # not there: all rows are
+    logits, batch_stats = model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        images,
+        train=True,
+        rng=rng,
+        noisy=None if objective.unlabelled_noise else is_labelled,
+    )
+    each = losses.cross_entropy(logits, batch["target_classes"], batch["target_probs"])
+    best = batch["target_classes"][:, 0]
+    if objective.teacher:
+        probs = teacher_probs(objective.teacher, teacher, batch, rng)
+        each = jnp.where(is_labelled, each, losses.dense_cross_entropy(logits, probs))
+        best = jnp.where(is_labelled, best, probs.argmax(-1))
+    loss = (batch["weight"] * each).sum() / objective.loss_divisor
+    right = logits.argmax(-1) == best
+    sums = {"loss": loss, "labelled": _sums(each, right, batch["weight"], is_labelled)}
+    if is_labelled is not None:
+        sums["unlabelled"] = _sums(each, right, batch["weight"], ~is_labelled)
+    return loss, (batch_stats, sums)
+
+
+def _sums(each, right, weight, chosen) -> dict:
+    """Over the chosen rows (None: all), each as its weight says."""
+    weight = weight if chosen is None else weight * chosen
+    return {
+        "loss": (weight * each).sum(),
+        "top1": (weight * right).sum(),
+        "weight": weight.sum(),
     }
-    new = TrainState(
+
+
+def summarise(sums: dict, grads: dict) -> dict[str, jax.Array]:
+    """Scalars: the loss, its mean over labelled and over unlabelled rows with the share of rows
+    whose best class is the label's or the teacher's, and the norm of the gradient.
+    """
+    metrics = {"loss": sums["loss"], "grad_norm": optax.tree.norm(grads)}
+    for kind in sums.keys() - {"loss"}:
+        total = jnp.maximum(sums[kind]["weight"], 1.0)
+        metrics |= {f"{name}_{kind}": sums[kind][name] / total for name in ("loss", "top1")}
+    return metrics
+
+
+def advance(state: TrainState, params, batch_stats, opt_state, ema_decay: float) -> TrainState:
+    """The state after an update, its moving averages included."""
+    average = functools.partial(optim.update_ema, step=state.step, decay=ema_decay)
+    return TrainState(
         step=state.step + 1,
         params=params,
         batch_stats=batch_stats,
@@ -106,9 +144,13 @@ def train_step(
         ema_params=average(state.ema_params, params),
         ema_batch_stats=average(state.ema_batch_stats, batch_stats),
     )
-    sound = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-    unchanged = dataclasses.replace(state, step=new.step)
-    return jax.tree.map(functools.partial(jnp.where, sound), new, unchanged), metrics
+
+
+def keep_if_finite(new: TrainState, old: TrainState, metrics: dict) -> TrainState:
+    """The new state; the old one, a step further, where loss or gradient is not finite."""
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    unchanged = dataclasses.replace(old, step=new.step)
+    return jax.tree.map(functools.partial(jnp.where, finite), new, unchanged)
 
 
 def teacher_probs(given: Teacher, variables: dict, batch: dict, rng: jax.Array) -> jax.Array:
@@ -126,44 +168,50 @@ def teacher_probs(given: Teacher, variables: dict, batch: dict, rng: jax.Array) 
     return jax.lax.stop_gradient(probs)
 
 
-def _in_turn(gradients, params, batch_stats, batch: dict, rng, model, pieces: int):
-    """Gradients of a batch of which each piece, an equal part of every BatchNorm group, goes
-    through the network alone: its own statistics, and moving averages that move once a piece.
+def accumulate_gradients(
+    loss, params, batch_stats, batch: dict, rng, microbatches: int, placement
+) -> tuple[dict, dict, dict]:
+    """`(grads, batch_stats, sums)` of a loss like `batch_loss`, summed over microbatches.
 
-    Piece k has the rows k, k + `pieces`, ...: so each device's own rows hold its part of all pieces
-    and no image changes device. While they wait, images lie channels first, since a TPU would fill
-    up 3 channels at the end to 128.
+    A microbatch, an equal part of every BatchNorm group, goes through the network alone: it has
+    its own statistics, and the moving averages move once for each.
+
+    Microbatch k has the rows k, k + `microbatches`, ...: so each device's own rows hold its part of
+    all of them and no image changes device. While they wait, images lie channels first, since a TPU
+    would fill up 3 channels at the end to 128.
     """
+    gradients = jax.grad(loss, has_aux=True)
+    if microbatches == 1:
+        grads, (batch_stats, sums) = gradients(params, batch_stats, batch, rng)
+        return grads, batch_stats, sums
 
     def cut(rows):
-        parts = rows.reshape(-1, pieces, *rows.shape[1:]).swapaxes(0, 1)
+        parts = rows.reshape(-1, microbatches, *rows.shape[1:]).swapaxes(0, 1)
         return jnp.moveaxis(parts, -1, 2) if _is_image(rows) else parts
 
-    def piece_of(part):
-        return model.placement.rows(jnp.moveaxis(part, 1, -1) if _is_image(part) else part)
+    def whole(part):
+        return placement.rows(jnp.moveaxis(part, 1, -1) if _is_image(part) else part)
+
+    def of_microbatch(batch_stats, number, waiting):
+        rows = jax.tree.map(whole, waiting)
+        return gradients(params, batch_stats, rows, jax.random.fold_in(rng, number))
 
     def add(carry, turn):
         grads, batch_stats, sums = carry
-        number, waiting = turn
-        piece = jax.tree.map(piece_of, waiting)
-        new, (batch_stats, found) = gradients(
-            params, batch_stats, piece, jax.random.fold_in(rng, number)
-        )
-        return (_added(grads, new), batch_stats, _added(sums, found)), None
+        new, (batch_stats, found) = of_microbatch(batch_stats, *turn)
+        added = jax.tree.map(jnp.add, (grads, sums), (new, found))
+        return (added[0], batch_stats, added[1]), None
 
-    nothing = jax.tree.map(jnp.zeros_like, params)
-    sums = {"loss": jnp.zeros(()), "right": jnp.zeros(())}
-    start = (nothing, batch_stats, sums)
-    found, _ = jax.lax.scan(add, start, (jnp.arange(pieces), jax.tree.map(cut, batch)))
+    turns = (jnp.arange(microbatches), jax.tree.map(cut, batch))
+    first = jax.tree.map(lambda rows: rows[0], turns)
+    shapes, (_, sums) = jax.eval_shape(of_microbatch, batch_stats, *first)
+    nothing = jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), (shapes, sums))
+    found, _ = jax.lax.scan(add, (nothing[0], batch_stats, nothing[1]), turns)
     return found
 
 
 def _is_image(rows: jax.Array) -> bool:
     return rows.ndim == 4
-
-
-def _added(one: dict, other: dict) -> dict:
-    return jax.tree.map(jnp.add, one, other)
 
 
 def compile_train_step(mesh, state_shardings: TrainState, teacher_shardings=None, **static):

@@ -12,20 +12,22 @@ from ml_collections import config_dict
 from ns_jax import model_card
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import crops, randaugment, views
+from ns_jax.data.batch import BatchSpec
 from ns_jax.errors import InputError
 from ns_jax.models import efficientnet
 from ns_jax.parallel import mesh as mesh_lib
-from ns_jax.training import numbers as numbers_lib
 from ns_jax.training import optim
 from ns_jax.training import packing as packing_lib
 from ns_jax.training import state as state_lib
 from ns_jax.training import step as step_lib
+from ns_jax.training.numbers import Numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
     """A training's parts; arrays there are none yet."""
 
+    numbers: Numbers
     model: efficientnet.EfficientNet
     preprocessing: crops.Preprocessing
     view: views.TrainView  # of labelled images
@@ -46,8 +48,8 @@ class Trainer:
         """A state from scratch, on the devices."""
         return self.fresh(jax.random.key(seed))
 
-    def compile(self, rows: int, k: int) -> None:
-        """Compiles the step for batches of so many rows; calls with such batches find it ready."""
+    def compile(self, spec: BatchSpec) -> None:
+        """Compiles the step for batches like this; calls with such batches find it ready."""
         vectors = jax.eval_shape(self.packing.pack, self.shapes)
         if self.packing is packing_lib.UNPACKED:
             state = state_lib.placed(vectors, self.shardings)
@@ -56,7 +58,7 @@ class Trainer:
             state = state_lib.placed(vectors, jax.tree.map(lambda _: whole, vectors))
         rng = jax.eval_shape(lambda: jax.random.key(0))
         teacher = self.teacher and state_lib.placed(self.teacher.shapes, self.teacher.shardings)
-        self.step.lower(state, self.batch(rows, k), rng, teacher).compile()
+        self.step.lower(state, self.abstract_batch(spec), rng, teacher).compile()
 
     def packed(self, state: state_lib.TrainState) -> state_lib.TrainState:
         """The state as steps carry it. A step takes its memory."""
@@ -84,29 +86,31 @@ class Trainer:
         """Of `{"params", "batch_stats"}`."""
         return {"params": self.shardings.params, "batch_stats": self.shardings.batch_stats}
 
-    def batch(self, rows: int, k: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a step's global batch of so many rows, with targets in k places."""
-        columns = {name: (shape, np.uint8) for name, shape in self.view.shapes().items()}
-        columns |= {
-            "target_classes": ((k,), np.int32),
-            "target_probs": ((k,), np.float32),
-            "weight": ((), np.float32),
-        }
-        columns |= {name: ((), np.bool_) for name in self.marks}
+    def batch_spec(self, places: int = 1) -> BatchSpec:
+        """What a batch is like whose targets name `places` classes."""
+        numbers = self.numbers
+        return BatchSpec(
+            labelled=numbers.labelled,
+            unlabelled=numbers.unlabelled,
+            groups=numbers.stat_groups,
+            images=self.view.shapes(),
+            places=places,
+        )
+
+    def abstract_batch(self, spec: BatchSpec) -> dict[str, jax.ShapeDtypeStruct]:
+        """A step's global batch as the devices have it: shapes, dtypes, shardings."""
+        sharding = mesh_lib.batch_sharding(self.mesh)
         return {
-            name: jax.ShapeDtypeStruct(
-                (rows, *shape), dtype, sharding=mesh_lib.batch_sharding(self.mesh)
-            )
-            for name, (shape, dtype) in columns.items()
+            name: jax.ShapeDtypeStruct((spec.rows, *shape), dtype, sharding=sharding)
+            for name, (shape, dtype) in spec.device_columns.items()
         }
 
-    @property
-    def marks(self) -> dict[str, tuple[bool, bool]]:
-        """Columns of a batch that tell labelled rows from unlabelled: their value in each."""
-        marks = {"pseudo": (False, True)} if self.teacher else {}
-        if self.unlabelled_view.kind != self.view.kind:
-            marks["noisy"] = (True, False)
-        return marks
+    def averaged_variables(self, state: state_lib.TrainState) -> dict:
+        """The averaged weights and statistics of a packed state, on the host of every process."""
+        averaged = state.ema_variables
+        if self.packing is not packing_lib.UNPACKED:
+            return self.packing.unpack(jax.tree.map(np.array, averaged))
+        return mesh_lib.fetch(averaged, self.mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,36 +125,35 @@ class StepTeacher:
     shardings: dict
 
 
-def build(config, num_classes: int, num_labelled: int, devices: list | None = None) -> Trainer:
-    """For `devices`, or for those that the config trains on.
+def build(config, numbers: Numbers, num_classes: int, devices: list | None = None) -> Trainer:
+    """A training's parts for `devices`, or for those that the config trains on.
 
-    Raises InputError for numbers that do not go together.
+    `numbers` are the config's own, for as many devices. Raises InputError.
     """
     devices = training_devices(config) if devices is None else devices
-    numbers_lib.validate_training(config, len(devices), num_labelled)
-    config = numbers_lib.with_stat_groups(config, len(devices))
     mesh = mesh_lib.make_mesh(config.mesh.fsdp, devices)
     placement = mesh_lib.Placement(mesh, config.mesh.shard_above)
     model = dataclasses.replace(
         build_model(config, num_classes),
         placement=placement,
         frozen_stages=config.train.frozen_stages,
+        stat_groups=numbers.stat_groups,
     )
     preprocessing = build_preprocessing(config, model)
-    steps_per_epoch, _ = numbers_lib.steps(config, num_labelled)
     teacher = _teacher(config, placement, preprocessing) if config.train.teacher else None
-    per_step = numbers_lib.images_per_step(config)
     objective = step_lib.Objective(
         mean=preprocessing.mean,
         std=preprocessing.std,
         ema_decay=config.optim.ema_decay,
-        loss_divisor=per_step[0] if config.loss.normalise == "labelled" else sum(per_step),
-        pieces=config.train.accumulate,
+        loss_divisor=numbers.loss_divisor,
+        microbatches=numbers.microbatches,
+        unlabelled_noise=config.train.unlabelled_noise != "none",
         teacher=teacher and teacher.step,
     )
     of_teacher = None if teacher is None or config.train.teacher_noise else teacher.preprocessing
     view = train_view(config, preprocessing, of_teacher)
     return Trainer(
+        numbers=numbers,
         model=model,
         preprocessing=preprocessing,
         view=view,
@@ -162,8 +165,8 @@ def build(config, num_classes: int, num_labelled: int, devices: list | None = No
             preprocessing.size,
             objective,
             json.dumps(config.optim.to_dict()),
-            numbers_lib.labelled_batch(config),
-            steps_per_epoch,
+            numbers.labelled_batch,
+            numbers.steps_per_epoch,
             teacher and teacher.preprocessing.size,
         ),
     )

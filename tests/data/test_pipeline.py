@@ -7,6 +7,7 @@ from ml_collections import config_dict
 
 from ns_jax.data import bad_images, crops, perceptual, pipeline, randaugment, views
 from ns_jax.data import open as open_lib
+from ns_jax.data.batch import BatchSpec
 from ns_jax.data.workers import Reading
 from ns_jax.training import examples as examples_lib
 from ns_jax.training import targets
@@ -66,8 +67,7 @@ def batches(
             labelled,
             unlabelled if per_step[1] else None,
             view(),
-            per_step=per_step,
-            groups=groups,
+            spec=BatchSpec(*per_step, groups, view().shapes(), labelled.k),
             steps=steps,
             start_step=start_step,
             seed=seed,
@@ -126,8 +126,7 @@ def test_a_run_resumed_with_workers_sees_the_same_bytes_of_every_source(
             labelled,
             None,
             view(kind="crop", flip=True),
-            per_step=(6, 0),
-            groups=1,
+            spec=BatchSpec(6, 0, 1, view().shapes()),
             steps=7,  # three passes
             start_step=start_step,
             seed=0,
@@ -233,8 +232,7 @@ def test_the_teachers_view_comes_with_the_batch():
             labelled,
             None,
             view(teacher=teacher),
-            per_step=(8, 0),
-            groups=1,
+            spec=BatchSpec(8, 0, 1, view(teacher=teacher).shapes(), labelled.k),
             steps=1,
             start_step=0,
             seed=0,
@@ -266,8 +264,7 @@ def test_bad_images_keep_their_index_and_have_weight_0(tmp_path):
             rows,
             None,
             view(),
-            per_step=(8, 0),
-            groups=1,
+            spec=BatchSpec(8, 0, 1, view().shapes()),
             steps=1,
             start_step=0,
             seed=0,

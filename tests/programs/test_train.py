@@ -7,6 +7,7 @@ import pytest
 from ns_jax import config as config_lib
 from ns_jax import trees
 from ns_jax.checkpoints import checkpoint
+from ns_jax.errors import InputError
 from ns_jax.programs import label, select, selftrain, train
 from ns_jax.training import numbers as numbers_lib
 from ns_jax.training import trainer as trainer_lib
@@ -98,8 +99,8 @@ def test_a_noised_teacher_must_see_what_its_student_sees(teacher, tiny_config):
     config = config_lib.at_iteration(tiny_config, 1)
     config.train.teacher, config.train.teacher_noise = str(teacher), True
     config.data.image_size = 24
-    with pytest.raises(ValueError, match="teacher takes 16 pixels.* have 24"):
-        trainer_lib.build(config, 10, 50)
+    with pytest.raises(InputError, match="teacher takes 16 pixels.* have 24"):
+        trainer_lib.build(config, numbers_lib.derive(config, 50, 1), 10)
 
 
 @pytest.mark.parametrize(
@@ -111,12 +112,10 @@ def test_noise_can_be_kept_from_unlabelled_images(tiny_config, noise, kind, oper
     config.train.selection = "selection"
     config.train.unlabelled_noise = noise
     config.data.train_view = "pad"
-    built = trainer_lib.build(config, 10, 50)
+    built = trainer_lib.build(config, numbers_lib.derive(config, 50, 1), 10)
     assert (built.view.kind, built.view.randaugment.num_layers) == ("pad", 2)
     view = built.unlabelled_view
     assert (view.kind, view.randaugment.num_layers) == (kind, operators)
-    assert built.marks == ({"noisy": (True, False)} if noise == "none" else {})
-    assert ("noisy" in built.batch(10, 1)) == (noise == "none")
 
 
 def test_a_fine_tune_is_the_last_stage_of_an_iteration(few_stages, tiny_config, tmp_path):
@@ -145,20 +144,19 @@ def test_labelled_images_below_one_a_core_scale_the_recipe(tiny_config):
     config = config_lib.at_iteration(tiny_config, 1)
     config.train.batch_size, config.train.sample_prob = 2048, 0.5
     config.train.unlabelled_ratio = 28.0
-    assert numbers_lib.images_per_step(config) == (2048, 28_672)  # 1 and 14 a core of 2,048
-    assert numbers_lib.labelled_batch(config) == 1024
-    assert numbers_lib.steps(config, 1_281_167)[0] == 1_281_167 / 1024
-    assert (
-        numbers_lib.unlabelled_weight(config) == 28 * 2048 / 28_672
-    )  # L_labelled + r L_unlabelled
+    config.train.selection = "selection"
+    numbers = numbers_lib.derive(config, 1_281_167, 2048)
+    assert (numbers.labelled, numbers.unlabelled) == (2048, 28_672)  # 1 and 14 a core
+    assert numbers.labelled_batch == 1024 and numbers.steps_per_epoch == 1_281_167 / 1024
+    assert numbers.unlabelled_weight == 28 * 2048 / 28_672  # L_labelled + r L_unlabelled
 
 
 def test_groups_follow_the_official_rule(tiny_config):
     counts = {1: 1, 2: 2, 8: 8, 16: 2, 32: 4, 64: 8, 128: 8, 512: 8, 2048: 8}
     for devices, groups in counts.items():
-        config = tiny_config.copy_and_resolve_references()
-        found = numbers_lib.with_stat_groups(config, devices)
-        assert found.model.stat_groups == groups
+        tiny_config.train.batch_size = 2048
+        numbers = numbers_lib.derive(tiny_config, 100_000, devices)
+        assert numbers.stat_groups == groups
 
 
 @pytest.mark.pod

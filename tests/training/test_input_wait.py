@@ -28,7 +28,7 @@ def dispatch(found, clock, at, finishes):
 
 
 def test_only_the_time_between_a_steps_end_and_the_next_dispatch_counts(clock):
-    found = input_wait.IdleTime()
+    found = input_wait.InputWait()
     assert found.share() == 0
     dispatch(found, clock, at=100, finishes=103)  # the first one: what was before does not count
     dispatch(found, clock, at=105, finishes=108)  # two seconds late
@@ -40,12 +40,23 @@ def test_only_the_time_between_a_steps_end_and_the_next_dispatch_counts(clock):
     found.close()
 
 
+def test_an_evaluation_between_two_steps_is_no_wait_for_images(clock):
+    found = input_wait.InputWait()
+    dispatch(found, clock, at=100, finishes=103)
+    with found.paused():
+        clock.now = 150
+    dispatch(found, clock, at=150, finishes=153)
+    clock.now = 160
+    assert found.seconds == 0 and found.elapsed() == 10
+    found.close()
+
+
 def test_a_step_that_still_runs_is_not_waited_for(monkeypatch):
     import threading
 
     release = threading.Event()
     monkeypatch.setattr(input_wait, "_finish_time", lambda _: release.wait() and 0.0)
-    found = input_wait.IdleTime()
+    found = input_wait.InputWait()
     found.dispatched(None)
     found.dispatched(None)  # would hang if it waited
     assert found.seconds == 0

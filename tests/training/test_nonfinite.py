@@ -11,10 +11,11 @@ from ns_jax import trees
 from ns_jax.checkpoints import checkpoint
 from ns_jax.programs import train
 from ns_jax.training import nonfinite
+from ns_jax.training import trainer as trainer_lib
 
 pytestmark = pytest.mark.large
 
-SOUND = {"loss": 1.0, "top1": 0.5, "grad_norm": 2.0}
+SOUND = {"loss": 1.0, "top1_labelled": 0.5, "grad_norm": 2.0}
 
 
 def settings(config, what_then="skip", limit=2):
@@ -25,8 +26,8 @@ def settings(config, what_then="skip", limit=2):
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_more_than_the_limit_end_the_run(tiny_config, capsys, name, value):
-    found = nonfinite.Guard(settings(tiny_config), 1, "runs/x/checkpoints")
-    assert found.look(1, SOUND) == {"loss": 1.0, "top1": 0.5} and found.count == 1
+    found = nonfinite.NonFinitePolicy(settings(tiny_config), 1, "runs/x/checkpoints")
+    assert found.look(1, SOUND) == {"loss": 1.0, "top1_labelled": 0.5} and found.count == 1
     found.look(2, {**SOUND, name: value})
     assert "step 2 is" in (said := capsys.readouterr().err) and "left out (2 of at most 2)" in said
     with pytest.raises(FloatingPointError, match=r"(?s)step 3 of this kind.*limit is 2.*learning"):
@@ -34,8 +35,8 @@ def test_more_than_the_limit_end_the_run(tiny_config, capsys, name, value):
 
 
 def test_going_back_is_asked_for(tiny_config):
-    found = nonfinite.Guard(settings(tiny_config, "back"), 0, "x")
-    with pytest.raises(nonfinite.GoBack):
+    found = nonfinite.NonFinitePolicy(settings(tiny_config, "back"), 0, "x")
+    with pytest.raises(nonfinite.Rollback):
         found.look(5, {**SOUND, "loss": np.nan})
     assert found.count == 1
 
@@ -77,7 +78,7 @@ def test_too_many_of_them_stop_and_keep_the_last_good_checkpoint(tiny_config, tm
 
 def test_going_back_again_and_again_ends_too(tiny_config, tmp_path, monkeypatch, capsys):
     settings(tiny_config, "back", limit=2)
-    real = train.build
+    real = trainer_lib.build
 
     def build(*arguments):
         trainer = real(*arguments)
@@ -89,7 +90,7 @@ def test_going_back_again_and_again_ends_too(tiny_config, tmp_path, monkeypatch,
         step.lower = trainer.step.lower
         return dataclasses.replace(trainer, step=step)
 
-    monkeypatch.setattr(train, "build", build)
+    monkeypatch.setattr(trainer_lib, "build", build)
     with pytest.raises(FloatingPointError, match="step 3 of this kind, .* is 2"):
         train.run(tiny_config, tmp_path)
     assert "(2 of at most 2)" in capsys.readouterr().err
@@ -98,7 +99,7 @@ def test_going_back_again_and_again_ends_too(tiny_config, tmp_path, monkeypatch,
 def test_back_to_the_last_checkpoint_and_on_another_way(tiny_config, tmp_path, monkeypatch, capsys):
     settings(tiny_config, "back")
     undisturbed = train.run(tiny_config, tmp_path / "undisturbed")
-    real = train.build
+    real = trainer_lib.build
 
     def build(*arguments):
         trainer, calls = real(*arguments), itertools.count(1)
@@ -110,11 +111,11 @@ def test_back_to_the_last_checkpoint_and_on_another_way(tiny_config, tmp_path, m
         step.lower = trainer.step.lower
         return dataclasses.replace(trainer, step=step)
 
-    monkeypatch.setattr(train, "build", build)
+    monkeypatch.setattr(trainer_lib, "build", build)
     outputs = train.run(tiny_config, tmp_path / "run")
     said = capsys.readouterr().err
     assert "the loss of step 4 is nan" in said and "back to the last checkpoint (1 of" in said
-    assert "goes on from step 2" in said
+    assert "resuming from step 2" in said
     ours, theirs = losses(tmp_path / "run"), losses(tmp_path / "undisturbed")
     assert sorted(ours) == sorted(theirs) == [1, 2, 3, 4, 5, 6]
     assert ours[2] == theirs[2] and ours[3] != theirs[3]
@@ -126,8 +127,9 @@ def test_back_to_the_last_checkpoint_and_on_another_way(tiny_config, tmp_path, m
 def test_a_log_of_what_is_not_finite_is_still_json(tmp_path):
     from ns_jax.training.metrics_log import MetricsLog
 
-    log = MetricsLog(tmp_path / "metrics.jsonl", 0)
-    log.write(1, train__loss=float("nan"), train__grad_norm=float("inf"), train__top1=0.5)
+    log = MetricsLog(tmp_path, 0)
+    numbers = {"loss": float("nan"), "grad_norm": float("inf"), "top1": 0.5}
+    log.write(1, {f"train/{name}": value for name, value in numbers.items()})
     log.close()
 
     def refuse(name):

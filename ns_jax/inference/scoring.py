@@ -1,0 +1,37 @@
+"""A network's scores on a labelled source: every image once, over all processes."""
+
+import numpy as np
+
+from ns_jax.data import bad_images
+from ns_jax.data.source import Source
+from ns_jax.data.workers import Reading
+from ns_jax.inference import metrics, predictor
+from ns_jax.parallel import processes
+from ns_jax.progress import Progress
+
+
+def score(
+    network: predictor.Predictor,
+    source: Source,
+    reading: Reading,
+    bad: bad_images.BadImages,
+    shown: bool = True,
+) -> dict:
+    """`metrics.evaluate`'s numbers and `num_images` scored. Called by all processes.
+
+    Images that cannot be read are noted in `bad`, not scored. `shown`: with a progress bar.
+    """
+    share = np.array_split(np.arange(len(source)), processes.count())[processes.index()]
+    k = min(predictor.CLASSES_KEPT, len(network.class_names))  # as labelling: one compiled pass
+    parts = [(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), np.zeros(0, np.int32))]
+    with Progress("evaluating", len(share), shown=shown) as progress:
+        for batch in network.predict(source, [share], reading, k):
+            ok = np.asarray([status == "ok" for status in batch["status"]])
+            bad.add(batch["index"][~ok])
+            parts.append([batch[name][ok] for name in ("classes", "probs", "label")])
+            progress.advance(len(ok))
+    arrays = [np.concatenate(found) for found in zip(*parts, strict=True)]
+    classes, probs, labels = (np.concatenate(processes.gather(array)) for array in arrays)
+    processes.gather_bad(bad)
+    scores = metrics.evaluate(classes, probs, labels, len(source.class_names))
+    return {**scores, "num_images": len(labels)}

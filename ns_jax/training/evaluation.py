@@ -1,0 +1,49 @@
+"""Scores of the averaged weights while a training runs. They change no bit of it."""
+
+from ns_jax import model_card
+from ns_jax.data import bad_images
+from ns_jax.data import open as open_lib
+from ns_jax.data.source import Source
+from ns_jax.inference import predictor, scoring
+from ns_jax.model_card import ModelCard
+from ns_jax.training.numbers import Numbers
+
+
+class Evaluation:
+    """On `data.holdout`, or without one on `data.test`, every so many steps and at the end."""
+
+    def __init__(self, config, numbers: Numbers, source: Source, split: str, card: ModelCard):
+        self._source, self._split, self._card = source, split, card
+        self._batch_size = config.evaluate.batch_size
+        self._max_bad_fraction = config.data.max_bad_fraction
+        self._reading = open_lib.loader_settings(config)
+        self._every = numbers.steps_between_evaluations(len(source))
+        self._total = numbers.total_steps
+
+    def is_due(self, step: int) -> bool:
+        return (self._total - step) % self._every == 0
+
+    def scores(self, variables: dict) -> dict[str, float]:
+        """`{"test/top1": ..., ...}` of weights on the host. Called by all processes.
+
+        The pass is the one that labelling and evaluation compile.
+        """
+        network = predictor.Predictor([(self._card, variables)], batch_size=self._batch_size)
+        bad = bad_images.BadImages(self._source, self._max_bad_fraction)
+        found = scoring.score(network, self._source, self._reading, bad, shown=False)
+        return {f"{self._split}/{name}": found[name] for name in ("top1", "top5", "ece")}
+
+
+def prepare(config, numbers: Numbers, card: ModelCard) -> Evaluation | None:
+    """The evaluation that a config asks for; None without a source, or where none would pay.
+
+    Raises InputError for a source of other classes than the network's.
+    """
+    split = next((name for name in ("holdout", "test") if config.data[name]), None)
+    if split is None or config.train.evaluate_every_epochs == 0:
+        return None
+    source = open_lib.open_from_config(config, split)
+    if numbers.steps_between_evaluations(len(source)) is None:
+        return None
+    model_card.check_classes(source.class_names, card.class_names, source.name, "the training")
+    return Evaluation(config, numbers, source, split, card)

@@ -1,0 +1,214 @@
+"""What surrounds the steps of a training: batches, metrics, evaluations, saves, the last notice."""
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from ns_jax.data import bad_images, pipeline
+from ns_jax.data import open as open_lib
+from ns_jax.data.workers import default_workers
+from ns_jax.parallel import mesh as mesh_lib
+from ns_jax.parallel import preemption, processes
+from ns_jax.progress import Progress, say
+from ns_jax.training.evaluation import Evaluation
+from ns_jax.training.input_wait import InputWait
+from ns_jax.training.metrics_log import MetricsLog
+from ns_jax.training.nonfinite import NonFinitePolicy, seed_of_attempt
+from ns_jax.training.state import TrainState
+from ns_jax.training.trainer import Trainer
+
+INPUT_BOUND = 0.1  # share of the time that the device may wait before it is said ...
+CLEAR_AFTER_SECONDS = 30.0  # ... after so long a time
+PROFILE_AFTER = 10  # steps, when compilation is over and the pipeline is full
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a training begins or resumes."""
+
+    step: int
+    state: TrainState
+    attempt: int = 0  # how often it has rolled back
+    nonfinite: int = 0  # steps so far
+    bad: tuple = ((), ())  # indices of unreadable images: labelled, unlabelled
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a training is fed and judged with."""
+
+    labelled: pipeline.Examples
+    unlabelled: pipeline.Examples | None
+    evaluation: Evaluation | None
+
+
+class TrainingRun:
+    """One stretch of a training, from a start to its last step or to a notice; a context."""
+
+    def __init__(
+        self, config, workdir: pathlib.Path, trainer: Trainer, start: Start, inputs: Inputs
+    ):
+        self._config, self._workdir, self._trainer = config, workdir, trainer
+        self._start, self._evaluation = start, inputs.evaluation
+        self._spec = trainer.batch_spec(inputs.labelled.k)
+        self._total = trainer.numbers.total_steps
+        self.rng = jax.random.key(seed_of_attempt(config.seed, start.attempt))
+        self._bad = [
+            bad_images.BadImages(one.source, config.data.max_bad_fraction, known)
+            for one, known in zip((inputs.labelled, inputs.unlabelled), start.bad, strict=True)
+            if one
+        ]
+        self._policy = NonFinitePolicy(config.train, start.nonfinite, workdir / "checkpoints")
+        self._due = _Due(config.train.save_every_steps, config.train.save_every_minutes)
+        self._previous, self._warned, self._scores = None, False, {}
+        self._inputs, self._open = inputs, contextlib.ExitStack()
+
+    def __enter__(self) -> "TrainingRun":
+        train, rows, done = self._config.train, self._spec.rows, self._start.step
+        self._batches = self._open.enter_context(contextlib.closing(self._read()))
+        self._wait = self._open.enter_context(contextlib.closing(InputWait()))
+        log = MetricsLog(
+            self._workdir,
+            done,
+            write=processes.is_first(),
+            tensorboard=train.tensorboard,
+            wandb=train.wandb,
+        )
+        self._log = self._open.enter_context(contextlib.closing(log))
+        progress = Progress("training", self._total * rows, done * rows)
+        self._progress = self._open.enter_context(progress)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._open.close()
+
+    def _read(self):
+        """Batches of this process's rows, from the start's step on."""
+        config, numbers = self._config, self._trainer.numbers
+        self._places = mesh_lib.local_rows(self._spec.rows, self._trainer.mesh)
+        return pipeline.train_batches(
+            self._inputs.labelled,
+            self._inputs.unlabelled,
+            self._trainer.view,
+            unlabelled_view=self._trainer.unlabelled_view,
+            spec=self._spec,
+            steps=self._total,
+            start_step=self._start.step,
+            seed=seed_of_attempt(config.seed, self._start.attempt),
+            reading=open_lib.loader_settings(config),
+            places=self._places,
+            weights=pipeline.Weights(config.train.sample_prob, numbers.unlabelled_weight),
+        )
+
+    def next_batch(self) -> dict[str, jax.Array]:
+        """The next step's batch on the devices; its unreadable images are noted."""
+        batch = next(self._batches)
+        index, bad = batch.pop("index"), batch.pop("bad")
+        if bad.any():
+            labelled = self._spec.is_labelled(self._places)
+            for images, rows in zip(self._bad, (labelled, ~labelled), strict=False):
+                images.add(index[bad & rows])
+        return mesh_lib.put_batch(batch, self._trainer.mesh)
+
+    def observe(self, step: int, state: TrainState, metrics: dict) -> None:
+        """After a step was dispatched: looks at the step before, which is done, while it runs."""
+        self._wait.dispatched(metrics["loss"])
+        seen = self._policy.look(step - 1, self._previous) if self._previous else {}
+        self._previous = metrics
+        self._progress.advance(self._spec.rows, **seen, **self._scores)
+        self._profile(step - self._start.step, metrics)
+        numbers = {}
+        if self.logs(step):
+            numbers = {f"train/{name}": value for name, value in metrics.items()}
+            numbers |= {
+                "train/learning_rate": self._trainer.schedule(step - 1),
+                "train/images_per_second": self._progress.images_per_second(),
+                "train/input_wait_seconds": self._wait.seconds,
+                "train/input_wait_share": self._wait.share(),
+            }
+            self._warn_if_input_bound()
+        if self._evaluation and self._evaluation.is_due(step):
+            with self._wait.paused(), self._progress.paused():
+                self._scores = self._evaluation.scores(self._trainer.averaged_variables(state))
+            numbers |= self._scores
+        if numbers:
+            self._log.write(step, numbers)
+
+    def logs(self, step: int) -> bool:
+        return step == self._total or step % self._config.train.log_every_steps == 0
+
+    def leaves(self, step: int) -> bool:
+        """Whether the machine is about to go. Called by all processes after each step."""
+        return processes.leave_after_this_step() and step < self._total
+
+    def saves(self, step: int) -> bool:
+        return self._due.at(step, self.logs(step)) or step == self._total
+
+    def so_far(self, step: int) -> dict:
+        """What a checkpoint of this step says beside the weights; the step was finite."""
+        if self._previous:
+            self._policy.look(step, self._previous)
+            self._previous = None
+        return {
+            "attempt": self._start.attempt,
+            "nonfinite": self._policy.count,
+            "bad": [*map(processes.gather_bad, self._bad), []][:2],
+        }
+
+    def unreadable(self) -> list[bad_images.BadImages]:
+        """Of labelled and unlabelled images, as all processes found them."""
+        return self._bad
+
+    def leave(self, step: int) -> None:
+        """Ends the process. What was to be saved is."""
+        self._open.close()
+        say(f"saved step {step:,}; run the same command to resume")
+        preemption.leave()
+
+    def _profile(self, done: int, metrics: dict) -> None:
+        steps = self._config.train.profile_steps
+        if steps and done == PROFILE_AFTER:
+            jax.profiler.start_trace(str(self._workdir / "profile"))
+        if steps and done == PROFILE_AFTER + steps:
+            jax.block_until_ready(metrics)
+            jax.profiler.stop_trace()
+            say(f"a profile of {steps} steps is in {self._workdir / 'profile'}")
+
+    def _warn_if_input_bound(self) -> None:
+        """Says once, when it is clear, that the device waits for images."""
+        share, workers = self._wait.share(), self._config.data.workers
+        early = self._wait.elapsed() < CLEAR_AFTER_SECONDS
+        if self._warned or early or share < INPUT_BOUND:
+            return
+        self._warned = True
+        count = default_workers() if workers is None else workers
+        say(
+            f"input-bound: the device waited for images {share:.0%} of the time. data.workers is "
+            f"{count}; more of them, smaller files or a lighter view help, and `doctor` says how "
+            "many cores would do"
+        )
+
+
+class _Due:
+    """When to save: every so many steps, and when so many minutes have passed."""
+
+    def __init__(self, every_steps: int, every_minutes: float):
+        self._steps, self._seconds = every_steps, 60 * every_minutes
+        self._saved = time.monotonic()
+
+    def at(self, step: int, look: bool) -> bool:
+        """Whether to save after this step; at the clock only if `look`.
+
+        Process 0's clock counts, and the others are told.
+        """
+        due = step % self._steps == 0
+        if look and self._seconds:
+            late = time.monotonic() - self._saved >= self._seconds
+            due = due or bool(processes.gather(np.array([late]))[0][0])
+        if due:
+            self._saved = time.monotonic()
+        return due
