@@ -10,11 +10,13 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 # Wheels alone: nothing is compiled here. (promise, which TensorFlow Datasets ask for, is Python and has
 # none.) uv, where there is one, fetches them side by side. What is imported is compiled when it is.
+# CONSTRAINTS=constraints.txt takes the exact versions that the golden numbers were made with.
 ifneq ($(shell command -v uv),)
-INSTALL := uv pip install --quiet --python $(BIN)/python --only-binary :all: --no-binary promise
+INSTALL := uv pip install --quiet --python $(BIN)/python
 else
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --only-binary :all: --no-binary promise
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 endif
+INSTALL += --only-binary :all: --no-binary promise $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
 install: .venv/.installed
 
