@@ -198,7 +198,6 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     plan.num_labelled = 1_281_167
     plan.num_unlabelled = 300_000_000  # to label
     plan.labelling = True  # plan the labelling pass as well
-    plan.search = False  # for the largest batch a device that fits: several compilations
     plan.price = 0.0  # of an hour of one chip, in any currency
 
     config.convert = convert = config_dict.ConfigDict()

@@ -44,19 +44,20 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """Of a step, for each device."""
+    """What a step takes of each device."""
 
-    cycles: int  # the compiler's estimate for all but the collectives; 0 where it gives none
-    num_bytes: int  # read from and written to the large memory
+    cycles: int  # the compiler's estimate for all but the collectives
     collectives: tuple[Collective, ...]
 
 
 def read(text: str) -> Reading:
-    """Reads `compiled.as_text()` of a step for one device of many."""
+    """Reads `compiled.as_text()` of a step for one device of many.
+
+    Raises RuntimeError for a text without estimates: another compiler's, or of a new form.
+    """
     bodies, entry = _computations(text)
-    cycles, moved, found = 0, 0, collections.Counter()
+    cycles, found = 0, collections.Counter()
     for name, times in _times(bodies, entry).items():
-        moved += times * _moved(bodies[name], bodies)
         for line in bodies[name]:
             if match := _COLLECTIVE.search(line):
                 shapes, kind = match.groups()
@@ -65,7 +66,9 @@ def read(text: str) -> Reading:
                 found[key] += times
             elif match := re.search(r'"estimated_cycles":"(\d+)"', line):
                 cycles += times * int(match[1])
-    return Reading(cycles, moved, tuple(Collective(*key, count) for key, count in found.items()))
+    if not cycles:
+        raise RuntimeError("the compiled step says nothing of the cycles that it takes")
+    return Reading(cycles, tuple(Collective(*key, count) for key, count in found.items()))
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -109,83 +112,6 @@ def _turns(line: str, bodies: dict[str, list[str]]) -> int:
     condition = re.search(r"condition=(%[\w.\-]+)", line)[1]
     bounds = [int(n) for n in re.findall(r" constant\((\d+)\)", "\n".join(bodies[condition]))]
     return max(bounds, default=1)
-
-
-_DEFINITION = re.compile(r"^\s+(ROOT )?(%[\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*?)\)(?:,|$)")
-# Names for what is there already, and loops, whose bodies count by themselves.
-_FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "conditional"}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-    name: str
-    kind: str
-    size: int  # bytes of its result
-    operands: list[str]
-    is_root: bool
-    line: str
-
-
-def _instructions(lines: list[str]) -> dict[str, _Instruction]:
-    found = {}
-    for line in lines:
-        if match := _DEFINITION.match(line):
-            root, name, shapes, kind, operands = match.groups()
-            names = re.findall(r"%[\w.\-]+", operands)
-            found[name] = _Instruction(name, kind, _num_bytes(shapes), names, bool(root), line)
-    return found
-
-
-def _moved(lines: list[str], bodies: dict[str, list[str]]) -> int:
-    """Bytes that the instructions of a computation read and write."""
-    found, total = _instructions(lines), 0
-    for one in found.values():
-        if one.kind == "fusion":
-            called = re.search(r"calls=(%[\w.\-]+)", one.line)[1]
-            total += _moved_by_fusion(_instructions(bodies[called]))
-        elif one.kind not in _FREE:
-            total += _moved_by(one, found)
-    return total
-
-
-def _moved_by(one: _Instruction, found: dict[str, _Instruction]) -> int:
-    sizes = [found[name].size for name in one.operands if name in found]
-    if one.kind == "dynamic-slice":
-        return 2 * one.size
-    if one.kind == "dynamic-update-slice":
-        return 2 * sum(sizes[1:2])
-    return one.size + sum(sizes)
-
-
-def _moved_by_fusion(found: dict[str, _Instruction]) -> int:
-    """Its parameters and results, of which a slice may be all that is touched."""
-
-    def origin(name: str) -> str:
-        while name in found and found[name].kind == "bitcast":
-            name = found[name].operands[0]
-        return name
-
-    users = collections.defaultdict(list)
-    for one in found.values():
-        if one.kind != "bitcast":
-            for place, name in enumerate(one.operands):
-                users[origin(name)].append((one, place))
-    total = 0
-    for one in found.values():
-        if one.kind == "parameter":
-            uses = users[one.name]
-            if uses and all(u.kind == "dynamic-slice" and place == 0 for u, place in uses):
-                total += sum(u.size for u, _ in uses)
-            elif not all(u.kind == "dynamic-update-slice" and place == 0 for u, place in uses):
-                total += one.size
-        if one.is_root:
-            results = one.operands if one.kind == "tuple" else [one.name]
-            for name in map(origin, results):
-                result = found[name]
-                if result.kind == "dynamic-update-slice":
-                    result = found[result.operands[1]]
-                total += result.size
-    return total
 
 
 def _num_bytes(shapes: str) -> int:

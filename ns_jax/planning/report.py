@@ -37,11 +37,9 @@ def _show_one(found: dict, price: float) -> None:
         ["compiled in", *(f"{plan['compile_seconds']:.0f} s" for plan in plans)],
         row("images a device", lambda p: f"{p['images_per_device']:g}"),
         row("FLOPs an image", lambda p: f"{p['flops_per_image'] / 1e9:,.1f} G"),
-        row("memory traffic an image", lambda p: size_text(p["bytes_per_image"])),
         row("sent by a device", lambda p: size_text(p["sent_bytes"])),
         row("step, the compiler's estimate", lambda p: f"{p['step_seconds'] * 1e3:,.1f} ms"),
         row("of it between devices", lambda p: f"{p['link_seconds'] * 1e3:,.1f} ms"),
-        row("step, roofline", lambda p: f"{p['roofline_seconds'] * 1e3:,.1f} ms ({p['bound_by']})"),
         row("model FLOPs utilisation", lambda p: f"{p['utilisation']:.1%}"),
         row("images a second", lambda p: f"{p['images_per_second']:,.0f}"),
         row("steps", lambda p: f"{p['steps']:,}"),
@@ -65,14 +63,6 @@ def _show_one(found: dict, price: float) -> None:
                 "model.remat=full, a larger mesh.fsdp, train.accumulate, fewer images a device, or "
                 "more devices"
             )
-    if "largest" in found:
-        largest = found["largest"]
-        tried = ", ".join(f"{n}: {size_text(peak)}" for n, peak in largest["tried"].items())
-        say(
-            f"the largest batch that fits: {largest['images_per_device']:g} images a device; "
-            f"{largest['too_many']:g} do not, or are more than there are"
-            f"{'' if largest['exact'] else '; between them nothing was tried'} ({tried})"
-        )
 
 
 def _show_total(found: dict, price: float) -> None:

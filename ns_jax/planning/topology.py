@@ -31,7 +31,6 @@ class Chip:
     cores: int  # of a chip, as slices are named after
     flops: float  # a second, bfloat16
     hbm: float  # bytes
-    hbm_speed: float  # bytes a second
     link_speed: float  # bytes a second between chips, all links together
     clock: float  # Hz, of which the compiler counts cycles
     three_d: bool  # slices are named by three sides
@@ -45,12 +44,12 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v2", 2, 2, 23e12, 8e9, 350e9, 124e9, 0.70e9, False),
-        Chip("v3", 2, 2, 61.5e12, 16e9, 450e9, 164e9, 0.94e9, False),
-        Chip("v4", 1, 2, 275e12, 32e9, 1228e9, 300e9, 1.05e9, True),
-        Chip("v5e", 1, 1, 197e12, 16e9, 819e9, 200e9, 1.50e9, False),
-        Chip("v5p", 1, 2, 459e12, 95e9, 2765e9, 600e9, 1.75e9, True),
-        Chip("v6e", 1, 1, 918e12, 32e9, 1640e9, 448e9, 1.75e9, False),
+        Chip("v2", 2, 2, 23e12, 8e9, 124e9, 0.70e9, False),
+        Chip("v3", 2, 2, 61.5e12, 16e9, 164e9, 0.94e9, False),
+        Chip("v4", 1, 2, 275e12, 32e9, 300e9, 1.05e9, True),
+        Chip("v5e", 1, 1, 197e12, 16e9, 200e9, 1.50e9, False),
+        Chip("v5p", 1, 2, 459e12, 95e9, 600e9, 1.75e9, True),
+        Chip("v6e", 1, 1, 918e12, 32e9, 448e9, 1.75e9, False),
     )
 }
 

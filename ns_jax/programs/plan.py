@@ -13,11 +13,10 @@ from ns_jax import config as config_lib
 from ns_jax import trees
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
-from ns_jax.errors import InputError
 from ns_jax.inference import step as inference_step
 from ns_jax.parallel import mesh as mesh_lib
-from ns_jax.planning import ascent, hlo, macs, topology
-from ns_jax.planning.report import show, size_text
+from ns_jax.planning import hlo, macs, topology
+from ns_jax.planning.report import show
 from ns_jax.progress import say
 from ns_jax.training import numbers as numbers_lib
 from ns_jax.training import state as state_lib
@@ -51,9 +50,9 @@ def run(config, workdir: pathlib.Path) -> dict:
         return made[key]
 
     def stage(labelling, training) -> dict:
-        plans = once(_training, training, *SETTINGS)
+        plans = {"train": once(_plan_training, training, *SETTINGS)}
         if labelling and config.plan.labelling:
-            plans = plans | {"label": once(_plan_labelling, labelling, "model", "data", "label")}
+            plans["label"] = once(_plan_labelling, labelling, "model", "data", "label")
         return plans
 
     found = {
@@ -115,13 +114,6 @@ def _planned(config):
     if config.train.frozen_stages is not None:
         config.train.init = config.train.init or "checkpoint"
     return config
-
-
-def _training(config, slice_: topology.Topology, devices: list) -> dict:
-    plans = {"train": _plan_training(config, slice_, devices)}
-    if config.plan.search:
-        plans["largest"] = _largest(config, slice_, devices, plans["train"])
-    return plans
 
 
 def _plan_training(config, slice_: topology.Topology, devices: list) -> dict:
@@ -222,7 +214,6 @@ def _compile(name: str, what: str, step, arguments: tuple) -> dict:
         "peak_bytes": memory.peak_memory_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.peak_memory_in_bytes - memory.argument_size_in_bytes,
-        "moved_bytes": reading.num_bytes,
         "cycles": reading.cycles,
         "sent_bytes": sum(one.sent for one in reading.collectives),
         "collectives": {key: list(both) for key, both in sorted(totals.items())},
@@ -230,30 +221,19 @@ def _compile(name: str, what: str, step, arguments: tuple) -> dict:
 
 
 def _times(found: dict, slice_, flops: float, rows: int, num_steps: int, price: float) -> dict:
-    """Seconds of a step, by the compiler's estimate and by roofline; of all steps, days and cost.
+    """Seconds of a step by the compiler's estimate, images/s, days and cost of all steps.
 
-    `flops` are an image's. Nothing is taken to overlap in the estimate; in the roofline all is.
+    `flops` are an image's. Nothing is taken to overlap.
     """
-    chip, devices = slice_.chip, slice_.num_devices
-    flops_per_device = flops * rows / devices
+    chip = slice_.chip
     sending = found["sent_bytes"] / chip.link_speed
-    bounds = {
-        "arithmetic": flops_per_device / chip.flops,
-        "memory": found["moved_bytes"] / chip.hbm_speed,
-        "links": sending,
-    }
-    bound = max(bounds, key=bounds.get)
     estimate = found["cycles"] / chip.clock + sending
-    estimate = max(estimate, bounds[bound]) if found["cycles"] == 0 else estimate
     hours = num_steps * estimate / 3600
     return {
         "flops_per_image": flops,
-        "bytes_per_image": found["moved_bytes"] * devices / rows,
         "step_seconds": estimate,
         "link_seconds": sending,
-        "roofline_seconds": bounds[bound],
-        "bound_by": bound,
-        "utilisation": flops_per_device / (estimate * chip.flops),
+        "utilisation": flops * rows / slice_.num_devices / (estimate * chip.flops),
         "images_per_second": rows / estimate,
         "steps": num_steps,
         "days": hours / 24,
@@ -261,57 +241,3 @@ def _times(found: dict, slice_, flops: float, rows: int, num_steps: int, price: 
         "chip_hours": hours * slice_.num_chips,
         "cost": hours * slice_.num_chips * price,
     }
-
-
-def _largest(config, slice_: topology.Topology, devices: list, first: dict) -> dict:
-    """The largest batch a device that fits, as a multiple of the smallest that can be shared."""
-    plan, limit = config.plan, slice_.chip.usable
-    unit = _smallest_batch(config, len(devices), plan.num_labelled)
-    tried = {}
-    if first["per_step"][0] % unit == 0:
-        tried[first["per_step"][0] // unit] = first
-
-    def need(multiple: int) -> float | None:
-        if multiple not in tried:
-            larger = copy.deepcopy(config)
-            larger.train.batch_size = unit * multiple
-            tried[multiple] = _plan_training(larger, slice_, devices)
-        one = tried[multiple]
-        peak, images = one["peak_bytes"], one["images_per_device"]
-        fits = one["fits"] and peak <= limit
-        say(f"{images:g} images a device: {size_text(peak)} {'fits' if fits else 'is too much'}")
-        return peak if fits or (peak or 0) > limit else None
-
-    start = max(1, first["per_step"][0] // unit)
-    # No step has more labelled images than there are.
-    bounds = ascent.largest(need, limit, start, max(start, plan.num_labelled // unit))
-    per_device = sum(numbers_lib.images_per_step(config)) / first["per_step"][0] / len(devices)
-    largest = tried.get(bounds.fits)
-    return {
-        "unit": unit,
-        "images_per_device": largest["images_per_device"] if largest else 0,
-        "exact": bounds.exact,
-        "too_many": unit * bounds.too_much * per_device,
-        "train": largest,
-        "tried": {
-            f"{tried[multiple]['images_per_device']:g}": tried[multiple]["peak_bytes"]
-            for multiple in sorted(tried)
-        },
-        "compile_seconds": sum(one["compile_seconds"] for one in tried.values()),
-    }
-
-
-def _smallest_batch(config, num_devices: int, num_labelled: int) -> int:
-    """The fewest labelled images a step that devices and BatchNorm groups can share."""
-    config = copy.deepcopy(config)
-    for batch_size in range(1, 64 * num_devices + 1):
-        config.train.batch_size = batch_size
-        train = config.train
-        if not (batch_size * train.sample_prob * train.unlabelled_ratio).is_integer():
-            continue  # rounded up, so that its multiples need not be multiples
-        try:
-            numbers_lib.derive(config, num_labelled, num_devices)
-        except InputError:
-            continue
-        return batch_size
-    raise InputError(f"no batch up to {64 * num_devices:,} can be shared by {num_devices} devices")
