@@ -82,7 +82,41 @@ def test_the_hash_is_that_of_imagehash_on_the_small_image():
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     halved = cv2.resize(grey, (200, 214), interpolation=cv2.INTER_LINEAR)
     small = cv2.resize(halved, (32, 32), interpolation=cv2.INTER_AREA)
-    assert f"{perceptual.phash(image):016x}" == str(imagehash.phash(Image.fromarray(small)))
+    assert perceptual.phash(image) == whole(small)
+
+
+SYMMETRIC = {  # uint8 [32, 32] -> the same with equal or vanishing coefficients
+    "none": lambda grey: grey,
+    "mirrored": lambda grey: np.hstack([grey[:, :16], grey[:, 15::-1]]),
+    "turned": lambda grey: np.vstack([grey[:16], grey[15::-1, ::-1]]),
+    "transposed": lambda grey: np.triu(grey) + np.triu(grey, 1).T,
+    "other diagonal": lambda grey: (np.triu(grey) + np.triu(grey, 1).T)[:, ::-1],
+    "inverted": lambda grey: np.vstack([grey[:16], 255 - grey[15::-1]]),
+    "black and white": lambda grey: grey // 128 * np.uint8(255),
+}
+
+
+@pytest.mark.parametrize("make", SYMMETRIC.values(), ids=SYMMETRIC)
+def test_every_bit_is_that_of_imagehash_ties_of_the_median_too(make):
+    rng, hashed = np.random.default_rng(0), 0
+    for sigma in np.linspace(0.5, 4, 300):
+        grey = cv2.GaussianBlur(rng.integers(0, 256, (32, 32), np.uint8), (0, 0), sigma)
+        grey = np.ascontiguousarray(make(cv2.normalize(grey, None, 0, 255, cv2.NORM_MINMAX)))
+        found = perceptual.phash(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB))
+        assert found in (perceptual.NOTHING, whole(grey))
+        hashed += found != perceptual.NOTHING
+    assert hashed > 250
+
+
+def test_coefficients_in_the_noise_are_counted_as_orthonormal_ones():
+    rng, hashed = np.random.default_rng(0), 0
+    for contrast in np.linspace(0.5, 1.5, 300):  # of which 24 coefficients are just above one level
+        grey = np.uint8(np.round(rng.normal(128, contrast, (32, 32))))
+        lowest = cv2.dct(np.float32(grey))[:8, :8]
+        found = perceptual.phash(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)) != perceptual.NOTHING
+        assert found == ((np.abs(lowest) > 1).sum() >= 24)
+        hashed += found
+    assert 50 < hashed < 250
 
 
 def whole(image):
