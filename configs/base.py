@@ -161,9 +161,6 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     select.labels = ""  # directory of label shards
     select.threshold = 0.3  # an image counts if its confidence is above this ...
     select.max_confidence = optional(float)  # ... and not above this; None: no limit
-    # Share of the images that were given a label, those of least confidence, that do not count
-    # either: a threshold for each class. 0: off.
-    select.quantile = 0.0
     select.per_class = 130_000  # rows of each class, by copies if scarce; 0: as the largest class
     select.balance = "copies"  # of the images of scarce classes; "none": each image once
     select.max_copies = optional(int)  # times that an image is taken, at most; None: no limit

@@ -28,16 +28,28 @@ def is_done(directory: pathlib.Path, inputs: dict) -> bool:
 def check_inputs(theirs: dict, ours: dict, directory: pathlib.Path) -> None:
     """Raises InputError if what stands in `directory` was made of something else."""
     ours = json.loads(json.dumps(ours))  # as it reads back: tuples are lists
-    lines = [
-        f"  {name}: {theirs.get(name)!r} there, {ours.get(name)!r} now"
-        for name in sorted(theirs.keys() | ours.keys())
-        if theirs.get(name) != ours.get(name)
-    ]
+    lines = [f"  {line}" for line in _differences(theirs, ours)]
     if lines:
         raise InputError(
             f"{directory} was made of other inputs; remove it or take another --workdir:\n"
             + "\n".join(lines)
         )
+
+
+# Keys of earlier versions, in configs and in manifests, with the value that changed nothing: what a
+# record without them says.
+RETIRED = {"select.quantile": 0.0, "quantile": 0.0}
+
+
+def _differences(theirs: dict, ours: dict, harmless: tuple[str, ...] = ()) -> list[str]:
+    """A line for each name, but for the harmless ones, whose values differ, sorted."""
+    lines = []
+    for name in sorted(theirs.keys() | ours.keys()):
+        key = OVERRIDE.sub("", name)
+        there, now = (values.get(name, RETIRED.get(key)) for values in (theirs, ours))
+        if key not in harmless and there != now:
+            lines.append(f"{name}: {there!r} there, {now!r} now")
+    return lines
 
 
 def write_manifest(directory: pathlib.Path, inputs: dict, outputs: dict) -> None:
@@ -76,6 +88,9 @@ HARMLESS = (
     "train.keep_checkpoints",
     "train.keep_every_steps",
     "preemption.grace_seconds",
+    # of earlier versions
+    "plan.search",
+    "doctor.compared",
 )
 
 
@@ -94,13 +109,8 @@ def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None
         return
     theirs = dict(config_lib.leaves(json.loads(path.read_text())))
     ours = dict(config_lib.leaves(ours))
-    different = sorted(
-        name
-        for name in theirs.keys() | ours.keys()
-        if OVERRIDE.sub("", name) not in HARMLESS and theirs.get(name) != ours.get(name)
-    )
-    if different:
-        lines = [f"  config.{k}: {theirs.get(k)!r} there, {ours.get(k)!r} now" for k in different]
+    lines = [f"  config.{line}" for line in _differences(theirs, ours, HARMLESS)]
+    if lines:
         raise InputError(
             f"{workdir} belongs to a run of another config; take another --workdir, or the values "
             "of that run:\n" + "\n".join(lines)

@@ -1,8 +1,11 @@
+import json
+
 import pytest
 
 from configs import base, digits, folder
 from ns_jax import config as config_lib
 from ns_jax import workdir as workdir_lib
+from ns_jax.errors import InputError
 from ns_jax.training import numbers as numbers_lib
 
 
@@ -79,6 +82,22 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
     assert "config.train.epochs: 350.0 there, 10.0 now" in str(error.value)
     assert "config.model.drop_rate: None there, 0.3 now" in str(error.value)
     assert "config.seed" not in str(error.value)
+
+
+def test_a_workdir_of_an_earlier_version_goes_on_where_its_keys_changed_nothing(tmp_path):
+    config = base.get_config()
+    (tmp_path / "metrics.jsonl").touch()
+    earlier = json.loads(config.to_json_best_effort())
+    earlier["plan"]["search"] = True
+    earlier["doctor"]["compared"] = 50
+    earlier["select"]["quantile"] = 0.0
+    earlier["selftrain"]["overrides"] = {"iteration_1": {"select": {"quantile": 0.0}}}
+    (tmp_path / "config.json").write_text(json.dumps(earlier))
+    workdir_lib.claim_workdir(config, tmp_path)
+    earlier["select"]["quantile"] = 0.5
+    (tmp_path / "config.json").write_text(json.dumps(earlier))
+    with pytest.raises(InputError, match="config.select.quantile: 0.5 there, 0.0 now"):
+        workdir_lib.claim_workdir(config, tmp_path)
 
 
 def student(**changes):

@@ -26,8 +26,8 @@ def phash(pixels: np.ndarray) -> int:
     set, and distances are even. `NOTHING` where fewer than 24 coefficients stand out of the noise.
     """
     grey = _reduced(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
-    # As imagehash enlarges what is smaller, and as it transforms: of an image that is its own mirror
-    # image in a diagonal the median is a tie, which other orders of summing round otherwise.
+    # As imagehash enlarges what is smaller, and as it transforms: where an image is symmetric in a
+    # diagonal the median is a tie, which sums in another order round in another way.
     square = Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     lowest = scipy.fft.dct(scipy.fft.dct(np.asarray(square), axis=0), axis=1)[:8, :8]
     if np.count_nonzero(np.abs(lowest) > NOISE * _SCALE) < FEWEST_COEFFICIENTS:

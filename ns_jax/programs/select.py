@@ -28,7 +28,7 @@ from ns_jax.selection import table as table_lib
 MOST_THREADS = 16  # a thread for each core, but one process writes
 # Of `select.*`, what the result is made of. `labels` and `exclude` count by their content.
 RULES = (
-    *("threshold", "max_confidence", "quantile", "per_class", "balance", "max_copies"),
+    *("threshold", "max_confidence", "per_class", "balance", "max_copies"),
     *("order", "fraction", "seed"),
 )
 
@@ -52,7 +52,6 @@ def check(config) -> None:
     ranges = (
         ("threshold", 0 <= select.threshold <= 1, "0 to 1"),
         ("per_class", select.per_class >= 0, "1 or more, or 0: as the largest class"),
-        ("quantile", 0 <= select.quantile < 1, "0 (off) or more, and below 1"),
         ("fraction", 0 < select.fraction <= 1, "above 0 and at most 1"),
         ("max_copies", select.max_copies is None or select.max_copies >= 1, "1 or more"),
         ("balance", select.balance in ("copies", "none"), "copies or none"),
@@ -143,7 +142,6 @@ def _choose(
         balance_lib.Balance(
             settings.per_class, 1 if settings.balance == "none" else settings.max_copies
         ),
-        settings.quantile,
         len(made["inputs"]["class_names"]),
         _bytes(settings),
     )
@@ -314,7 +312,7 @@ def _nothing(settings, num_images: int, shards: shards_lib.Shards) -> InputError
         return max(float(confidence[label >= 0].max(initial=-1)) for label, confidence in found)
 
     most = max(shards.map(highest, shards.runs(balance_lib.COPIED_ROWS)))
-    off = {"max_confidence": None, "quantile": 0.0, "fraction": 1.0, "exclude": ""}
+    off = {"max_confidence": None, "fraction": 1.0, "exclude": ""}
     others = [f"select.{n}={settings[n]}" for n, value in off.items() if settings[n] != value]
     return InputError(
         f"{' with '.join([f'select.threshold={settings.threshold}', *others])} keeps none of "

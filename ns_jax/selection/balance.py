@@ -1,7 +1,6 @@
 """How many times each labelled image is taken: as many as its class lacks, from the best on."""
 
 import dataclasses
-import fractions
 import functools
 from collections.abc import Callable, Iterator
 
@@ -64,45 +63,33 @@ class Choice:
         return parts
 
 
-def choose(
-    shards: Shards, rules: Rules, balance: Balance, quantile: float, num_classes: int, memory: int
-) -> Choice:
+def choose(shards: Shards, rules: Rules, balance: Balance, num_classes: int, memory: int) -> Choice:
     """Counts the candidates of each class and finds where to cut its ranking.
 
-    `quantile`: the share of a class's labelled images, those of least confidence, that are no
-    candidates. `memory`, in bytes, is what the counting may take.
+    `memory`, in bytes, is what the counting may take.
     """
-    find = functools.partial(
-        ranking.find_cuts,
+    rows = min(COUNTED_ROWS, memory // 2 // shards.in_flight // COUNTED_BYTES)
+    counts, cuts = ranking.find_cuts(
+        functools.partial(_pass, shards, rules, rows),
+        ranks=lambda counts: balance.of(counts)[0],
         num_classes=num_classes,
+        span=rules.span(),
         num_bytes=memory // 2,
         side_by_side=shards.in_flight,
     )
-    rows = min(COUNTED_ROWS, memory // 2 // shards.in_flight // COUNTED_BYTES)
-    if quantile:
-        share = fractions.Fraction(repr(quantile))  # 0.29 of 100 is 29, which floats miss
-
-        def of_quantile(counts: np.ndarray) -> np.ndarray:
-            left_out = [int(n) * share.numerator // share.denominator for n in counts]
-            return counts - np.asarray(left_out, np.int64)
-
-        over = functools.partial(_pass, shards, rules.by_confidence, rows)
-        _, least = find(over, of_quantile, span=rules.whole_span())
-        rules = dataclasses.replace(rules, least=least)
-    over = functools.partial(_pass, shards, lambda *block: rules.candidates(*block)[:2], rows)
-    counts, cuts = find(over, lambda counts: balance.of(counts)[0], span=rules.span())
     rank, within, beyond = balance.of(counts)
     total = int((rank * within + (counts - rank) * beyond).sum())
     return Choice(rules, counts, total, cuts, within, beyond)
 
 
-def _pass(shards: Shards, keys: Callable, rows: int, function: Callable) -> Iterator:
-    """`function` of the labels and `keys` of all rows, in parts of about `rows`."""
+def _pass(shards: Shards, rules: Rules, rows: int, function: Callable) -> Iterator:
+    """`function` of the labels and keys of all candidates, in parts of about `rows` rows."""
 
     def blocks(opened: Iterator[Shard]):
         for shard in opened:
             index = np.arange(shard.rows.start, shard.rows.stop)
-            yield keys(*shard.predictions(), index)
+            label, key, _ = rules.candidates(*shard.predictions(), index)
+            yield label, key
 
     return shards.map(lambda opened: function(blocks(opened)), shards.runs(rows))
 

@@ -23,12 +23,6 @@ class Rules:
     fraction: float  # of the images that count at all
     seed: int  # of the fraction and the random order
     excluded: np.ndarray | None  # a bit for each image, uint8: those left out
-    least: np.ndarray | None = None  # uint64 [C]: the keys of confidence that a class asks for
-
-    def by_confidence(self, label, confidence, index) -> tuple[np.ndarray, np.ndarray]:
-        """Label and key of all rows of a block that were labelled and not left out beforehand."""
-        rows = self._of_pool(label, index)
-        return label[rows], self._confidence_keys(confidence[rows], index[rows])
 
     def candidates(self, label, confidence, index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of label int32, confidence float32, index int64 `[n]`, a range: those of the candidates.
@@ -41,14 +35,11 @@ class Rules:
             chosen &= confidence <= np.float32(self.max_confidence)
         rows = np.flatnonzero(chosen)
         label, confidence, index = label[rows], confidence[rows], index[rows]
-        key = self._confidence_keys(confidence, index)
-        if self.least is not None:
-            enough = key >= self.least[label]
-            rows, label, index, key = rows[enough], label[enough], index[enough], key[enough]
         if self.order == "random":
             score = ranking.hashed(self.seed, _ORDER, index) >> np.uint64(64 - ranking.SCORE_BITS)
-            key = ranking.keys(score, index, self.num_images)
-        return label, key, rows
+        else:
+            score = ranking.confidence_score(confidence)
+        return label, ranking.keys(score, index, self.num_images), rows
 
     def span(self) -> tuple[int, int]:
         """The lowest and the highest key that `candidates` gives."""
@@ -56,14 +47,7 @@ class Rules:
         lowest = 0
         if self.order == "confidence":
             lowest = int(ranking.confidence_score(np.asarray([self.threshold], np.float32))[0])
-        return lowest << bits, self.whole_span()[1]
-
-    def whole_span(self) -> tuple[int, int]:
-        bits = ranking.index_bits(self.num_images)
-        return 0, (1 << (ranking.SCORE_BITS + bits)) - 1
-
-    def _confidence_keys(self, confidence, index) -> np.ndarray:
-        return ranking.keys(ranking.confidence_score(confidence), index, self.num_images)
+        return lowest << bits, (1 << (ranking.SCORE_BITS + bits)) - 1
 
     def _of_pool(self, label, index) -> np.ndarray:
         chosen = label >= 0  # -1: a bad image

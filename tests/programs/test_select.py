@@ -1,6 +1,5 @@
 """The selection against a brute-force version, ties included."""
 
-import fractions
 import json
 import resource
 
@@ -9,6 +8,7 @@ import pytest
 
 from configs import base
 from ns_jax import workdir as workdir_lib
+from ns_jax.errors import InputError
 from ns_jax.labelling import shards as shards_lib
 from ns_jax.programs import select
 from ns_jax.selection import ranking
@@ -78,7 +78,7 @@ def draw(seed, stream, index):
 
 def brute_force(label, confidence, ok, excluded=(), **changes):
     """Sorted indices with their copies."""
-    s = {"threshold": 0.3, "max_confidence": 9, "quantile": 0.0, "per_class": 40, "seed": 0}
+    s = {"threshold": 0.3, "max_confidence": 9, "per_class": 40, "seed": 0}
     s |= {
         "balance": "copies",
         "max_copies": None,
@@ -98,7 +98,6 @@ def brute_force(label, confidence, ok, excluded=(), **changes):
     rankings = []
     for c in range(NUM_CLASSES):
         mine = sorted((i for i in pool if label[i] == c), key=best_first)
-        mine = mine[: len(mine) - int(len(mine) * fractions.Fraction(str(s["quantile"])))]
         mine = [i for i in mine if confidence[i] > np.float32(s["threshold"])]
         mine = [i for i in mine if confidence[i] <= np.float32(s["max_confidence"])]
         random = s["order"] == "random"
@@ -119,8 +118,6 @@ def brute_force(label, confidence, ok, excluded=(), **changes):
         {"threshold": 0.75, "per_class": 13},
         {"threshold": 0.0, "per_class": 500},
         {"per_class": 0},
-        {"quantile": 0.29, "threshold": 0.0},
-        {"quantile": 0.5, "threshold": 0.6, "per_class": 25},
         {"balance": "none", "per_class": 100},
         {"balance": "none", "per_class": 0},
         {"max_copies": 3, "per_class": 200},
@@ -129,7 +126,7 @@ def brute_force(label, confidence, ok, excluded=(), **changes):
         {"order": "random", "per_class": 30},
         {"order": "random", "per_class": 300, "seed": 5, "threshold": 0.8, "max_confidence": 0.9},
         {"fraction": 0.37, "seed": 3},
-        {"fraction": 0.5, "quantile": 0.1, "order": "random", "max_copies": 2, "per_class": 60},
+        {"fraction": 0.5, "order": "random", "max_copies": 2, "per_class": 60},
     ],
     ids=str,
 )
@@ -167,13 +164,12 @@ def test_excluded_images_are_left_out(tmp_path):
 
 @pytest.mark.parametrize("memory_gb", [4.0, 3e-4])
 @pytest.mark.parametrize("order", ["confidence", "random"])
-@pytest.mark.parametrize("quantile", [0.0, 0.25])
-def test_where_all_confidences_are_equal_the_index_decides(tmp_path, memory_gb, order, quantile):
+def test_where_all_confidences_are_equal_the_index_decides(tmp_path, memory_gb, order):
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, 5000)
     confidence, status = np.ones(5000, np.float32), np.full(5000, "ok")
     write_shards(tmp_path / "labels", np.arange(5000), label, confidence, status)
-    changes = {"per_class": 1000, "order": order, "quantile": quantile}
+    changes = {"per_class": 1000, "order": order}
     run(tmp_path, memory_gb=memory_gb, **changes)
     expected = brute_force(label, confidence, status == "ok", **changes)
     assert table_lib.Selection(tmp_path / "selection").index[:].tolist() == expected
@@ -260,6 +256,21 @@ def test_another_setting_in_the_same_place_is_refused(tmp_path):
         run(tmp_path, threshold=0.4)
 
 
+def test_a_selection_of_an_earlier_version_is_the_same_one(tmp_path):
+    """Its manifest names a share of each class, `quantile`, that was left out: none."""
+    write_labels(tmp_path / "labels")
+    run(tmp_path)
+    made = workdir_lib.read_manifest(tmp_path / "selection")
+    for quantile in (0.0, 0.25):
+        inputs = {**made["inputs"], "quantile": quantile}
+        workdir_lib.write_manifest(tmp_path / "selection", inputs, {"digest": "as it was"})
+        if quantile:
+            with pytest.raises(InputError, match="quantile: 0.25 there, 0.0 now"):
+                run(tmp_path)
+        else:
+            assert run(tmp_path) == {"digest": "as it was"}
+
+
 def test_unfinished_labels_are_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no finished stage"):
         run(tmp_path)
@@ -274,7 +285,6 @@ def test_unfinished_labels_are_said(tmp_path):
         ({"max_confidence": 0.3}, "must be above select.threshold, which is 0.3"),
         ({"fraction": 0.0}, "select.fraction is 0.0; it must be above 0"),
         ({"fraction": 1.5}, "select.fraction is 1.5; it must be above 0 and at most 1"),
-        ({"quantile": 1.0}, "select.quantile is 1.0; it must be .* below 1"),
         ({"max_copies": 0}, "select.max_copies is 0; it must be 1 or more"),
         ({"per_class": -1}, "select.per_class is -1"),
         ({"memory_gb": 0.0}, "select.memory_gb is 0.0"),
