@@ -10,7 +10,7 @@ import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import fsspec
 from etils import epath
@@ -107,6 +107,23 @@ def write(path: str, data: bytes) -> None:
         return
     with _written(path, data) as temporary:
         os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def replacing(path) -> Iterator[pathlib.Path]:
+    """The path of a temporary file to write to, which atomically becomes `path` at the end.
+
+    After an error it is removed instead. For large files with one writer: what a killed one left
+    has the same name and is overwritten by the next. Makes the directory. Raises OSError.
+    """
+    path = as_path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def create(path: str, data: bytes) -> bool:

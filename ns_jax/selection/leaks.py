@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import cv2
 import numpy as np
 
+from ns_jax import files
 from ns_jax.data import bad_images, decoding, perceptual
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError
@@ -79,8 +80,10 @@ def write(
     guard_hashes, guard_keys = guard
     search = NearDuplicates(guard_hashes, distance)
     leaked = [np.zeros(0, np.int64)]
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        files.replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         rows = csv.writer(file)
         rows.writerow(COLUMNS)
         for index, keys, hashes in chunks:
@@ -89,7 +92,6 @@ def write(
             for row, guarded, bits in zip(*(part.tolist() for part in found), strict=True):
                 rows.writerow((index[row], names[row], guard_keys[guarded], bits))
             leaked.append(np.asarray(index)[found[0]])
-    temporary.replace(path)
     return np.concatenate(leaked)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pyarrow as pa
 
+from ns_jax import files
 from ns_jax.errors import InputError, MissingFileError
 
 NAME = "selection.arrow"
@@ -196,7 +197,6 @@ class Writer:
         self, directory: pathlib.Path, k: int, metadata: dict, see: Callable[[dict], None]
     ):
         self._path = directory / NAME
-        self._temporary = directory / f".{NAME}.tmp"
         self._row_bytes, self._see = row_bytes(k), see
         self._size = 1
         while self._size * 2 <= min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // self._row_bytes):
@@ -218,9 +218,13 @@ class Writer:
         self._filled, self._rows, self._expected = 0, 0, 0
 
     def __enter__(self):
-        with self._explained():
-            self._file = pa.OSFile(str(self._temporary), "wb")
-            self._writer = pa.ipc.new_file(self._file, self._schema)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._explained())
+            temporary = stack.enter_context(files.replacing(self._path))
+            file = stack.enter_context(pa.OSFile(str(temporary), "wb"))
+            self._writer = pa.ipc.new_file(file, self._schema)
+            stack.push(self._finish)
+            self._open = stack.pop_all()
         return self
 
     def expect(self, rows: int) -> None:
@@ -251,18 +255,14 @@ class Writer:
     def digest(self) -> str:
         return self._total.hexdigest()[:16]
 
-    def __exit__(self, kind, *_):
-        try:
-            if kind is None:
-                self._flush()
-                with self._explained():
-                    self._writer.close()
-                    self._file.close()
-                self._temporary.replace(self._path)
-        finally:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            self._temporary.unlink(missing_ok=True)  # where it still has that name
+    def __exit__(self, *error):
+        return self._open.__exit__(*error)
+
+    def _finish(self, kind, *_) -> None:
+        """Writes what is left, unless there was an error."""
+        if kind is None:
+            self._flush()
+            self._writer.close()
 
     def _flush(self) -> None:
         if not self._filled and self._rows:
@@ -277,19 +277,17 @@ class Writer:
                     column, type=self._schema.field(name).type
                 )
             columns.append(column)
-        with self._explained():
-            self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
+        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
         self._see(arrays)
         self._rows += self._filled
         self._filled = 0
 
     @contextlib.contextmanager
     def _explained(self):
-        """Removes the file and says what to do where the disk is full."""
+        """Says what to do where the disk is full."""
         try:
             yield
         except OSError as error:
-            self._temporary.unlink(missing_ok=True)
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise OSError(error.errno, self._no_room()) from error
             raise

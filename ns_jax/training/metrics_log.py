@@ -6,6 +6,7 @@ import math
 import pathlib
 import time
 
+from ns_jax import files
 from ns_jax.errors import MissingPackageError
 
 FLUSH_SECONDS = 10  # after which TensorBoard's events are on the disk
@@ -55,9 +56,8 @@ class _JsonLines:
                     kept += [line] if json.loads(line)["step"] <= start_step else []
                 except ValueError:
                     continue  # a line that a kill cut in two
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept))
-        temporary.replace(path)
+        with files.replacing(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept))
         self._file = path.open("a", buffering=1)
 
     def write(self, step: int, numbers: dict[str, float]) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from ns_jax import model_card
+from ns_jax import files, model_card
 from ns_jax.inference import step as inference_step
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -32,8 +32,6 @@ def stablehlo(description: dict, variables: dict) -> bytes:
 
 
 def save_stablehlo(path: pathlib.Path, description: dict, variables: dict) -> None:
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(stablehlo(description, variables))
-    temporary.replace(path)
+    """Writes the file whole or not at all. Raises OSError."""
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(stablehlo(description, variables))

@@ -7,6 +7,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ns_jax import files
 from ns_jax.errors import InputError, MissingFileError
 from ns_jax.models import efficientnet
 from ns_jax.weights import layout
@@ -101,10 +102,7 @@ def save(
     if model.small_images or model.name.removeprefix("efficientnet-") not in NETWORKS:
         kind = f"{model.name}{' for small images' if model.small_images else ''}"
         raise InputError(f"timm has no {kind}; it has {', '.join(NETWORKS)}")
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
     tensors = layout.from_tree(entries(model), variables)
     content = safetensors.numpy.save(tensors, {DESCRIPTION: json.dumps(description)})
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(content)
