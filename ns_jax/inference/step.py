@@ -6,25 +6,20 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from ns_jax.models.efficientnet import EfficientNet
+from ns_jax.models import efficientnet
 from ns_jax.parallel import mesh as mesh_lib
-
-
-def normalise(images: jax.Array, mean, std) -> jax.Array:
-    """uint8 `[B, S, S, 3]` -> float32 of about zero mean and unit variance; on the device."""
-    return (images.astype(jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
 
 
 def logits_step(variables: dict, images: jax.Array, *, model, mean, std) -> jax.Array:
     """uint8 images -> logits float32 `[B, classes]`, nothing random."""
-    return model.apply(variables, normalise(images, mean, std), train=False)[0]
+    return model.apply(variables, efficientnet.normalise(images, mean, std), train=False)[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class Member:
     """One network of those that predict together."""
 
-    model: EfficientNet
+    model: efficientnet.EfficientNet
     view: int  # which of the views of an image it takes
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -302,6 +302,11 @@ class EfficientNet:
         return logits, batch_stats
 
 
+def normalise(images: jax.Array, mean, std) -> jax.Array:
+    """uint8 `[B, S, S, 3]` -> float32 of about zero mean and unit variance; on the device."""
+    return (images.astype(jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
+
+
 def build(name: str, num_classes: int, drop_rate: float | None = None, **options) -> EfficientNet:
     """The architecture `name` with the table's numbers; `options` are fields of `EfficientNet`.
 

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ns_jax.inference import step as inference_step
-from ns_jax.models.efficientnet import EfficientNet
+from ns_jax.models import efficientnet
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.training import losses, optim
 from ns_jax.training.packing import UNPACKED
@@ -19,7 +18,7 @@ from ns_jax.training.state import TrainState
 class Teacher:
     """A frozen network that labels the unlabelled images of a batch inside the step."""
 
-    model: EfficientNet
+    model: efficientnet.EfficientNet
     mean: tuple[float, ...]
     std: tuple[float, ...]
     temperature: float  # of its distribution; below 1 sharpens it
@@ -89,7 +88,7 @@ def batch_loss(
 
     Also the new moving statistics, and sums over the rows for `summarise`.
     """
-    images = inference_step.normalise(batch["image"], objective.mean, objective.std)
+    images = efficientnet.normalise(batch["image"], objective.mean, objective.std)
     is_labelled = batch.get("is_labelled")  # not there: all rows are
     logits, batch_stats = model.apply(
         {"params": params, "batch_stats": batch_stats},
@@ -156,7 +155,7 @@ def keep_if_finite(new: TrainState, old: TrainState, metrics: dict) -> TrainStat
 def teacher_probs(given: Teacher, variables: dict, batch: dict, rng: jax.Array) -> jax.Array:
     """The target of each row as the teacher gives it, float32 `[B, classes]`; no gradient."""
     images = batch["image"] if given.noise else batch["teacher_image"]
-    images = inference_step.normalise(images, given.mean, given.std)
+    images = efficientnet.normalise(images, given.mean, given.std)
     rng = jax.random.fold_in(rng, 1)  # noise of its own
     logits, _ = given.model.apply(variables, images, train=False, rng=rng, noise=given.noise)
     if given.hard:

@@ -107,7 +107,7 @@ def test_the_loss_is_the_official_sum_over_the_labelled_batch(step, start):
     model, _ = build()
     batch = make_batch()
     _, metrics = step(start, batch)
-    images = inference_step.normalise(batch["image"], *[np.float32([v] * 3) for v in (0.5, 0.25)])
+    images = efficientnet.normalise(batch["image"], *[np.float32([v] * 3) for v in (0.5, 0.25)])
     rng = jax.random.fold_in(jax.random.key(3), 0)
     variables = {"params": start.params, "batch_stats": start.batch_stats}
     logits, _ = jax.jit(functools.partial(model.apply, train=True))(variables, images, rng=rng)
@@ -218,7 +218,7 @@ def test_a_teacher_in_the_step_gives_its_distribution_or_its_best_class():
             variables, batch, jax.random.key(0)
         )
 
-    normal = inference_step.normalise(images, given.mean, given.std)
+    normal = efficientnet.normalise(images, given.mean, given.std)
     logits = jax.jit(lambda: model.apply(variables, normal, train=False)[0])()
     soft, hard = jax.nn.softmax(logits / 0.5), 0.9 * jax.nn.one_hot(logits.argmax(-1), 10) + 0.01
     np.testing.assert_allclose(probs(), soft, rtol=1e-4, atol=1e-6)
