@@ -46,7 +46,7 @@ def train_step(
     rng: jax.Array,
     teacher: dict | None = None,
     *,
-    model: EfficientNet,
+    model: efficientnet.EfficientNet,
     optimiser: optax.GradientTransformation,
     objective: Objective,
     packing=UNPACKED,
@@ -80,7 +80,7 @@ def batch_loss(
     batch: dict,
     rng: jax.Array,
     *,
-    model: EfficientNet,
+    model: efficientnet.EfficientNet,
     objective: Objective,
     teacher: dict | None = None,
 ) -> tuple[jax.Array, tuple[dict, dict]]:
