@@ -190,7 +190,7 @@ def test_pieces_of_a_batch_are_groups_of_their_own(few_stages):
             step_lib.train_step,
             model=model,
             optimiser=optimiser,
-            objective=objective(pieces=pieces),
+            objective=objective(microbatches=pieces),
         )
         start = jax.jit(
             lambda m=model, o=optimiser: state_lib.from_variables(m.init(jax.random.key(0), 16), o)
@@ -263,7 +263,7 @@ for data, fsdp in ((1, 1), (8, 1), (2, 4), (1, 8)):
         shardings,
         model=model,
         optimiser=optimiser,
-        objective=t.objective(pieces=pieces),
+        objective=t.objective(microbatches=pieces),
     )
     losses = []
     for i in range(5):
