@@ -1,7 +1,6 @@
 """What the package's own code may not call, read from its syntax."""
 
 import ast
-import pathlib
 
 import pytest
 
@@ -11,19 +10,18 @@ pytestmark = pytest.mark.large
 
 FILES = sorted((ROOT / "ns_jax").rglob("*.py"))
 
-# Modules that run what they read, extract what they are given, talk to databases or serve.
+# Modules that run what they read, extract what they are given, or serve.
 MODULES = {
     *("pickle", "_pickle", "dill", "joblib", "shelve", "marshal", "torch", "yaml", "runpy", "code"),
-    *("zipfile", "sqlite3", "http", "socketserver", "xmlrpc", "asyncio", "flask", "tensorboard"),
+    *("zipfile", "http", "socketserver", "xmlrpc", "asyncio", "flask", "tensorboard"),
 }
 NAMES = {"eval", "exec", "compile", "__import__"}  # as plain calls: re.compile is another thing
 METHODS = {
     *("extract", "extractall", "unpack_archive", "system", "popen", "read_pickle", "to_pickle"),
-    *("listen", "start_server", "serve_forever", "create_server", "Manager", "Markup"),
+    *("listen", "start_server", "serve_forever", "create_server", "Manager"),
 }
 # Work goes from the trainer to its own worker processes through a pipe that they inherit.
 ALLOWED = {("data/workers.py", "cloudpickle")}
-SQL = {"execute", "executemany", "sql"}
 
 
 def problems(tree: ast.AST) -> list[str]:
@@ -51,19 +49,11 @@ def _problems_of_call(node: ast.Call) -> list[str]:
     if not plain and name == "load" and getattr(node.func.value, "id", "") in ("np", "numpy"):
         found.append("np.load")
     found += [k for k in ("allow_pickle", "shell", "trust_remote_code") if keywords.get(k)]
-    # SQL is a text that stands in the code; what is not known beforehand are its parameters.
-    if name in SQL and node.args and not isinstance(node.args[0], ast.Constant):
-        found.append(f"{name} of a text that is put together")
-    # HTML comes from templates of an environment that escapes.
-    if name in ("Environment", "SandboxedEnvironment") and keywords.get("autoescape") is not True:
-        found.append(f"{name} without autoescape=True")
-    if name == "Template":
-        found.append(name)
     return found
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_nothing_runs_what_it_reads_or_builds_sql_or_html_by_hand(path):
+def test_nothing_runs_what_it_reads_or_serves(path):
     name = path.relative_to(ROOT / "ns_jax").as_posix()
     found = {(name, problem) for problem in problems(ast.parse(path.read_text()))}
     assert not found - ALLOWED
@@ -82,10 +72,6 @@ def test_nothing_runs_what_it_reads_or_builds_sql_or_html_by_hand(path):
         ("subprocess.run(text, shell=True)", "shell"),
         ("archive.extractall(place)", "extractall"),
         ("server.listen()", "listen"),
-        ("db.execute(f'select {name}')", "execute of a text that is put together"),
-        ("db.sql('select ' + name)", "sql of a text that is put together"),
-        ("jinja2.Environment(loader=x)", "Environment without autoescape=True"),
-        ("jinja2.Template(text)", "Template"),
     ],
 )
 def test_the_check_sees_them(code, problem):
@@ -96,17 +82,6 @@ def test_the_check_lets_good_code_pass():
     code = """
 import re
 re.compile("a"), jax.eval_shape(f), safetensors.numpy.load_file(p), json.loads(t)
-db.execute("select * from t where name = ?", [name])
-jinja2.Environment(autoescape=True), archive.extractfile(member)
+archive.extractfile(member)
 """
     assert problems(ast.parse(code)) == []
-
-
-def test_templates_do_not_switch_escaping_off():
-    templates = [path for path in pathlib.Path(ROOT / "ns_jax").rglob("*") if path.suffix in SUFFIX]
-    for path in templates:
-        text = path.read_text()
-        assert "|safe" not in text.replace(" ", "") and "autoescape false" not in text
-
-
-SUFFIX = (".html", ".j2", ".jinja", ".jinja2")
