@@ -184,8 +184,7 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     preemption.grace_seconds = 25.0
 
     config.doctor = doctor = config_dict.ConfigDict()
-    doctor.sample = 500  # images of each source that are decoded
-    doctor.compared = 200_000  # images of each source that are looked for in the test source
+    doctor.sample = 500  # images of each source that are decoded, and looked for in the others
     doctor.seconds = 10.0  # of measuring each view's speed, at most
     doctor.wait_seconds = 50.0  # for processes that do not come, or get stuck, until it names them
 

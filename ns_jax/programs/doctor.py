@@ -1,8 +1,6 @@
 """Checks a run before it costs anything: its sources, their overlap, and what would bound it."""
 
-import collections
-import concurrent.futures
-import hashlib
+import dataclasses
 import os
 import pathlib
 import statistics
@@ -20,13 +18,22 @@ from ns_jax.data.source import Source
 from ns_jax.errors import InputError
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.progress import Progress, one_line, say, table
+from ns_jax.selection import leaks
 from ns_jax.training import numbers as numbers_lib
 from ns_jax.training import trainer as trainer_lib
 from ns_jax.training.trainer import Trainer
 
-SOURCES = ("labelled", "unlabelled", "test")
-THREADS = 8  # that wait for disks
+TRAINED_ON = ("labelled", "unlabelled")
+HELD_OUT = ("test", "holdout", "guard")  # whose images must not be trained on
 TIMED_STEPS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Those images of a source's sample that can be read."""
+
+    keys: list[str]
+    hashes: np.ndarray  # uint64 [n, 2]: of an image and of its mirror image
 
 
 def run(config, workdir: pathlib.Path) -> dict:
@@ -35,9 +42,8 @@ def run(config, workdir: pathlib.Path) -> dict:
     Raises InputError for a source that cannot be used: too many unreadable images, classes of the
     test source that are not those of the labelled one, numbers that do not go together.
     """
-    sources = {
-        name: open_lib.open_from_config(config, name) for name in SOURCES if config.data[name]
-    }
+    names = [name for name in (*TRAINED_ON, *HELD_OUT) if config.data[name]]
+    sources = {name: open_lib.open_from_config(config, name) for name in names}
     if "labelled" not in sources:
         open_lib.open_from_config(config, "labelled")  # says what to set
     labelled, test = sources["labelled"], sources.get("test")
@@ -45,25 +51,28 @@ def run(config, workdir: pathlib.Path) -> dict:
         model_card.check_classes(
             test.class_names, labelled.class_names, test.name, f"the labelled {labelled.name}"
         )
-    found = {name: _examine(config, source) for name, source in sources.items()}
+    found, samples = {}, {}
+    for name, source in sources.items():
+        found[name], samples[name] = _examine(config, source)
     table("Sources", *_source_rows(found))
     for name, source in found.items():
         for line in source["bad"]:
             say(f"{name}, unreadable: {line.strip()}")
-    result = {"sources": found}
-    if test:
-        result |= _duplicates(config, sources)
-    result["speed"] = _speed(_measured(config, sources), sources)
+    result = {
+        "sources": found,
+        "leaks": _leaks(samples, config.select.guard_distance),
+        "speed": _speed(_measured(config, sources), sources),
+    }
     workdir_lib.write_json(workdir / "doctor.json", result)
     return result
 
 
-def _examine(config, source: Source) -> dict:
-    """Decodes a sample spread over the source and counts what it finds."""
+def _examine(config, source: Source) -> tuple[dict, Sample]:
+    """Decodes a sample spread over the source, counts what it finds, and hashes it."""
     count = min(len(source), config.doctor.sample)
     indices = _spread(source, count)
     bad = bad_images.BadImages(source, 1.0)
-    sizes, lengths, labels = [], [], []
+    sizes, lengths, labels, keys, hashes = [], [], [], [], []
     with Progress(f"decoding {source.name}", count) as progress:
         for index in indices:
             example = source[int(index)]
@@ -72,6 +81,8 @@ def _examine(config, source: Source) -> dict:
                 pixels = decoding.decode(example["image"], source.max_pixels)
                 sizes.append(pixels.shape[:2])
                 lengths.append(_num_bytes(example["image"]))
+                keys.append(example["key"])
+                hashes.append(leaks.hash_both(pixels))
             except decoding.BadImageError:
                 bad.add([index])
             progress.advance(1)
@@ -83,7 +94,7 @@ def _examine(config, source: Source) -> dict:
         )
     known = source.labels if source.labels is not None else np.asarray(labels)
     per_class = np.bincount(known[known >= 0], minlength=len(source.class_names))
-    return {
+    report = {
         "name": source.name,
         "num_images": len(source),
         "fingerprint": source.fingerprint,
@@ -97,6 +108,7 @@ def _examine(config, source: Source) -> dict:
         "median_size": [int(statistics.median(side)) for side in zip(*sizes, strict=True)],
         "median_bytes": int(statistics.median(lengths)),
     }
+    return report, Sample(keys, np.array(hashes, np.uint64).reshape(-1, 2))
 
 
 def _num_bytes(image) -> int:
@@ -128,63 +140,36 @@ def _source_rows(found: dict) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
-def _duplicates(config, sources: dict[str, Source]) -> dict:
-    """Images of the test source that are in the training sources too, byte for byte.
+def _leaks(samples: dict[str, Sample], distance: int) -> dict:
+    """Images that are trained on and resemble one that must not be, as `select` finds them.
 
-    `duplicates`: pairs of keys; `compared`: how many images of each source, and of how many.
+    `{"unlabelled": {"test": [[key, key of the nearest test image, bits], ...]}}`, of samples,
+    the nearest ones first.
     """
-    most = config.doctor.compared
-    compared = {name: [min(len(one), most), len(one)] for name, one in sources.items()}
-    seen = collections.defaultdict(list)
-    for digest, key in _digests(sources["test"], most):
-        seen[digest].append(key)
     result = {}
-    for name in ("labelled", "unlabelled"):
-        if name not in sources:
-            continue
-        pairs = [
-            [key, seen[digest][0]]
-            for digest, key in _digests(sources[name], most)
-            if digest in seen
-        ]
-        result[name] = pairs
-        say(
-            f"{len(pairs):,} of {_share(name, compared)} are among {_share('test', compared)}"
-            + (": the score on these says nothing" if pairs else "")
-        )
-        for key, other in pairs[:10]:
-            say(f"  {one_line(key)} is {one_line(other)}")
-    return {"duplicates": result, "compared": compared}
-
-
-def _share(name: str, compared: dict) -> str:
-    count, total = compared[name]
-    spread = f" (spread over {total:,}; doctor.compared)" if count < total else ""
-    return f"{count:,} {name} images{spread}"
+    for name in filter(samples.get, TRAINED_ON):
+        result[name] = {}
+        for held_out in filter(samples.get, HELD_OUT):
+            ours, theirs = samples[name], samples[held_out]
+            found = leaks.NearDuplicates(theirs.hashes.ravel(), distance).find(ours.hashes[:, 0])
+            pairs = [
+                [ours.keys[row], theirs.keys[number // 2], bits]
+                for row, number, bits in zip(*(part.tolist() for part in found), strict=True)
+            ]
+            result[name][held_out] = pairs = sorted(pairs, key=lambda pair: pair[2])
+            say(
+                f"{len(pairs):,} of {len(ours.keys):,} {name} images resemble one of "
+                f"{len(theirs.keys):,} {held_out} images (within {distance} bits, "
+                "select.guard_distance; of each source doctor.sample images)"
+            )
+            for key, other, bits in pairs[:10]:
+                say(f"  {one_line(key)} is {bits} bits from {one_line(other)}")
+    return result
 
 
 def _spread(source: Source, most: int) -> np.ndarray:
     """Indices of so many images at most, evenly over the source, which may be in class order."""
     return np.linspace(0, len(source) - 1, min(len(source), most)).astype(int)
-
-
-def _digests(source: Source, most: int):
-    """(digest of the content, key) of so many images at most, spread over the source."""
-
-    def digest(index: int) -> tuple[bytes, str]:
-        example = source[int(index)]
-        image = example["image"]
-        data = image.tobytes() if isinstance(image, np.ndarray) else image
-        return hashlib.blake2b(data, digest_size=16).digest(), example["key"]
-
-    indices = _spread(source, most)
-    with (
-        concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
-        Progress(f"comparing {source.name}", len(indices)) as progress,
-    ):
-        for found in pool.map(digest, indices):
-            progress.advance(1)
-            yield found
 
 
 def _measured(config, sources: dict[str, Source]):

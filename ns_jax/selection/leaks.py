@@ -60,7 +60,12 @@ def _hash(source: Source, index: int) -> tuple[str, list[int] | None]:
         pixels = decoding.decode(example["image"], source.max_pixels)
     except decoding.BadImageError:
         return example["key"], None
-    return example["key"], [perceptual.phash(pixels), perceptual.phash(cv2.flip(pixels, 1))]
+    return example["key"], hash_both(pixels)
+
+
+def hash_both(pixels: np.ndarray) -> list[int]:
+    """The hashes of an image, uint8 RGB `[H, W, 3]`, and of its mirror image."""
+    return [perceptual.phash(pixels), perceptual.phash(cv2.flip(pixels, 1))]
 
 
 def write(

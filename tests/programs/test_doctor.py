@@ -3,10 +3,12 @@
 import json
 import shutil
 
+import cv2
 import pytest
 
 from ns_jax import config as config_lib
 from ns_jax.data import open as open_lib
+from ns_jax.errors import InputError
 from ns_jax.programs import doctor
 from ns_jax.training import numbers as numbers_lib
 from tests.data import made
@@ -36,7 +38,7 @@ def config(tiny_config, tmp_path):
     return tiny_config
 
 
-def test_doctor_counts_finds_duplicates_and_says_what_bounds_the_run(config, tmp_path, capsys):
+def test_doctor_counts_finds_copies_and_says_what_bounds_the_run(config, tmp_path, capsys):
     for name in ("labelled/3/9.jpg", "pool/other name.jpg"):
         shutil.copy(tmp_path / "test" / "1" / "1.jpg", tmp_path / name)
     (tmp_path / "labelled" / "9" / "9.jpg").unlink()
@@ -46,17 +48,17 @@ def test_doctor_counts_finds_duplicates_and_says_what_bounds_the_run(config, tmp
     assert found["labelled"]["per_class"] == {**{f"{c}": 5 for c in range(10)}, "3": 6, "9": 4}
     assert found["unlabelled"]["unlabelled"] == found["unlabelled"]["num_images"] == 8
     assert found["unlabelled"]["bad"] == ["  broken.jpg: not an image"]
-    assert result["duplicates"] == {
-        "labelled": [["3/9.jpg", "1/1.jpg"]],
-        "unlabelled": [["other name.jpg", "1/1.jpg"]],
+    assert result["leaks"] == {
+        "labelled": {"test": [["3/9.jpg", "1/1.jpg", 0]]},
+        "unlabelled": {"test": [["other name.jpg", "1/1.jpg", 0]]},
     }
-    assert result["compared"] == {"labelled": [50, 50], "unlabelled": [8, 8], "test": [20, 20]}
     speed = result["speed"]
     assert speed["model"] == "efficientnet-pico" and speed["per_step"] == [10, 20]
     assert speed["bound_by"] in ("input", "step") and speed["training_step"] > 0
     assert all(value > 0 for value in speed["views_per_core"].values())
     shown = capsys.readouterr()
-    assert "1 of 50 labelled images are among 20 test images" in shown.err
+    assert "1 of 50 labelled images resemble one of 20 test images" in shown.err
+    assert "other name.jpg is 0 bits from 1/1.jpg" in shown.err
     assert "training is bound by the" in shown.err
     assert "unlabelled, unreadable: broken.jpg: not an image" in shown.err
     assert "3: 6" in shown.out and "9: 4" in shown.out
@@ -75,20 +77,46 @@ def test_doctor_refuses_what_training_would_refuse(config, tmp_path):
         doctor.run(config, tmp_path / "work")
 
 
+def test_copies_are_found_mirrored_and_smaller_in_all_sources_that_are_held_out(
+    config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(doctor, "_speed", lambda config, sources: {})
+    for number in range(3):
+        write(tmp_path / "guard" / f"{number}.jpg", number, seed=3)
+        write(tmp_path / "holdout" / f"{number}" / f"{number}.jpg", number, seed=4)
+    for number in range(3, 10):
+        write(tmp_path / "holdout" / f"{number}" / f"{number}.jpg", number, seed=4)
+    large = cv2.resize(made.image(1, seed=3), None, fx=2, fy=2)
+    cv2.imwrite(str(tmp_path / "pool" / "mirrored.png"), large[:, ::-1, ::-1])
+    shutil.copy(tmp_path / "holdout" / "8" / "8.jpg", tmp_path / "labelled" / "8" / "copy.jpg")
+    (tmp_path / "guard" / "broken.jpg").write_bytes(b"broken")
+    for name in ("guard", "holdout"):
+        config.data[name] = f"folder:{tmp_path / name}"
+    config.data.max_bad_fraction = 0.3
+    result = doctor.run(config, tmp_path / "work")
+    ((key, other, bits),) = result["leaks"]["unlabelled"].pop("guard")
+    assert (key, other) == ("mirrored.png", "1.jpg") and bits <= 6
+    assert result["leaks"] == {
+        "labelled": {"test": [], "holdout": [["8/copy.jpg", "8/8.jpg", 0]], "guard": []},
+        "unlabelled": {"test": [], "holdout": []},
+    }
+    config.select.guard_distance = 17
+    with pytest.raises(InputError, match="guard_distance is 17"):
+        doctor.run(config, tmp_path / "work")
+
+
 def test_what_is_compared_is_spread_over_a_source_in_class_order(
     config, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(doctor, "_speed", lambda config, sources: {})
     shutil.copy(tmp_path / "test" / "1" / "1.jpg", tmp_path / "labelled" / "9" / "999.jpg")
-    config.doctor.compared = 20
+    config.doctor.sample = 20
     result = doctor.run(config, tmp_path / "work")
-    assert result["duplicates"]["labelled"] == [["9/999.jpg", "1/1.jpg"]]
-    assert result["compared"] == {"labelled": [20, 51], "unlabelled": [7, 7], "test": [20, 20]}
-    shown = capsys.readouterr().err
-    assert "1 of 20 labelled images (spread over 51; doctor.compared) are among 20 test" in shown
+    assert result["leaks"]["labelled"] == {"test": [["9/999.jpg", "1/1.jpg", 0]]}
+    assert "1 of 20 labelled images resemble one of 20 test" in capsys.readouterr().err
     source = open_lib.open_from_config(config, "labelled")
-    classes = {key.split("/")[0] for _, key in doctor._digests(source, 20)}
-    assert len(classes) == 10 and len(list(doctor._digests(source, 20))) == 20
+    _, sample = doctor._examine(config, source)
+    assert len(sample.keys) == 20 and len({key.split("/")[0] for key in sample.keys}) == 10
 
 
 def test_the_last_student_is_measured_with_its_pool(config, tmp_path, capsys, monkeypatch):
@@ -100,7 +128,7 @@ def test_the_last_student_is_measured_with_its_pool(config, tmp_path, capsys, mo
         "data": {"image_size": 20},
         "train": {"unlabelled_ratio": 3.0},
     }
-    config.doctor.compared = 1
+    config.doctor.sample = 7
     speed = doctor.run(config, tmp_path / "work")["speed"]
     assert (speed["model"], speed["image_size"]) == ("efficientnet-nano", 20)
     assert speed["per_step"] == [10, 30] and "pool" in speed["pool"]
