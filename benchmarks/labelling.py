@@ -23,11 +23,11 @@ import sklearn.datasets
 
 from benchmarks.sides import machine, row
 from configs import base
-from ns_jax import model_card
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import crops, pipeline
 from ns_jax.data import open as open_lib
 from ns_jax.inference import predictor
+from ns_jax.model_card import ModelCard
 from ns_jax.models import efficientnet
 from ns_jax.programs import label
 from ns_jax.progress import Progress
@@ -64,12 +64,13 @@ def _case(directory: pathlib.Path, case: tuple, options) -> list[str]:
     config.label.images_per_shard = 8 * options.batch
     source = open_lib.open_from_config(config, "unlabelled")
     reading = open_lib.loader_settings(config)
-    teacher = predictor.Predictor(config.label.checkpoint, batch_size=options.batch)
-    batches = list(_decoded(teacher, source, range(count), reading))
+    teacher = predictor.Predictor([checkpoint.load_model(config.label.checkpoint)])
+    batches = list(_decoded(teacher, source, range(count), reading, options.batch))
     speeds, said = [], ""
     for number in range(options.rounds + 1):
         end_to_end, said = _label(config, directory / f"run{number}")
-        forward, decoding = _forward(teacher, batches), _decoding(teacher, source, count, reading)
+        forward = _forward(teacher, batches, options.batch)
+        decoding = _decoding(teacher, source, count, reading, options.batch)
         if number:  # the first turn compiles
             speeds.append((end_to_end, forward, decoding))
     medians = [statistics.median(values) for values in zip(*speeds, strict=True)]
@@ -97,8 +98,8 @@ def _teacher(directory: pathlib.Path, network: str, size: int) -> pathlib.Path:
     model = efficientnet.build(network, CLASSES)
     variables = jax.device_get(jax.jit(lambda rng: model.init(rng, size))(jax.random.key(0)))
     preprocessing = crops.Preprocessing(size, "padded", (0.485,) * 3, (0.229,) * 3)
-    names = [str(number) for number in range(CLASSES)]
-    checkpoint.save_model(directory, model_card.describe(model, preprocessing, names), variables)
+    names = tuple(str(number) for number in range(CLASSES))
+    checkpoint.save_model(directory, ModelCard(network, False, names, preprocessing), variables)
     return directory
 
 
@@ -120,14 +121,15 @@ def _label(config, workdir: pathlib.Path) -> tuple[float, str]:
     return (reached[-1][1] - first) / (ended - began), bound.replace("%", " %")
 
 
-def _decoded(teacher, source, indices, reading):
-    parts = pipeline.full_batches([indices], teacher.batch_size)
-    settings = {"batch_size": teacher.batch_size, "reading": reading}
+def _decoded(teacher, source, indices, reading, batch: int):
+    size = teacher.local_batch_size(batch)
+    parts = pipeline.full_batches([indices], size)
+    settings = {"batch_size": size, "reading": reading}
     return pipeline.evaluation_batches(source, parts, teacher.views, **settings)
 
 
-def _decoding(teacher, source, count: int, reading) -> float:
-    batches = _decoded(teacher, source, range(count), reading)
+def _decoding(teacher, source, count: int, reading, batch: int) -> float:
+    batches = _decoded(teacher, source, range(count), reading, batch)
     first = sum(len(next(batches)["index"]) for _ in range(reading.prefetch + 1))
     began = time.perf_counter()
     for _ in batches:
@@ -135,12 +137,12 @@ def _decoding(teacher, source, count: int, reading) -> float:
     return (count - first) / (time.perf_counter() - began)
 
 
-def _forward(teacher, batches: list[dict]) -> float:
+def _forward(teacher, batches: list[dict], batch: int) -> float:
     """Of arrays in memory, in the program's own loop."""
     original = pipeline.evaluation_batches
     pipeline.evaluation_batches = lambda *_, **__: (dict(batch) for batch in batches)
     try:
-        found = teacher.predict(None, [], None, label.CLASSES_KEPT)
+        found = teacher.predict(None, [], None, predictor.CLASSES_KEPT, batch)
         first = len(next(found)["index"])
         began, count = time.perf_counter(), 0
         for batch in found:

@@ -5,21 +5,19 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from ns_jax import model_card
-from ns_jax.data import pipeline
 from ns_jax.data.source import Source
 from ns_jax.data.workers import Reading
 from ns_jax.errors import InputError, MissingFileError
-from ns_jax.inference import step as inference_step
-from ns_jax.parallel import mesh as mesh_lib
+from ns_jax.inference import predictor
+from ns_jax.model_card import ModelCard
 from ns_jax.progress import Progress
 from ns_jax.weights import imported
 
 BATCH_SIZE = 64  # images on the devices at once
 LONG = 256  # images from which progress is shown
+READING = Reading(workers=0, prefetch=4)
 
 
 class Prediction(NamedTuple):
@@ -41,19 +39,11 @@ def load(path_or_name: str | pathlib.Path, model: str | None = None) -> "Classif
 class Classifier:
     """A network with its class names and its preprocessing, on all devices."""
 
-    def __init__(self, description: dict, variables: dict):
-        self.class_names = list(description["class_names"])
-        self.preprocessing = model_card.described_preprocessing(description)
-        self.model = model_card.described_model(description)
-        self._mesh = mesh_lib.make_mesh(fsdp=1)
-        self._variables = mesh_lib.put_whole(variables, self._mesh)
-        self._logits = inference_step.compile_inference(
-            self._mesh,
-            inference_step.logits_step,
-            model=self.model,
-            mean=self.preprocessing.mean,
-            std=self.preprocessing.std,
-        )
+    def __init__(self, card: ModelCard, variables: dict):
+        self.class_names = list(card.class_names)
+        self.preprocessing = card.preprocessing
+        self.model = card.build()
+        self._predictor = predictor.Predictor([(card, variables)])
 
     def predict(self, images: Sequence, top: int = 5) -> list[list[Prediction]]:
         """For each image the `top` most probable classes, best first.
@@ -67,25 +57,18 @@ class Classifier:
         images = [images] if isinstance(images, str | pathlib.Path) else list(images)
         if not 1 <= top <= len(self.class_names):
             raise InputError(f"top is {top}; there are {len(self.class_names)} classes")
-        source = _source(images)
+        chunks, size, k = [range(len(images))], _batch_size(len(images)), len(self.class_names)
+        batches = self._predictor.predict(_source(images), chunks, READING, k, size)
         found, bad = [], []
         with Progress("classifying", len(images), shown=len(images) >= LONG) as progress:
-            size = self._batch_size(len(images))
-            for batch in pipeline.evaluation_batches(
-                source,
-                pipeline.full_batches([range(len(images))], size),
-                [self.preprocessing],
-                batch_size=size,
-                reading=Reading(workers=0, prefetch=4),
-            ):
+            for batch in batches:
                 bad += [
                     f"{key}: {status}"
                     for key, status in zip(batch["key"], batch["status"], strict=True)
                     if status != "ok"
                 ]
-                if not bad:
-                    logits = self._run(batch["image_0"])[: len(batch["index"])]
-                    found += [self._best(row, top) for row in logits]
+                best = batch["classes"][:, :top], batch["probs"][:, :top]
+                found += [self._named(*row) for row in zip(*best, strict=True)]
                 progress.advance(len(batch["index"]))
         if bad:
             raise InputError(f"{len(bad)} images cannot be read: {'; '.join(bad[:10])}")
@@ -101,29 +84,22 @@ class Classifier:
             raise InputError(
                 f"logits needs uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}"
             )
-        size, found = self._batch_size(len(images)), []
+        found = []
         with Progress("classifying", len(images), shown=len(images) >= LONG) as progress:
-            for start in range(0, len(images), size):
-                batch = images[start : start + size]
-                padded = np.zeros((size, *images.shape[1:]), np.uint8)
-                padded[: len(batch)] = batch
-                found.append(self._run(padded)[: len(batch)])
-                progress.advance(len(batch))
+            for batch in self._predictor.logits_of_arrays(images, _batch_size(len(images))):
+                found.append(batch["logits"][:, 0])
+                progress.advance(len(batch["index"]))
         return np.concatenate(found)
 
-    def _batch_size(self, count: int) -> int:
-        """A power of two, so that few shapes are compiled, that the devices can share."""
-        wanted = min(BATCH_SIZE, 1 << (count - 1).bit_length())
-        return mesh_lib.round_up(wanted, self._mesh)
+    def _named(self, classes: np.ndarray, probs: np.ndarray) -> list[Prediction]:
+        return [
+            Prediction(self.class_names[c], float(p)) for c, p in zip(classes, probs, strict=True)
+        ]
 
-    def _run(self, images: np.ndarray) -> np.ndarray:
-        images = mesh_lib.put_batch({"image": images}, self._mesh)["image"]
-        return np.asarray(self._logits(self._variables, images))
 
-    def _best(self, logits: np.ndarray, top: int) -> list[Prediction]:
-        probs = np.asarray(jax.nn.softmax(logits))
-        best = np.argsort(-probs, kind="stable")[:top]
-        return [Prediction(self.class_names[c], float(probs[c])) for c in best]
+def _batch_size(count: int) -> int:
+    """A power of two, so that few shapes are compiled."""
+    return min(BATCH_SIZE, 1 << (count - 1).bit_length())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,30 +1,84 @@
-"""What travels with weights."""
+"""The model card: what travels with weights, enough to predict with them. `model.json` holds it."""
+
+import dataclasses
 
 from ns_jax.data import crops
-from ns_jax.errors import InputError
+from ns_jax.errors import DamagedError, InputError
 from ns_jax.models import efficientnet
 
-MODEL_KEYS = ("name", "num_classes", "small_images")  # what weights fit; all else is of a training
+
+@dataclasses.dataclass(frozen=True)
+class TrainingCounts:
+    """What a training has counted up to a checkpoint, and goes on counting from there."""
+
+    attempt: int = 0  # how often it went back to a checkpoint
+    nonfinite: int = 0  # steps whose loss or gradient was not finite
+    bad: tuple[tuple[int, ...], ...] = ((), ())  # unreadable images: labelled, unlabelled
 
 
-def describe(model, preprocessing: crops.Preprocessing, class_names) -> dict:
-    """The content of `model.json`."""
-    return {
-        "model": {key: getattr(model, key) for key in MODEL_KEYS},
-        "class_names": list(class_names),
-        "preprocessing": vars(preprocessing),
-    }
+@dataclasses.dataclass(frozen=True)
+class ModelCard:
+    """A network's description. The last three fields are there for what a training made."""
 
+    architecture: str  # a name that `efficientnet.build` knows
+    small_images: bool
+    class_names: tuple[str, ...]
+    preprocessing: crops.Preprocessing
+    inputs: dict = dataclasses.field(default_factory=dict)  # what the weights were made of
+    stat_groups: int | None = None  # parts of a batch that BatchNorm normalised apart
+    counts: TrainingCounts | None = None
 
-def described_model(description: dict) -> efficientnet.EfficientNet:
-    return efficientnet.build(**description["model"])
+    def build(self, **training) -> efficientnet.EfficientNet:
+        """The network; `training` are fields of `EfficientNet` that weights do not depend on."""
+        return efficientnet.build(
+            self.architecture, len(self.class_names), small_images=self.small_images, **training
+        )
 
+    def to_json(self) -> dict:
+        """The content of `model.json`. Fields that are not known are left out."""
+        content = {
+            "model": {
+                "name": self.architecture,
+                "num_classes": len(self.class_names),
+                "small_images": self.small_images,
+            },
+            "class_names": self.class_names,
+            "preprocessing": vars(self.preprocessing),
+        }
+        training = {
+            "inputs": self.inputs or None,
+            "stat_groups": self.stat_groups,
+            "so_far": self.counts and vars(self.counts),
+        }
+        return content | {name: value for name, value in training.items() if value is not None}
 
-def described_preprocessing(description: dict) -> crops.Preprocessing:
-    fields = description["preprocessing"]
-    return crops.Preprocessing(
-        **{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])}
-    )
+    @classmethod
+    def from_json(cls, content) -> "ModelCard":
+        """The card in a parsed `model.json`, of any version: keys without a field are passed over.
+
+        Raises DamagedError for what is not a card.
+        """
+        try:
+            model, view = content["model"], content["preprocessing"]
+            view = {**view, "mean": tuple(view["mean"]), "std": tuple(view["std"])}
+            counts = content.get("so_far")
+            if counts is not None:
+                counts = TrainingCounts(**{**counts, "bad": tuple(map(tuple, counts["bad"]))})
+            card = cls(
+                architecture=model["name"],
+                small_images=model.get("small_images", False),
+                class_names=tuple(content["class_names"]),
+                preprocessing=crops.Preprocessing(**view),
+                inputs=content.get("inputs", {}),
+                stat_groups=content.get("stat_groups"),
+                counts=counts,
+            )
+            num_classes = model["num_classes"]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DamagedError(f"it is no model card: {error!r}") from error
+        if num_classes != len(card.class_names):
+            raise DamagedError(f"it names {len(card.class_names)} of {num_classes} classes")
+        return card
 
 
 def check_classes(names: tuple[str, ...], expected: list[str], source: str, teacher: str) -> None:

@@ -107,9 +107,9 @@ def bucket(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def make_teacher():
     """`make_teacher(directory, seed, size)`: a checkpoint of random weights for the digits."""
-    from ns_jax import model_card
     from ns_jax.checkpoints import checkpoint
     from ns_jax.data import crops
+    from ns_jax.model_card import ModelCard
     from ns_jax.models import efficientnet
 
     def make(directory, seed=1, size=16):
@@ -117,9 +117,8 @@ def make_teacher():
         fresh = jax.jit(lambda rng: model.init(rng, size))
         variables = jax.device_get(fresh(jax.random.key(seed)))
         preprocessing = crops.Preprocessing(size, "none", (0.5,) * 3, (0.25,) * 3)
-        names = [str(digit) for digit in range(10)]
-        description = model_card.describe(model, preprocessing, names)
-        checkpoint.save_model(directory, description, variables)
+        card = ModelCard(model.name, True, tuple("0123456789"), preprocessing)
+        checkpoint.save_model(directory, card, variables)
         return directory
 
     return make

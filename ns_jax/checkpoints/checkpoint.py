@@ -1,7 +1,7 @@
-"""Checkpoints: `state` to go on with, `model` to use, and the description that travels with it.
+"""Checkpoints: `state` to go on with, `model` to use, and the card that travels with it.
 
 A step's directory holds `state/` (an Orbax tree of TrainState), `model/` (an Orbax tree of the EMA
-variables) and `description/model.json` (architecture, class names, preprocessing, checksums).
+variables) and `description/model.json` (the model card, with checksums and a seal beside it).
 Whoever labels, evaluates or serves reads the last two and never the optimiser.
 """
 
@@ -24,11 +24,13 @@ from orbax.checkpoint import checkpoint_managers
 from ns_jax import trees
 from ns_jax.checkpoints import checksum
 from ns_jax.errors import DamagedError, InputError, MissingFileError
+from ns_jax.model_card import ModelCard
 from ns_jax.parallel import preemption, processes
 from ns_jax.progress import say
 
 DAMAGED = "damaged_checkpoints"  # beside `checkpoints`: steps that could not be read
-SEAL = "seal"  # of a description: a digest of the rest of it
+# In `model.json`, beside what the card says: checksums of the items, and a digest of all the rest.
+CHECKSUMS, SEAL = "checksums", "seal"
 # What reading raises for other reasons than damage: a lack of memory. All else (Orbax raises a bare
 # Exception for an array that is cut off) is taken for damage.
 OTHERWISE = (MemoryError, RuntimeError)
@@ -52,7 +54,7 @@ class Checkpoints:
         """Compiles what saving needs, so that a save in a hurry does not wait for it."""
         checksum.prepare(state)
 
-    def save(self, step: int, state, description: dict) -> None:
+    def save(self, step: int, state, card: ModelCard) -> None:
         """Returns as soon as the arrays may be given away.
 
         Raises OSError if the save before this one failed, ReplicaError if devices disagree.
@@ -75,7 +77,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
                     model=ocp.args.StandardSave(state.ema_variables),
-                    description=ocp.args.JsonSave(_sealed(description, checksums)),
+                    description=ocp.args.JsonSave(_sealed(card, checksums)),
                 ),
                 force=True,  # whether to save is not the manager's to decide
             )
@@ -94,12 +96,12 @@ class Checkpoints:
             self._manager.close()
             self._manager = None
 
-    def restore(self, placed, check: Callable[[dict], None]) -> tuple | None:
-        """(step, state, description) of the newest sound checkpoint; None if there never was one.
+    def restore(self, placed, check: Callable[[ModelCard], None]) -> tuple | None:
+        """(step, state, model card) of the newest sound checkpoint; None if there never was one.
 
         The state is put into the shapes and shardings of `placed`. Newer ones, which are damaged,
         are moved aside, once a sound one is found.
-        `check(description)` raises for a checkpoint that is sound, but of something else. Raises
+        `check(card)` raises for a checkpoint that is sound, but of something else. Raises
         InputError with the difference for one of another architecture, DamagedError if none can be
         read.
         """
@@ -107,21 +109,21 @@ class Checkpoints:
         for step in steps:
             directory = self.directory / str(step)
             try:
-                described, found = _together(_read_frame, directory)
-                check(described)
+                card, checksums, found = _together(_read_frame, directory)
+                check(card)
                 expected = {"params": placed.params, "batch_stats": placed.batch_stats}
                 found = {name: found[name] for name in expected}
                 trees.check_same(expected, found, f"{directory} holds another network")
                 state = _together(_read_state, directory, placed)
                 sums = checksum.of_copies(state)[0].tolist()
-                _check_sum("state", jax.tree.unflatten(jax.tree.structure(state), sums), described)
-                _together(_read_model, directory, described)
+                _check_sum("state", jax.tree.unflatten(jax.tree.structure(state), sums), checksums)
+                _together(_read_model, directory, checksums)
             except DamagedError as error:
                 say(f"{directory} is damaged, the one before it is taken: {error}")
                 continue
             for newer in steps[: steps.index(step)]:
                 processes.call_on_first(_set_aside, self.directory / str(newer))
-            return step, state, described
+            return step, state, card
         if steps:
             raise DamagedError(
                 f"none of the {len(steps)} checkpoints in {self.directory} can be read; remove "
@@ -201,10 +203,10 @@ def _reader():
         sys.unraisablehook = hook
 
 
-def _read_frame(directory: pathlib.Path) -> tuple[dict, dict]:
-    """The description, and the shapes of the state."""
+def _read_frame(directory: pathlib.Path) -> tuple[ModelCard, dict, dict]:
+    """The card, the checksums of the items, and the shapes of the state."""
     with _reader() as reader:
-        return description(directory), dict(reader.metadata(directory / "state"))
+        return *_read_json(directory), dict(reader.metadata(directory / "state"))
 
 
 def _read_state(directory: pathlib.Path, placed):
@@ -212,10 +214,9 @@ def _read_state(directory: pathlib.Path, placed):
         return reader.restore(directory / "state", args=ocp.args.StandardRestore(placed))
 
 
-def _check_sum(item: str, sums, described: dict) -> None:
-    """Raises DamagedError if the description has other checksums than `sums`, of the leaves."""
-    expected = described.get("checksums", {}).get(item)
-    if expected not in (None, checksum.total(sums)):
+def _check_sum(item: str, sums, checksums: dict) -> None:
+    """Raises DamagedError if `checksums` has another one of `item` than `sums`, of its leaves."""
+    if checksums.get(item) not in (None, checksum.total(sums)):
         raise DamagedError(f"the checksum of its {item} is wrong")
 
 
@@ -231,13 +232,12 @@ def _steps(directory: pathlib.Path) -> list[int]:
     return [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
 
 
-def save_model(directory: pathlib.Path, description: dict, variables: dict) -> None:
+def save_model(directory: pathlib.Path, card: ModelCard, variables: dict) -> None:
     """A checkpoint of weights alone, as step 0: to label, evaluate and start from.
 
     Raises InputError if a checkpoint of anything else stands there.
     """
     directory = pathlib.Path(directory).absolute() / "checkpoints"
-    description = _sealed(description, {"model": checksum.of_host(variables)})
     handlers = {
         "model": ocp.StandardCheckpointHandler(),
         "description": ocp.JsonCheckpointHandler("model.json"),
@@ -247,25 +247,26 @@ def save_model(directory: pathlib.Path, description: dict, variables: dict) -> N
     with contextlib.closing(manager):
         if manager.latest_step() is not None:
             there, found = load_model(directory)
-            if there != description or trees.digest(found) != trees.digest(variables):
+            if there != card or trees.digest(found) != trees.digest(variables):
                 raise InputError(f"{directory} holds another checkpoint; take another directory")
             return
         arguments = ocp.args.Composite(
-            model=ocp.args.StandardSave(variables), description=ocp.args.JsonSave(description)
+            model=ocp.args.StandardSave(variables),
+            description=ocp.args.JsonSave(_sealed(card, {"model": checksum.of_host(variables)})),
         )
         manager.save(0, args=arguments)
 
 
-def load_model(path: str | pathlib.Path) -> tuple[dict, dict]:
-    """(description, variables as NumPy arrays) of the newest checkpoint below `path`.
+def load_model(path: str | pathlib.Path) -> tuple[ModelCard, dict]:
+    """(model card, variables as NumPy arrays) of the newest checkpoint below `path`.
 
     `path` is a training's workdir, its `checkpoints` directory, or one step's directory.
     Raises FileNotFoundError that says where it looked, DamagedError for one that is not whole.
     """
     step_dir = find(path)
     try:
-        described = description(step_dir)
-        variables = _read_model(step_dir, described)
+        card, checksums = _read_json(step_dir)
+        variables = _read_model(step_dir, checksums)
     except OTHERWISE:
         raise
     except Exception as error:
@@ -273,10 +274,10 @@ def load_model(path: str | pathlib.Path) -> tuple[dict, dict]:
             f"the checkpoint {step_dir} is damaged ({_reason(error)}); name an earlier one, or run "
             "its training again, which makes it anew from the one before it"
         ) from error
-    return described, variables
+    return card, variables
 
 
-def _read_model(step_dir: pathlib.Path, described: dict) -> dict:
+def _read_model(step_dir: pathlib.Path, checksums: dict) -> dict:
     """Raises DamagedError, or whatever reading damaged files raises."""
     with _reader() as reader:
         shapes = reader.metadata(step_dir / "model")
@@ -287,35 +288,39 @@ def _read_model(step_dir: pathlib.Path, described: dict) -> dict:
         )
         variables = reader.restore(step_dir / "model", args=ocp.args.StandardRestore(target))
     variables = jax.tree.map(np.asarray, variables)
-    _check_sum("model", checksum.of_leaves(variables), described)
+    _check_sum("model", checksum.of_leaves(variables), checksums)
     return variables
 
 
-def description(path: str | pathlib.Path) -> dict:
-    """`model.json` of the newest checkpoint below `path`. Raises DamagedError if it changed."""
-    path = find(path) / "description" / "model.json"
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise DamagedError(f"{path} is damaged: {error}") from error
-    rest = {name: value for name, value in found.items() if name != SEAL}
-    if found.get(SEAL) not in (None, _seal(rest)):
-        raise DamagedError(f"{path} is damaged: it has another seal")
-    return found
+def load_card(path: str | pathlib.Path) -> ModelCard:
+    """The card of the newest checkpoint below `path`. Raises DamagedError if it changed."""
+    return _read_json(find(path))[0]
 
 
-def readable_description(directory: pathlib.Path) -> dict | None:
-    """Of the newest step in a `checkpoints` directory that has a sound one; None without any."""
+def newest_card(directory: pathlib.Path) -> ModelCard | None:
+    """The card of the newest step in a `checkpoints` directory that has a sound one, or None."""
     for step in sorted(_steps(directory), reverse=True):
         with contextlib.suppress(ValueError, OSError):
-            return description(directory / str(step))
+            return load_card(directory / str(step))
     return None
 
 
-def _sealed(description: dict, checksums: dict) -> dict:
-    """As it reads back: no tuples, and with what shows that it is whole."""
-    content = json.loads(json.dumps({**description, "checksums": checksums}))
-    content.pop(SEAL, None)  # of where it comes from
+def _read_json(step_dir: pathlib.Path) -> tuple[ModelCard, dict]:
+    """The card and the checksums of the items. Raises DamagedError for a file that changed."""
+    path = step_dir / "description" / "model.json"
+    try:
+        content = json.loads(path.read_text())
+        card = ModelCard.from_json(content)
+        if content.pop(SEAL, None) not in (None, _seal(content)):
+            raise DamagedError("it has another seal")
+    except ValueError as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error
+    return card, content.get(CHECKSUMS, {})
+
+
+def _sealed(card: ModelCard, checksums: dict) -> dict:
+    """The content of `model.json`, with what shows that it is whole."""
+    content = json.loads(json.dumps({**card.to_json(), CHECKSUMS: checksums}))  # no tuples
     return {**content, SEAL: _seal(content)}
 
 

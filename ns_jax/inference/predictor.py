@@ -1,8 +1,8 @@
-"""Checkpoints at work: un-noised predictions over a source. Labelling and evaluation are this."""
+"""Networks at work: un-noised predictions. Labelling, evaluation and the API are this."""
 
 import collections
 import contextlib
-import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax
 import numpy as np
 
-from ns_jax import model_card, trees
-from ns_jax.checkpoints import checkpoint
+from ns_jax import trees
 from ns_jax.data import pipeline, source
 from ns_jax.data.workers import Reading
 from ns_jax.inference import step as inference_step
+from ns_jax.model_card import ModelCard
 from ns_jax.models import layers
 from ns_jax.parallel import mesh as mesh_lib
 
@@ -53,42 +53,46 @@ class Waits:
 class Predictor:
     """One network, or the mean of several, each with the preprocessing that came with it."""
 
-    def __init__(self, paths: str, *, batch_size: int, temperature: float = 1.0, flip=False):
-        """`paths`: a checkpoint, or several with commas between, of the same classes.
+    def __init__(
+        self,
+        networks: Sequence[tuple[ModelCard, dict]],
+        *,
+        temperature: float = 1.0,
+        flip: bool = False,
+    ):
+        """`networks`: model cards and variables, of the same classes.
 
-        Predicts in batches of `batch_size`, of all processes together; `flip` takes the mean over
-        an image and its mirror image. Raises InputError for checkpoints of different classes.
+        `temperature` divides all logits; `flip` takes the mean over an image and its mirror image.
         """
-        self.paths = [str(checkpoint.find(path.strip())) for path in paths.split(",")]
-        loaded = [checkpoint.load_model(path) for path in self.paths]
-        descriptions = [description for description, _ in loaded]
-        self.class_names = descriptions[0]["class_names"]
-        for path, description in zip(self.paths, descriptions, strict=True):
-            names = description["class_names"]
-            model_card.check_classes(names, self.class_names, path, self.paths[0])
-        wanted = [model_card.described_preprocessing(description) for description in descriptions]
-        self.views = list(dict.fromkeys(wanted))  # what the networks want to see of an image
-        digests = [trees.digest(variables) for _, variables in loaded]
-        self.digest = digests[0] if len(digests) == 1 else source.digest(*digests)
+        cards = [card for card, _ in networks]
+        self.class_names = cards[0].class_names
+        # What the networks want to see of an image.
+        self.views = list(dict.fromkeys(card.preprocessing for card in cards))
         # Each process works alone, on its own devices and its own images.
         self._mesh = mesh_lib.make_mesh(1, jax.local_devices())
-        self._weights = mesh_lib.put_whole([variables for _, variables in loaded], self._mesh)
-        share = -(-batch_size // jax.process_count())
-        self.batch_size = mesh_lib.round_up(share, self._mesh)
+        self._weights = mesh_lib.put_whole([variables for _, variables in networks], self._mesh)
         self.temperature, self._flip = temperature, flip
         self.waits = Waits()
+        placement = layers.Anywhere(mesh_lib.on_cpu(self._mesh))
         self._members = tuple(
             inference_step.Member(
-                dataclasses.replace(
-                    model_card.described_model(description),
-                    placement=layers.Anywhere(mesh_lib.on_cpu(self._mesh)),
-                ),
-                self.views.index(preprocessing),
-                preprocessing.mean,
-                preprocessing.std,
+                card.build(placement=placement),
+                self.views.index(card.preprocessing),
+                card.preprocessing.mean,
+                card.preprocessing.std,
             )
-            for description, preprocessing in zip(descriptions, wanted, strict=True)
+            for card in cards
         )
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits that name the weights."""
+        digests = [trees.digest(variables) for variables in self._weights]
+        return digests[0] if len(digests) == 1 else source.digest(*digests)
+
+    def local_batch_size(self, batch_size: int) -> int:
+        """This process's share of a batch of all processes, in which its devices share equally."""
+        return mesh_lib.round_up(-(-batch_size // jax.process_count()), self._mesh)
 
     def predict(
         self,
@@ -96,52 +100,80 @@ class Predictor:
         chunks: Iterable[Sequence[int]],
         reading: Reading,
         k: int,
+        batch_size: int,
         hashed: bool = False,
     ) -> Iterator[dict]:
-        """The images of `chunks`, indices of `source`, in order, in full batches: for each
+        """The images of `chunks`, indices of `source`, in order, in batches of `batch_size`.
 
+        A batch is of all processes together, and full but for the last. Of each there are
         `index`, `label`, `key`, `status` (`phash`) as in `pipeline.evaluation_batches`, `classes`
         int32 and `probs` float32 `[n, k]` best first.
         """
         step = inference_step.compile_inference(
             self._mesh, inference_step.predict_step, members=self._members, flip=self._flip, k=k
         )
-        for batch, (classes, probs) in self._run(step, source, chunks, reading, hashed):
+        whole = {"members": self._weights, "temperature": np.float32(self.temperature)}
+        batches = self._batches(source, chunks, reading, batch_size, hashed)
+        for batch, (classes, probs) in self._run(step, whole, batches):
             yield {**batch, "classes": classes, "probs": probs}
 
     def logits(
-        self, source: source.Source, chunks: Iterable[Sequence[int]], reading: Reading
+        self,
+        source: source.Source,
+        chunks: Iterable[Sequence[int]],
+        reading: Reading,
+        batch_size: int,
     ) -> Iterator[dict]:
         """As `predict`, with `logits` float32 `[n, M, classes]` of members and mirror images."""
-        step = inference_step.compile_inference(
-            self._mesh, inference_step.member_logits, members=self._members, flip=self._flip
-        )
+        yield from self._with_logits(self._batches(source, chunks, reading, batch_size))
 
-        def of_members(whole, views):
-            return step(whole["members"], views)
+    def logits_of_arrays(self, images: np.ndarray, batch_size: int) -> Iterator[dict]:
+        """As `logits`, of uint8 `[N, H, W, 3]` that are shown to the networks as they are.
 
-        for batch, logits in self._run(of_members, source, chunks, reading):
-            yield {**batch, "logits": logits}
-
-    def _run(self, step, source, chunks, reading, hashed=False) -> Iterator[tuple]:
-        """Each batch's host columns, and what `step` returned of it, less the padding.
-
-        While the host reads a batch back, the device has the next one and its result is already
-        on its way.
+        Of a batch there are `index` and `logits`.
         """
-        whole = {"members": self._weights, "temperature": np.float32(self.temperature)}
-        batches = pipeline.evaluation_batches(
+        size = self.local_batch_size(batch_size)
+
+        def batches() -> Iterator[dict]:
+            for start in range(0, len(images), size):
+                rows = images[start : start + size]
+                padded = np.zeros((size, *images.shape[1:]), np.uint8)
+                padded[: len(rows)] = rows
+                views = dict.fromkeys(self._view_names(), padded)
+                yield {**views, "index": np.arange(start, start + len(rows))}
+
+        yield from self._with_logits(batches())
+
+    def _view_names(self) -> list[str]:
+        return [f"image_{number}" for number in range(len(self.views))]
+
+    def _batches(self, source, chunks, reading, batch_size: int, hashed=False) -> Iterator[dict]:
+        size = self.local_batch_size(batch_size)
+        return pipeline.evaluation_batches(
             source,
-            pipeline.full_batches(chunks, self.batch_size),
+            pipeline.full_batches(chunks, size),
             self.views,
-            batch_size=self.batch_size,
+            batch_size=size,
             reading=reading,
             hashed=hashed,
         )
-        in_flight = collections.deque()
+
+    def _with_logits(self, batches: Iterator[dict]) -> Iterator[dict]:
+        step = inference_step.compile_inference(
+            self._mesh, inference_step.member_logits, members=self._members, flip=self._flip
+        )
+        for batch, logits in self._run(step, self._weights, batches):
+            yield {**batch, "logits": logits}
+
+    def _run(self, step, whole, batches: Iterator[dict]) -> Iterator[tuple]:
+        """Each batch's host columns, and what `step` returned of it, less the padding.
+
+        `whole` is what `step` takes beside the views. While the host reads a batch back, the
+        device has the next one and its result is already on its way.
+        """
+        names, in_flight = self._view_names(), collections.deque()
         try:
             for batch in self.waits.timed("input", batches):
-                names = [f"image_{number}" for number in range(len(self.views))]
                 views = mesh_lib.put_batch({name: batch.pop(name) for name in names}, self._mesh)
                 result = step(whole, [views[name] for name in names])
                 jax.tree.map(lambda array: array.copy_to_host_async(), result)

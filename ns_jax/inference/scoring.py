@@ -15,6 +15,7 @@ def score(
     source: Source,
     reading: Reading,
     bad: bad_images.BadImages,
+    batch_size: int,
     shown: bool = True,
 ) -> dict:
     """`metrics.evaluate`'s numbers and `num_images` scored. Called by all processes.
@@ -25,7 +26,7 @@ def score(
     k = min(predictor.CLASSES_KEPT, len(network.class_names))  # as labelling: one compiled pass
     parts = [(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), np.zeros(0, np.int32))]
     with Progress("evaluating", len(share), shown=shown) as progress:
-        for batch in network.predict(source, [share], reading, k):
+        for batch in network.predict(source, [share], reading, k, batch_size):
             ok = np.asarray([status == "ok" for status in batch["status"]])
             bad.add(batch["index"][~ok])
             parts.append([batch[name][ok] for name in ("classes", "probs", "label")])

@@ -1,8 +1,8 @@
 """Weights from anywhere to anywhere: our checkpoint, timm safetensors, StableHLO."""
 
+import dataclasses
 import pathlib
 
-from ns_jax import model_card
 from ns_jax.checkpoints import checkpoint
 from ns_jax.errors import InputError
 from ns_jax.progress import say
@@ -21,26 +21,27 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
             "convert.source is empty; name a workdir, a checkpoint, a .safetensors file, a "
             "TensorFlow checkpoint or hf:OWNER/NAME"
         )
-    description, variables = imported.load(settings.source, settings.model)
+    card, variables = imported.load(settings.source, settings.model)
     if settings.class_names:
-        description["class_names"] = _class_names(settings.class_names, description)
+        names = _class_names(settings.class_names, len(card.class_names))
+        card = dataclasses.replace(card, class_names=names)
     target = pathlib.Path(settings.target or workdir)
     if target.suffix == ".safetensors":
-        timm.save(target, model_card.described_model(description), variables, description)
+        timm.save(target, card, variables)
     elif target.suffix == ".stablehlo":
-        export.save_stablehlo(target, description, variables)
+        export.save_stablehlo(target, card, variables)
     else:
-        checkpoint.save_model(target, description, variables)
-    model, view = description["model"], description["preprocessing"]
+        checkpoint.save_model(target, card, variables)
+    view = card.preprocessing
     say(
-        f"{settings.source} -> {target}: {model['name']}, {model['num_classes']:,} classes, "
-        f"{view['size']} pixels, crop {view['crop']}, mean {view['mean']}, std {view['std']}"
+        f"{settings.source} -> {target}: {card.architecture}, {len(card.class_names):,} classes, "
+        f"{view.size} pixels, crop {view.crop}, mean {view.mean}, std {view.std}"
     )
     return target
 
 
-def _class_names(path: str, description: dict) -> list[str]:
-    names, count = pathlib.Path(path).read_text().splitlines(), description["model"]["num_classes"]
+def _class_names(path: str, count: int) -> tuple[str, ...]:
+    names = tuple(pathlib.Path(path).read_text().splitlines())
     if len(names) != count:
         raise InputError(f"{path} has {len(names)} lines, the weights have {count} classes")
     return names

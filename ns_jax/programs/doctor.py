@@ -12,6 +12,7 @@ import numpy as np
 from ns_jax import config as config_lib
 from ns_jax import model_card
 from ns_jax import workdir as workdir_lib
+from ns_jax.checkpoints import checkpoint
 from ns_jax.data import bad_images, decoding
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
@@ -190,7 +191,10 @@ def _speed(config, sources: dict[str, Source]) -> dict:
     labelled = sources["labelled"]
     devices = trainer_lib.training_devices(config)
     numbers = numbers_lib.derive(config, len(labelled), len(devices))
-    trainer = trainer_lib.build(config, numbers, len(labelled.class_names))
+    teacher = checkpoint.load_model(config.train.teacher) if config.train.teacher else None
+    trainer = trainer_lib.build(
+        config, numbers, len(labelled.class_names), teacher=teacher and teacher[0]
+    )
     evaluation = trainer.preprocessing
     view, pool = trainer_lib.train_view(config, evaluation), labelled
     ratio = config.train.unlabelled_ratio
@@ -208,7 +212,7 @@ def _speed(config, sources: dict[str, Source]) -> dict:
     per_core = {name: _images_per_second(config, pool, make) for name, make in views.items()}
     for name, speed in per_core.items():
         say(f"{name} views of {pool.name}: {speed:,.0f} images/s a core, {cores} cores here")
-    device = _training_speed(config, trainer)
+    device = _training_speed(config, trainer, teacher and teacher[1])
     kind = jax.devices()[0].device_kind
     host = per_core["training"] * cores
     say(f"a training step: {device:,.0f} images/s on {kind}; the views: {host:,.0f} on all cores")
@@ -249,7 +253,7 @@ def _images_per_second(config, source: Source, make) -> float:
     return done / (time.perf_counter() - began)
 
 
-def _training_speed(config, trainer: Trainer) -> float:
+def _training_speed(config, trainer: Trainer, teacher: dict | None) -> float:
     """Images/s of the compiled step on all devices that train, from batches in memory."""
     spec, size = trainer.batch_spec(), trainer.preprocessing.size
     rng = np.random.default_rng(config.seed)
@@ -261,7 +265,8 @@ def _training_speed(config, trainer: Trainer) -> float:
     batch["target_classes"][:] = 0
     batch = mesh_lib.put_batch(batch, trainer.mesh)
     say(f"compiles the training step of {trainer.model.name}")
-    state, teacher, times = trainer.init(config.seed), trainer.teacher_variables(), []
+    teacher = teacher and mesh_lib.put(teacher, trainer.teacher.shardings)
+    state, times = trainer.init(config.seed), []
     state = trainer.packed(state)
     for _ in range(TIMED_STEPS + 1):  # the first one compiles
         began = time.perf_counter()

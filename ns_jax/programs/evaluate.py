@@ -6,6 +6,7 @@ import pathlib
 from ns_jax import config as config_lib
 from ns_jax import model_card
 from ns_jax import workdir as workdir_lib
+from ns_jax.checkpoints import checkpoint
 from ns_jax.data import bad_images
 from ns_jax.data import open as open_lib
 from ns_jax.inference import predictor, scoring
@@ -18,7 +19,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     one = ("batch_size", config.evaluate.batch_size >= 1, "1 or more")
     config_lib.check_ranges("evaluate", config.evaluate, [one])
     source = open_lib.open_from_config(config, "test")
-    model = predictor.Predictor(config.evaluate.checkpoint, batch_size=config.evaluate.batch_size)
+    model = predictor.Predictor([checkpoint.load_model(config.evaluate.checkpoint)])
     names = model.class_names
     model_card.check_classes(source.class_names, names, source.name, config.evaluate.checkpoint)
     inputs = {"model": model.digest, "source": source.fingerprint}
@@ -29,7 +30,8 @@ def run(config, workdir: pathlib.Path) -> dict:
         return found
 
     bad = bad_images.BadImages(source, config.data.max_bad_fraction)
-    scores = scoring.score(model, source, open_lib.loader_settings(config), bad)
+    reading, size = open_lib.loader_settings(config), config.evaluate.batch_size
+    scores = scoring.score(model, source, reading, bad, size)
     result = {**scores, "num_corrupt": len(bad), "inputs": inputs}
     processes.call_on_first(workdir_lib.write_json, path, result)
     say(

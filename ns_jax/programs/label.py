@@ -15,6 +15,7 @@ import numpy as np
 from ns_jax import config as config_lib
 from ns_jax import files, model_card
 from ns_jax import workdir as workdir_lib
+from ns_jax.checkpoints import checkpoint
 from ns_jax.data import bad_images
 from ns_jax.data import open as open_lib
 from ns_jax.errors import InputError
@@ -40,8 +41,7 @@ def run(config, workdir) -> dict:
     source = open_lib.open_from_config(config, "unlabelled")
     images, subset = _images(config, source)
     teacher = predictor.Predictor(
-        config.label.checkpoint,
-        batch_size=config.label.batch_size,
+        _networks(config.label.checkpoint),
         temperature=config.label.temperature,
         flip=config.label.flip,
     )
@@ -53,7 +53,7 @@ def run(config, workdir) -> dict:
         "teacher": teacher.digest,
         "source": source.fingerprint,
         "subset": subset,
-        "class_names": teacher.class_names,
+        "class_names": list(teacher.class_names),
         "k": k,
         "temperature": teacher.temperature,
         "flip": config.label.flip,
@@ -77,8 +77,8 @@ def run(config, workdir) -> dict:
 
         def predictions(claimed: Iterable[range]) -> Iterator[dict]:
             chunks = (images[rows.start : rows.stop] for rows in claimed)
-            reading = open_lib.loader_settings(config)
-            return teacher.predict(source, chunks, reading, k, hashed=bool(config.data.guard))
+            reading, size = open_lib.loader_settings(config), config.label.batch_size
+            return teacher.predict(source, chunks, reading, k, size, hashed=bool(config.data.guard))
 
         while not (preemption.noticed() or workdir_lib.is_done(directory, inputs)):
             if work.missing():
@@ -120,6 +120,16 @@ def mend(directory) -> int:
     if damaged:
         workdir_lib.remove_manifest(directory)
     return len(damaged)
+
+
+def _networks(names: str) -> list[tuple[model_card.ModelCard, dict]]:
+    """The checkpoints that `label.checkpoint` names. Raises InputError if their classes differ."""
+    paths = [checkpoint.find(name.strip()) for name in names.split(",")]
+    networks = [checkpoint.load_model(path) for path in paths]
+    for path, (card, _) in zip(paths, networks, strict=True):
+        expected = networks[0][0].class_names
+        model_card.check_classes(card.class_names, expected, str(path), str(paths[0]))
+    return networks
 
 
 def _begin(worker: str) -> float:
@@ -168,8 +178,8 @@ def _fitted_temperature(config, teacher: predictor.Predictor, directory) -> floa
     if not path.exists():
         logits, true = [], []
         with Progress(f"calibrating on {source.name}", len(source)) as progress:
-            reading = open_lib.loader_settings(config)
-            for batch in teacher.logits(source, [range(len(source))], reading):
+            reading, size = open_lib.loader_settings(config), config.label.batch_size
+            for batch in teacher.logits(source, [range(len(source))], reading, size):
                 known = (np.asarray(batch["status"]) == "ok") & (batch["label"] >= 0)
                 logits.append(batch["logits"][known])
                 true.append(batch["label"][known])

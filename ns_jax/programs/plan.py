@@ -83,11 +83,11 @@ def _stages(config) -> list[tuple]:
     for k in range(config.selftrain.iterations + 1):
         now = _planned(config_lib.at_iteration(config, k))
         if k == 0 and config.selftrain.teacher:
-            given = checkpoint.description(config.selftrain.teacher)
+            given = checkpoint.load_card(config.selftrain.teacher)
             teacher = now
-            teacher.model.name = given["model"]["name"]
-            teacher.model.small_images = given["model"]["small_images"]
-            teacher.data.image_size = given["preprocessing"]["size"]
+            teacher.model.name = given.architecture
+            teacher.model.small_images = given.small_images
+            teacher.data.image_size = given.preprocessing.size
             continue
         if teacher:
             teacher.label.batch_size = now.label.batch_size
@@ -119,7 +119,8 @@ def _planned(config):
 def _plan_training(config, slice_: topology.Topology, devices: list) -> dict:
     plan = config.plan
     numbers = numbers_lib.derive(config, plan.num_labelled, len(devices))
-    parts = trainer_lib.build(config, numbers, plan.num_classes, devices)
+    card = checkpoint.load_card(config.train.teacher) if config.train.teacher else None
+    parts = trainer_lib.build(config, numbers, plan.num_classes, devices, card)
     per_step, num_steps = (numbers.labelled, numbers.unlabelled), numbers.total_steps
     stored = numbers.unlabelled and config.loss.pseudo_labels == "soft" and not parts.teacher
     rows = numbers.rows

@@ -103,11 +103,8 @@ def _iteration_config(config, workdir: pathlib.Path, k: int):
     iteration.seed = int(np.random.SeedSequence([config.seed, k]).generate_state(1)[0] >> 1)
     iteration.evaluate.checkpoint = str(_outcome(config, workdir, k))
     if k == 0 and given:
-        network = checkpoint.description(given)["model"]
-        iteration.model.name, iteration.model.small_images = (
-            network["name"],
-            network["small_images"],
-        )
+        card = checkpoint.load_card(given)
+        iteration.model.name, iteration.model.small_images = card.architecture, card.small_images
         iteration.evaluate.checkpoint = given
     if k == 0:
         return iteration
@@ -156,7 +153,7 @@ def _validate(configs: list) -> None:
     labelled = source(configs[0], "labelled")
     for key in ("teacher", "filter"):
         if given := configs[0].selftrain[key]:
-            names = checkpoint.description(given)["class_names"]
+            names = checkpoint.load_card(given).class_names
             model_card.check_classes(labelled.class_names, names, labelled.name, given)
     if configs[0].selftrain.filter and len(configs) == 1:
         raise InputError("selftrain.filter is set, but selftrain.iterations is 0")

@@ -15,6 +15,7 @@ from ns_jax.checkpoints import checkpoint
 from ns_jax.data import open as open_lib
 from ns_jax.data.batch import BatchSpec
 from ns_jax.errors import DamagedError
+from ns_jax.model_card import ModelCard, TrainingCounts
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.parallel import preemption, processes
 from ns_jax.progress import say
@@ -41,15 +42,18 @@ def run(config, workdir: pathlib.Path) -> dict:
     numbers = numbers_lib.derive(config, len(source), len(devices))
     labelled, unlabelled = examples_lib.from_config(config, source)
     initial = checkpoint.load_model(config.train.init)[1] if config.train.init else None
-    made_of = _made_of(config, source, initial)
+    teacher = checkpoint.load_model(config.train.teacher) if config.train.teacher else None
+    made_of = _made_of(config, source, initial, teacher)
     if workdir_lib.is_done(workdir, made_of) and _is_sound(workdir):
         say(f"{workdir}: already trained")
         return workdir_lib.read_manifest(workdir)["outputs"]
 
-    trainer = trainer_lib.build(config, numbers, len(source.class_names))
-    if trainer.teacher:
-        names = trainer.teacher.class_names
+    if teacher:
+        names = teacher[0].class_names
         model_card.check_classes(source.class_names, names, source.name, config.train.teacher)
+    trainer = trainer_lib.build(
+        config, numbers, len(source.class_names), teacher=teacher and teacher[0]
+    )
     model, mesh, size = trainer.model, trainer.mesh, trainer.preprocessing.size
     say(
         f"{model.name}, {trees.count(trainer.shapes.params):,} parameters at {size} pixels "
@@ -60,18 +64,30 @@ def run(config, workdir: pathlib.Path) -> dict:
     checkpoints = checkpoint.Checkpoints(
         workdir / "checkpoints", config.train.keep_checkpoints, config.train.keep_every_steps
     )
-    card = model_card.describe(trainer.model, trainer.preprocessing, source.class_names)
-    card["inputs"] = made_of
-    card["stat_groups"] = numbers.stat_groups
-    inputs = Inputs(labelled, unlabelled, evaluation_lib.prepare(config, numbers, card))
+    card = ModelCard(
+        architecture=model.name,
+        small_images=model.small_images,
+        class_names=source.class_names,
+        preprocessing=trainer.preprocessing,
+        inputs=made_of,
+        stat_groups=numbers.stat_groups,
+    )
+    inputs = Inputs(
+        labelled,
+        unlabelled,
+        evaluation_lib.prepare(config, numbers, card),
+        teacher and mesh_lib.put(teacher[1], trainer.teacher.shardings),
+    )
     rollbacks = 0
     with preemption.deferred():
         while True:
             start = _start(config, trainer, checkpoints, initial, made_of, workdir, labelled.k)
-            rollbacks = max(rollbacks, start.attempt)
+            counts = start.counts
+            rollbacks = max(rollbacks, counts.attempt)
             # Each rollback was a step that was not finite, which no checkpoint counts.
-            nonfinite = start.nonfinite + rollbacks - start.attempt
-            start = dataclasses.replace(start, attempt=rollbacks, nonfinite=nonfinite)
+            nonfinite = counts.nonfinite + rollbacks - counts.attempt
+            counts = dataclasses.replace(counts, attempt=rollbacks, nonfinite=nonfinite)
+            start = dataclasses.replace(start, counts=counts)
             try:
                 bad = _train(config, workdir, trainer, start, inputs, checkpoints, card)
                 break
@@ -101,20 +117,19 @@ def _train(
     Returns the unreadable images of all processes. Raises Rollback where `train.nonfinite` says so.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    teacher = trainer.teacher_variables()
     checkpoints.prepare(start.state)
     state, total_steps = trainer.packed(start.state), trainer.numbers.total_steps
     if start.step < total_steps:
         _say_what_is_compiled(trainer, trainer.batch_spec(inputs.labelled.k))
     with TrainingRun(config, workdir, trainer, start, inputs) as run:
         for step in range(start.step + 1, total_steps + 1):
-            state, metrics = trainer.step(state, run.next_batch(), run.rng, teacher)
+            state, metrics = trainer.step(state, run.next_batch(), run.rng, inputs.teacher)
             run.observe(step, state, metrics)
             leaves = run.leaves(step)
             checkpoints.check()
             if run.saves(step) or leaves:
-                so_far = {"so_far": run.so_far(step)}
-                checkpoints.save(step, trainer.unpacked(state), {**card, **so_far})
+                now = dataclasses.replace(card, counts=run.counts(step))
+                checkpoints.save(step, trainer.unpacked(state), now)
             if leaves:
                 checkpoints.close()
                 run.leave(step)
@@ -138,13 +153,13 @@ def _start(
     """From its own newest checkpoint, else from `train.init`, else from the seed."""
     placed = state_lib.placed(trainer.shapes, trainer.shardings)
 
-    def check(description: dict) -> None:
-        workdir_lib.check_inputs(description["inputs"], inputs, workdir)
+    def check(card: ModelCard) -> None:
+        workdir_lib.check_inputs(card.inputs, inputs, workdir)
 
     if found := checkpoints.restore(placed, check):
-        step, state, description = found
+        step, state, card = found
         say(f"resuming from step {step:,}")
-        return Start(step, state, **description.get("so_far", {}))  # not of older versions
+        return Start(step, state, card.counts or TrainingCounts())
     if not initial:
         return Start(0, _fresh(config, trainer, k))
     expected = {"params": trainer.shapes.params, "batch_stats": trainer.shapes.batch_stats}
@@ -186,13 +201,13 @@ def _say_what_is_compiled(trainer: Trainer, spec: BatchSpec) -> None:
     _say_once(trainer.step, spec.rows, spec.places, text)
 
 
-def _made_of(config, source, initial: dict | None) -> dict:
+def _made_of(config, source, initial: dict | None, teacher: tuple | None) -> dict:
     """What the training is made of besides its config."""
     inputs = {"labelled": source.fingerprint}
     if config.train.unlabelled_ratio and config.train.selection:
         inputs["selection"] = workdir_lib.read_manifest(config.train.selection)["outputs"]["digest"]
-    if config.train.teacher:
-        inputs["teacher"] = trees.digest(checkpoint.load_model(config.train.teacher)[1])
+    if teacher:
+        inputs["teacher"] = trees.digest(teacher[1])
     if initial:
         inputs["init"] = trees.digest(initial)
     return inputs
@@ -200,8 +215,8 @@ def _made_of(config, source, initial: dict | None) -> dict:
 
 def _with_stat_groups_of(config, workdir: pathlib.Path):
     """With the BatchNorm groups of a run that resumes, on however many devices."""
-    found = checkpoint.readable_description(workdir / "checkpoints")
+    found = checkpoint.newest_card(workdir / "checkpoints")
     if found and config.model.stat_groups is None:
         config = copy.deepcopy(config)
-        config.model.stat_groups = found.get("stat_groups", 1)
+        config.model.stat_groups = found.stat_groups or 1
     return config

@@ -28,9 +28,9 @@ class Evaluation:
 
         The pass is the one that labelling and evaluation compile.
         """
-        network = predictor.Predictor([(self._card, variables)], batch_size=self._batch_size)
+        network = predictor.Predictor([(self._card, variables)])
         bad = bad_images.BadImages(self._source, self._max_bad_fraction)
-        found = scoring.score(network, self._source, self._reading, bad, shown=False)
+        found = scoring.score(network, self._source, self._reading, bad, self._batch_size, False)
         return {f"{self._split}/{name}": found[name] for name in ("top1", "top5", "ece")}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ns_jax.data import bad_images, pipeline
 from ns_jax.data import open as open_lib
 from ns_jax.data.workers import default_workers
+from ns_jax.model_card import TrainingCounts
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.parallel import preemption, processes
 from ns_jax.progress import Progress, say
@@ -32,9 +33,7 @@ class Start:
 
     step: int
     state: TrainState
-    attempt: int = 0  # how often it has rolled back
-    nonfinite: int = 0  # steps so far
-    bad: tuple = ((), ())  # indices of unreadable images: labelled, unlabelled
+    counts: TrainingCounts = TrainingCounts()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +43,7 @@ class Inputs:
     labelled: pipeline.Examples
     unlabelled: pipeline.Examples | None
     evaluation: Evaluation | None
+    teacher: dict | None  # variables of a teacher in the step, on the devices
 
 
 class TrainingRun:
@@ -53,16 +53,16 @@ class TrainingRun:
         self, config, workdir: pathlib.Path, trainer: Trainer, start: Start, inputs: Inputs
     ):
         self._config, self._workdir, self._trainer = config, workdir, trainer
-        self._start, self._evaluation = start, inputs.evaluation
+        self._start, self._evaluation, counts = start, inputs.evaluation, start.counts
         self._spec = trainer.batch_spec(inputs.labelled.k)
         self._total = trainer.numbers.total_steps
-        self.rng = jax.random.key(seed_of_attempt(config.seed, start.attempt))
+        self.rng = jax.random.key(seed_of_attempt(config.seed, counts.attempt))
         self._bad = [
             bad_images.BadImages(one.source, config.data.max_bad_fraction, known)
-            for one, known in zip((inputs.labelled, inputs.unlabelled), start.bad, strict=True)
+            for one, known in zip((inputs.labelled, inputs.unlabelled), counts.bad, strict=True)
             if one
         ]
-        self._policy = NonFinitePolicy(config.train, start.nonfinite, workdir / "checkpoints")
+        self._policy = NonFinitePolicy(config.train, counts.nonfinite, workdir / "checkpoints")
         self._due = _Due(config.train.save_every_steps, config.train.save_every_minutes)
         self._previous, self._warned, self._scores = None, False, {}
         self._inputs, self._open = inputs, contextlib.ExitStack()
@@ -98,7 +98,7 @@ class TrainingRun:
             spec=self._spec,
             steps=self._total,
             start_step=self._start.step,
-            seed=seed_of_attempt(config.seed, self._start.attempt),
+            seed=seed_of_attempt(config.seed, self._start.counts.attempt),
             reading=open_lib.loader_settings(config),
             places=self._places,
             weights=pipeline.Weights(config.train.sample_prob, numbers.unlabelled_weight),
@@ -148,16 +148,13 @@ class TrainingRun:
     def saves(self, step: int) -> bool:
         return self._due.at(step, self.logs(step)) or step == self._total
 
-    def so_far(self, step: int) -> dict:
+    def counts(self, step: int) -> TrainingCounts:
         """What a checkpoint of this step says beside the weights; the step was finite."""
         if self._previous:
             self._policy.look(step, self._previous)
             self._previous = None
-        return {
-            "attempt": self._start.attempt,
-            "nonfinite": self._policy.count,
-            "bad": [*map(processes.gather_bad, self._bad), []][:2],
-        }
+        bad = [tuple(processes.gather_bad(images)) for images in self._bad]
+        return TrainingCounts(self._start.counts.attempt, self._policy.count, (*bad, ())[:2])
 
     def unreadable(self) -> list[bad_images.BadImages]:
         """Of labelled and unlabelled images, as all processes found them."""

@@ -9,11 +9,10 @@ import jax
 import numpy as np
 from ml_collections import config_dict
 
-from ns_jax import model_card
-from ns_jax.checkpoints import checkpoint
 from ns_jax.data import crops, randaugment, views
 from ns_jax.data.batch import BatchSpec
 from ns_jax.errors import InputError
+from ns_jax.model_card import ModelCard
 from ns_jax.models import efficientnet
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.training import optim
@@ -74,13 +73,6 @@ class Trainer:
         copies = self.packing.unpack(jax.tree.map(np.array, state))
         return jax.tree.map(jax.device_put, copies, self.shardings)
 
-    def teacher_variables(self) -> dict | None:
-        """The weights of the teacher in the step, on the devices; None without one."""
-        if self.teacher is None:
-            return None
-        _, variables = checkpoint.load_model(self.teacher.path)
-        return mesh_lib.put(variables, self.teacher.shardings)
-
     @property
     def variable_shardings(self) -> dict:
         """Of `{"params", "batch_stats"}`."""
@@ -117,18 +109,23 @@ class Trainer:
 class StepTeacher:
     """A teacher that labels in the step: what it is, and where its variables lie."""
 
-    path: str
     step: step_lib.Teacher
     preprocessing: crops.Preprocessing
-    class_names: list[str]
     shapes: dict
     shardings: dict
 
 
-def build(config, numbers: Numbers, num_classes: int, devices: list | None = None) -> Trainer:
+def build(
+    config,
+    numbers: Numbers,
+    num_classes: int,
+    devices: list | None = None,
+    teacher: ModelCard | None = None,
+) -> Trainer:
     """A training's parts for `devices`, or for those that the config trains on.
 
-    `numbers` are the config's own, for as many devices. Raises InputError.
+    `numbers` are the config's own, for as many devices; `teacher` is the card of `train.teacher`,
+    which labels in the step. Raises InputError.
     """
     devices = training_devices(config) if devices is None else devices
     mesh = mesh_lib.make_mesh(config.mesh.fsdp, devices)
@@ -140,7 +137,7 @@ def build(config, numbers: Numbers, num_classes: int, devices: list | None = Non
         stat_groups=numbers.stat_groups,
     )
     preprocessing = build_preprocessing(config, model)
-    teacher = _teacher(config, placement, preprocessing) if config.train.teacher else None
+    in_step = teacher and _teacher(config, teacher, placement, preprocessing)
     objective = step_lib.Objective(
         mean=preprocessing.mean,
         std=preprocessing.std,
@@ -148,7 +145,7 @@ def build(config, numbers: Numbers, num_classes: int, devices: list | None = Non
         loss_divisor=numbers.loss_divisor,
         microbatches=numbers.microbatches,
         unlabelled_noise=config.train.unlabelled_noise != "none",
-        teacher=teacher and teacher.step,
+        teacher=in_step and in_step.step,
     )
     of_teacher = None if teacher is None or config.train.teacher_noise else teacher.preprocessing
     view = train_view(config, preprocessing, of_teacher)
@@ -159,7 +156,7 @@ def build(config, numbers: Numbers, num_classes: int, devices: list | None = Non
         view=view,
         unlabelled_view=unlabelled_view(config, view),
         mesh=mesh,
-        teacher=teacher,
+        teacher=in_step,
         **_compiled(
             model,
             preprocessing.size,
@@ -226,21 +223,19 @@ def _variables(model, size: int) -> tuple[dict, dict]:
     return shapes, {"params": params, "batch_stats": whole}
 
 
-def _teacher(config, placement: mesh_lib.Placement, student: crops.Preprocessing) -> StepTeacher:
-    """The checkpoint `train.teacher` as a part of the step."""
-    description = checkpoint.description(config.train.teacher)
-    preprocessing = model_card.described_preprocessing(description)
+def _teacher(
+    config, card: ModelCard, placement: mesh_lib.Placement, student: crops.Preprocessing
+) -> StepTeacher:
+    """The network of the card as a part of the step."""
+    preprocessing = card.preprocessing
     if config.train.teacher_noise and preprocessing.size != student.size:
         raise InputError(
             f"train.teacher_noise: the teacher takes {preprocessing.size} pixels, but the "
             f"student's images, which it is to see, have {student.size}"
         )
-    model = dataclasses.replace(
-        model_card.described_model(description), dtype=config.model.dtype, placement=placement
-    )
+    model = card.build(dtype=config.model.dtype, placement=placement)
     shapes, shardings = _variables(model, preprocessing.size)
     return StepTeacher(
-        path=config.train.teacher,
         step=step_lib.Teacher(
             model=model,
             mean=preprocessing.mean,
@@ -251,7 +246,6 @@ def _teacher(config, placement: mesh_lib.Placement, student: crops.Preprocessing
             noise=config.train.teacher_noise,
         ),
         preprocessing=preprocessing,
-        class_names=description["class_names"],
         shapes=shapes,
         shardings=shardings,
     )

@@ -1,15 +1,12 @@
-"""Weights from anywhere, with what must travel with them: (description, variables).
-
-A description is the content of `model.json`: architecture, class names, preprocessing.
-"""
+"""Weights from anywhere, with what must travel with them: (model card, variables)."""
 
 import json
 import pathlib
 
-from ns_jax import model_card
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import crops
 from ns_jax.errors import InputError, MissingPackageError
+from ns_jax.model_card import ModelCard
 from ns_jax.models import efficientnet
 from ns_jax.progress import say
 from ns_jax.weights import published, tf_checkpoint, timm
@@ -17,8 +14,8 @@ from ns_jax.weights import published, tf_checkpoint, timm
 HUB = "hf:"
 
 
-def load(source: str | pathlib.Path, model: str = "") -> tuple[dict, dict]:
-    """The description and the variables (NumPy, float32) of `source`.
+def load(source: str | pathlib.Path, model: str = "") -> tuple[ModelCard, dict]:
+    """The model card and the variables (NumPy, float32) of `source`.
 
     `source` is a workdir or checkpoint of ours, a timm safetensors file or a directory with one, a
     TensorFlow 1 checkpoint, or `hf:OWNER/NAME`. `model` names the architecture of a file that does
@@ -32,7 +29,7 @@ def load(source: str | pathlib.Path, model: str = "") -> tuple[dict, dict]:
         return _timm(path, model)
     if any(path.glob("*.index")) or path.with_name(f"{path.name}.index").exists():
         network, variables = tf_checkpoint.load(path)
-        return _described(network, variables, _preprocessing(network.name, model), source)
+        return _with_card(network, variables, _preprocessing(network.name, model), source)
     if path.is_file():
         raise InputError(
             f"{path}: weights are read from .safetensors files, from TensorFlow 1 checkpoints and "
@@ -53,15 +50,15 @@ def _download(repository: str) -> pathlib.Path:
     return pathlib.Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted))
 
 
-def _timm(path: pathlib.Path, model: str) -> tuple[dict, dict]:
+def _timm(path: pathlib.Path, model: str) -> tuple[ModelCard, dict]:
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         if len(files) != 1:
             raise InputError(f"{path} holds {len(files)} safetensors files; name one of them")
         path = files[0]
-    description = timm.description(path)
-    hub = {} if description else _hub_config(path)
-    architecture = model or (description or {}).get("model", {}).get("name") or hub.get("model")
+    card = timm.load_card(path)
+    hub = {} if card else _hub_config(path)
+    architecture = model or (card and card.architecture) or hub.get("model")
     if not architecture:
         raise InputError(
             f"{path} does not say what it holds; name the published weights "
@@ -70,11 +67,11 @@ def _timm(path: pathlib.Path, model: str) -> tuple[dict, dict]:
     known = architecture.startswith("tf_")
     name = published.find(architecture)[0] if known else architecture
     network, variables = timm.load(path, name)
-    if description and not model:
-        return description, variables
+    if card and not model:
+        return card, variables
     preprocessing = hub.get("preprocessing") if not model else None
     preprocessing = preprocessing or _preprocessing(name, architecture)
-    return _described(network, variables, preprocessing, path, hub.get("class_names"))
+    return _with_card(network, variables, preprocessing, path, hub.get("class_names"))
 
 
 def _hub_config(path: pathlib.Path) -> dict:
@@ -119,9 +116,9 @@ def _preprocessing(architecture: str, model: str) -> crops.Preprocessing:
     return crops.Preprocessing(size, "padded", *published.IMAGENET)
 
 
-def _described(network, variables, preprocessing, source, class_names=None):
+def _with_card(network, variables, preprocessing, source, class_names=None):
     names = class_names or published.class_names(network.num_classes)
     if len(names) != network.num_classes:
         raise InputError(f"{source}: {len(names)} class names for {network.num_classes} classes")
-    description = model_card.describe(network, preprocessing, names)
-    return {**description, "inputs": {"imported": str(source)}}, variables
+    inputs = {"imported": str(source)}
+    return ModelCard(network.name, False, tuple(names), preprocessing, inputs), variables

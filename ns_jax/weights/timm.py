@@ -8,7 +8,8 @@ import safetensors
 import safetensors.numpy
 
 from ns_jax import files
-from ns_jax.errors import InputError, MissingFileError
+from ns_jax.errors import DamagedError, InputError, MissingFileError
+from ns_jax.model_card import ModelCard
 from ns_jax.models import efficientnet
 from ns_jax.weights import layout
 
@@ -22,7 +23,7 @@ BATCH_NORM = {
 # PyTorch's count of the batches that a BatchNorm saw; a statistic of its training, not a weight.
 COUNTER = "num_batches_tracked"
 NETWORKS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2")
-DESCRIPTION = "ns_jax.model.json"  # in the header of a file that we wrote
+CARD = "ns_jax.model.json"  # in the header of a file that we wrote
 
 
 def entries(model: efficientnet.EfficientNet) -> list[layout.Entry]:
@@ -82,27 +83,29 @@ def load(path: pathlib.Path, name: str) -> tuple[efficientnet.EfficientNet, dict
     return model, layout.to_tree(model, entries(model), tensors, str(path))
 
 
-def description(path: pathlib.Path) -> dict | None:
-    """The `model.json` that `save` put into a file's header, or None."""
+def load_card(path: pathlib.Path) -> ModelCard | None:
+    """The model card that `save` put into a file's header, or None. Raises DamagedError."""
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            text = (file.metadata() or {}).get(DESCRIPTION)
+            text = (file.metadata() or {}).get(CARD)
     except (safetensors.SafetensorError, OSError):
         return None  # `load` says what is wrong with it
-    return json.loads(text) if text else None
+    try:
+        return ModelCard.from_json(json.loads(text)) if text else None
+    except ValueError as error:
+        raise DamagedError(f"{path}: its {CARD} is damaged: {error}") from error
 
 
-def save(
-    path: pathlib.Path, model: efficientnet.EfficientNet, variables: dict, description: dict
-) -> None:
+def save(path: pathlib.Path, card: ModelCard, variables: dict) -> None:
     """Writes a file that timm loads strictly; whole or not at all.
 
     Raises InputError for a network that timm does not have.
     """
+    model = card.build()
     if model.small_images or model.name.removeprefix("efficientnet-") not in NETWORKS:
         kind = f"{model.name}{' for small images' if model.small_images else ''}"
         raise InputError(f"timm has no {kind}; it has {', '.join(NETWORKS)}")
     tensors = layout.from_tree(entries(model), variables)
-    content = safetensors.numpy.save(tensors, {DESCRIPTION: json.dumps(description)})
+    content = safetensors.numpy.save(tensors, {CARD: json.dumps(card.to_json())})
     with files.replacing(path) as temporary:
         temporary.write_bytes(content)

@@ -1,6 +1,7 @@
 """Saving beside the training, what is kept, and checkpoints that are damaged in every file."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 
@@ -10,13 +11,16 @@ import pytest
 
 from ns_jax import trees
 from ns_jax.checkpoints import checkpoint
+from ns_jax.data import crops
 from ns_jax.errors import DamagedError
+from ns_jax.model_card import ModelCard
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.training import state as state_lib
 
 pytestmark = pytest.mark.large
 
-DESCRIPTION = {"model": {"name": "made up"}, "inputs": {"labelled": "a"}}
+VIEW = crops.Preprocessing(8, "none", (0.5,) * 3, (0.25,) * 3)
+CARD = ModelCard("made up", False, ("cat", "dog"), VIEW, {"labelled": "a"})
 
 
 def anything(_):
@@ -54,7 +58,7 @@ def placed(tree):
 def saved(directory, mesh, steps, keep=10, keep_every=None):
     with contextlib.closing(checkpoint.Checkpoints(directory, keep, keep_every)) as checkpoints:
         for step in steps:
-            checkpoints.save(step, made(mesh, step), DESCRIPTION)
+            checkpoints.save(step, made(mesh, step), CARD)
             checkpoints.check()
     return checkpoints
 
@@ -85,7 +89,7 @@ def test_the_newest_are_kept_and_some_for_good(tmp_path, mesh):
     assert there == [3, 6, 7]
     found = restored(tmp_path / "checkpoints", mesh)
     assert_is(found, mesh, 7)
-    assert found[2]["inputs"] == {"labelled": "a"}
+    assert found[2] == CARD
 
 
 def test_nothing_is_no_checkpoint(tmp_path, mesh):
@@ -122,7 +126,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(
     directory = shutil.copytree(two, tmp_path / "run") / "checkpoints"
     name = "model.json" if item == "description" else "*"
     damage(largest(directory / "2" / item, name))
-    assert checkpoint.readable_description(directory)["inputs"] == {"labelled": "a"}
+    assert checkpoint.newest_card(directory) == CARD
     assert_is(restored(directory, mesh), mesh, 1)
     assert "2 is damaged, the one before it is taken" in capsys.readouterr().err
     assert (tmp_path / "run" / "damaged_checkpoints" / "2" / item).is_dir()
@@ -142,8 +146,8 @@ def test_what_is_no_checkpoint_any_more_is_an_error_and_stays(two, mesh, tmp_pat
 def test_a_sound_checkpoint_of_something_else_is_not_taken_for_damaged(two, mesh, tmp_path):
     directory = shutil.copytree(two, tmp_path / "run") / "checkpoints"
 
-    def check(description):
-        raise ValueError(f"inputs {description['inputs']}")
+    def check(card):
+        raise ValueError(f"inputs {card.inputs}")
 
     with pytest.raises(ValueError, match="inputs {'labelled': 'a'}"):
         restored(directory, mesh, check)
@@ -156,11 +160,13 @@ def test_a_sound_checkpoint_of_something_else_is_not_taken_for_damaged(two, mesh
 
 def test_weights_are_checked_before_they_are_used(two, mesh, tmp_path):
     run = shutil.copytree(two, tmp_path / "run")
-    described, variables = checkpoint.load_model(run)
+    card, variables = checkpoint.load_model(run)
+    assert card == CARD
     np.testing.assert_array_equal(
         variables["params"]["head"]["bias"], made(mesh, 2).ema_params["head"]["bias"]
     )
     path = run / "checkpoints" / "2" / "description" / "model.json"
+    described = json.loads(path.read_text())
     described["checksums"]["model"] ^= 1
     path.write_text(json.dumps(described))
     with pytest.raises(DamagedError, match=r"another seal"):
@@ -173,7 +179,7 @@ def test_weights_are_checked_before_they_are_used(two, mesh, tmp_path):
 
 def test_a_save_that_fails_is_said(tmp_path, mesh, monkeypatch):
     checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints", 2)
-    checkpoints.save(1, made(mesh, 1), DESCRIPTION)
+    checkpoints.save(1, made(mesh, 1), CARD)
     checkpoints.close()
     (tmp_path / "checkpoints" / "1").rename(tmp_path / "1")
     shutil.rmtree(tmp_path / "checkpoints")
@@ -181,7 +187,7 @@ def test_a_save_that_fails_is_said(tmp_path, mesh, monkeypatch):
     with pytest.raises(
         OSError, match=r"(?s)step 2 could not be saved .*Make room or mend the disk"
     ):
-        checkpoints.save(2, made(mesh, 2), DESCRIPTION)
+        checkpoints.save(2, made(mesh, 2), CARD)
         checkpoints.close()
 
 
@@ -189,10 +195,10 @@ def test_trees_of_weights_alone_are_checked_too(tmp_path, make_teacher):
     make_teacher(tmp_path / "teacher")
     _, variables = checkpoint.load_model(tmp_path / "teacher")
     make_teacher(tmp_path / "teacher")  # the same again is fine
-    description = checkpoint.description(tmp_path / "teacher")
-    description["class_names"] = [*description["class_names"][:9], "nine"]
-    checkpoint.save_model(tmp_path / "renamed", description, variables)  # sealed before
-    assert checkpoint.load_model(tmp_path / "renamed")[0]["class_names"][9] == "nine"
+    card = checkpoint.load_card(tmp_path / "teacher")
+    card = dataclasses.replace(card, class_names=(*card.class_names[:9], "nine"))
+    checkpoint.save_model(tmp_path / "renamed", card, variables)
+    assert checkpoint.load_model(tmp_path / "renamed")[0] == card
     assert trees.count(variables) > 0
     cut(largest(tmp_path / "teacher" / "checkpoints" / "0" / "model"))
     with pytest.raises(DamagedError, match="is damaged"):

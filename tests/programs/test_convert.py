@@ -1,5 +1,7 @@
 """Weights through the converter, and what an imported teacher is good for."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -8,20 +10,15 @@ import safetensors.numpy
 from configs import base
 from ns_jax import trees
 from ns_jax.checkpoints import checkpoint
-from ns_jax.models import efficientnet
+from ns_jax.data import crops
+from ns_jax.model_card import ModelCard
 from ns_jax.programs import convert, evaluate, label, selftrain, train
 from ns_jax.weights import imported
 
 pytestmark = pytest.mark.large
 
-PICO = {"name": "efficientnet-pico", "num_classes": 10, "small_images": True}
-PREPROCESSING = {
-    "size": 16,
-    "crop": "none",
-    "mean": [0.5, 0.5, 0.5],
-    "std": [0.5, 0.5, 0.5],
-    "interpolation": "bicubic",
-}
+PREPROCESSING = crops.Preprocessing(16, "none", (0.5,) * 3, (0.5,) * 3)
+PICO = ModelCard("efficientnet-pico", True, tuple("0123456789"), PREPROCESSING)
 
 
 def _convert(workdir, **settings):
@@ -41,12 +38,10 @@ def b0(tmp_path_factory, tensors):
 def teacher(tmp_path_factory):
     """A checkpoint of weights alone for the digits, as an import leaves it."""
     directory = tmp_path_factory.mktemp("teacher")
-    model = efficientnet.build(**PICO)
+    model = PICO.build()
     variables = jax.jit(lambda rng: model.init(rng, 16))(jax.random.key(0))
-    names = [str(digit) for digit in range(10)]
-    description = {"model": PICO, "class_names": names, "preprocessing": PREPROCESSING}
-    description["inputs"] = {"imported": "here"}
-    checkpoint.save_model(directory, description, jax.tree.map(np.asarray, variables))
+    card = dataclasses.replace(PICO, inputs={"imported": "here"})
+    checkpoint.save_model(directory, card, jax.tree.map(np.asarray, variables))
     return directory
 
 
@@ -60,9 +55,9 @@ def test_timm_to_checkpoint_to_timm_is_exact(b0, tensors, tmp_path):
     assert _convert(tmp_path, source=str(tmp_path / "checkpoint"), target=str(out)) == out
     back = safetensors.numpy.load_file(out)
     assert all(back[name].tobytes() == tensors[name].tobytes() for name in tensors)
-    description, _ = imported.load(out)
-    assert description["class_names"] == list("abcdefg")
-    assert description["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+    card, _ = imported.load(out)
+    assert card.class_names == tuple("abcdefg")
+    assert card.preprocessing.mean == (0.5, 0.5, 0.5)
     with pytest.raises(ValueError, match="holds another checkpoint"):
         _convert(tmp_path / "checkpoint", **settings)
     names.write_text("one")
@@ -114,13 +109,12 @@ def test_a_teacher_of_other_classes_is_refused_at_once(tiny_config, tmp_path, b0
 
 
 def test_other_classes_need_a_new_head_and_only_that_is_new(tiny_config, tmp_path, capsys):
-    seven = efficientnet.build("efficientnet-pico", num_classes=7, small_images=True)
+    card = dataclasses.replace(PICO, class_names=tuple("abcdefg"))
+    seven = card.build()
     variables = jax.tree.map(
         np.asarray, jax.jit(lambda rng: seven.init(rng, 16))(jax.random.key(3))
     )
-    model = {**PICO, "num_classes": 7}
-    description = {"model": model, "class_names": list("abcdefg"), "preprocessing": PREPROCESSING}
-    checkpoint.save_model(tmp_path / "seven", description, variables)
+    checkpoint.save_model(tmp_path / "seven", card, variables)
     tiny_config.train.init = str(tmp_path / "seven")
     tiny_config.optim.learning_rate_per_256 = 0.0
     with pytest.raises(ValueError, match=r"train.new_head"):

@@ -14,6 +14,7 @@ import scipy.special
 
 import ns_jax
 from ns_jax import workdir as workdir_lib
+from ns_jax.checkpoints import checkpoint
 from ns_jax.data import open as open_lib
 from ns_jax.data import perceptual
 from ns_jax.data.workers import Reading
@@ -124,11 +125,10 @@ def test_the_temperature_is_fitted_on_held_out_images(config, tmp_path, capfd):
     assert found["after"]["top1"] == found["before"]["top1"]
     # What it says of itself is what such a teacher does on these images.
     source = open_lib.open_from_config(config, "holdout")
-    teacher = predictor.Predictor(
-        config.label.checkpoint, batch_size=64, temperature=found["temperature"]
-    )
+    network = checkpoint.load_model(config.label.checkpoint)
+    teacher = predictor.Predictor([network], temperature=found["temperature"])
     reading = Reading(workers=0)
-    batches = list(teacher.predict(source, [range(len(source))], reading, 1))
+    batches = list(teacher.predict(source, [range(len(source))], reading, 1, batch_size=64))
     confidence = np.concatenate([batch["probs"][:, 0] for batch in batches])
     right = np.concatenate([batch["classes"][:, 0] == batch["label"] for batch in batches])
     ece = metrics.calibration_error(confidence, right)

@@ -8,6 +8,8 @@ import pytest
 
 from configs import base
 from ns_jax.checkpoints import checkpoint
+from ns_jax.data import crops
+from ns_jax.model_card import ModelCard
 from ns_jax.models import efficientnet
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.planning import hlo, macs, topology
@@ -129,9 +131,9 @@ def test_a_mistake_in_a_later_iteration_is_said_before_the_first_compilation(tmp
 
 
 def test_a_teacher_that_is_given_is_not_trained(monkeypatch):
-    model = {"name": "efficientnet-b1", "small_images": False}
-    given = {"model": model, "preprocessing": {"size": 240}}
-    monkeypatch.setattr(checkpoint, "description", lambda path: {"runs/b1": given}[path])
+    view = crops.Preprocessing(240, "padded", (0.5,) * 3, (0.25,) * 3)
+    given = ModelCard("efficientnet-b1", False, ("cat", "dog"), view)
+    monkeypatch.setattr(checkpoint, "load_card", lambda path: {"runs/b1": given}[path])
     whole = chain(selftrain__teacher="runs/b1")
     (name, teacher, student), *_ = plan._stages(whole)
     assert (name, student.model.name) == ("student 1", "efficientnet-nano")

@@ -100,7 +100,9 @@ def test_a_noised_teacher_must_see_what_its_student_sees(teacher, tiny_config):
     config.train.teacher, config.train.teacher_noise = str(teacher), True
     config.data.image_size = 24
     with pytest.raises(InputError, match="teacher takes 16 pixels.* have 24"):
-        trainer_lib.build(config, numbers_lib.derive(config, 50, 1), 10)
+        trainer_lib.build(
+            config, numbers_lib.derive(config, 50, 1), 10, teacher=checkpoint.load_card(teacher)
+        )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_a_fine_tune_is_the_last_stage_of_an_iteration(few_stages, tiny_config, 
     kept = {path for path in before if np.array_equal(before[path], after[path])}
     assert {path.split("/")[0] for path in kept} == {"stem_conv", "stem_bn", "stage1", "stage2"}
     assert not [p for p in before if p.split("/")[0] in ("stage1", "stage2") and p not in kept]
-    assert checkpoint.description(tuned)["preprocessing"]["size"] == 24
+    assert checkpoint.load_card(tuned).preprocessing.size == 24
     score = json.loads((trained / "eval.json").read_text())
     assert score["inputs"]["model"] == trees.digest(checkpoint.load_model(tuned)[1])
     rates = [

@@ -120,8 +120,7 @@ def test_back_to_the_last_checkpoint_and_on_another_way(tiny_config, tmp_path, m
     assert sorted(ours) == sorted(theirs) == [1, 2, 3, 4, 5, 6]
     assert ours[2] == theirs[2] and ours[3] != theirs[3]
     assert outputs["model"] != undisturbed["model"]
-    so_far = checkpoint.description(tmp_path / "run")["so_far"]
-    assert so_far["attempt"] == 1
+    assert checkpoint.load_card(tmp_path / "run").counts.attempt == 1
 
 
 def test_a_log_of_what_is_not_finite_is_still_json(tmp_path):

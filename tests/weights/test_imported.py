@@ -1,5 +1,6 @@
 """Where weights come from and what comes with them."""
 
+import dataclasses
 import json
 import shutil
 
@@ -36,11 +37,11 @@ def test_a_bare_file_needs_a_name_and_a_published_name_brings_the_preprocessing(
     path = directory / "model.safetensors"
     with pytest.raises(ValueError, match="does not say what it holds; name the published weights"):
         imported.load(path)
-    description, _ = imported.load(path, "tf_efficientnet_b0.ap_in1k")
-    assert description["preprocessing"]["mean"] == (0.5, 0.5, 0.5)
-    assert description["class_names"] == ["0", "1", "2", "3", "4", "5", "6"]
-    description, _ = imported.load(path, "efficientnet-b0")
-    assert description["preprocessing"]["mean"] == (0.485, 0.456, 0.406)
+    card, _ = imported.load(path, "tf_efficientnet_b0.ap_in1k")
+    assert card.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert card.class_names == tuple("0123456")
+    card, _ = imported.load(path, "efficientnet-b0")
+    assert card.preprocessing.mean == (0.485, 0.456, 0.406)
     assert "taken to see ImageNet's mean and std at 224 pixels" in capsys.readouterr().err
     with pytest.raises(ValueError, match="does not hold efficientnet-b1"):
         imported.load(path, "efficientnet-b1")
@@ -59,30 +60,27 @@ def test_a_hub_directory_says_all_itself(directory, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(directory / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for source in (directory, "hf:someone/cats"):
-        description, _ = imported.load(source)
-        assert description["model"]["name"] == "efficientnet-b0"
-        assert description["class_names"] == HUB_CONFIG["label_names"]
-        assert expected.items() <= description["preprocessing"].items()
+        card, _ = imported.load(source)
+        assert card.architecture == "efficientnet-b0"
+        assert card.class_names == tuple(HUB_CONFIG["label_names"])
+        assert expected.items() <= vars(card.preprocessing).items()
 
 
 @pytest.mark.parametrize(("share", "crop"), [(0.7, "0.7"), (0.857, "padded"), (1.0, "none")])
 def test_any_crop_of_a_hub_directory_is_taken_over(directory, share, crop):
     config = {**HUB_CONFIG, "pretrained_cfg": {**HUB_CONFIG["pretrained_cfg"], "crop_pct": share}}
     (directory / "config.json").write_text(json.dumps(config))
-    preprocessing = imported.load(directory)[0]["preprocessing"]
-    assert preprocessing["crop"] == crop
-    assert preprocessing["interpolation"] == "bicubic_antialias"  # as timm evaluates
+    preprocessing = imported.load(directory)[0].preprocessing
+    assert preprocessing.crop == crop
+    assert preprocessing.interpolation == "bicubic_antialias"  # as timm evaluates
 
 
 def test_our_own_export_needs_no_name(directory, tmp_path):
-    description, variables = imported.load(
-        directory / "model.safetensors", "tf_efficientnet_b0.ap_in1k"
-    )
-    network = timm.load(directory / "model.safetensors", "efficientnet-b0")[0]
-    description["class_names"] = list("abcdefg")
-    timm.save(tmp_path / "out" / "mine.safetensors", network, variables, description)
+    card, variables = imported.load(directory / "model.safetensors", "tf_efficientnet_b0.ap_in1k")
+    card = dataclasses.replace(card, class_names=tuple("abcdefg"))
+    timm.save(tmp_path / "out" / "mine.safetensors", card, variables)
     again, _ = imported.load(tmp_path / "out" / "mine.safetensors")
-    assert again == json.loads(json.dumps(description))
+    assert again == card
 
 
 def test_what_is_not_there_is_said(tmp_path):

@@ -10,7 +10,9 @@ import pytest
 import safetensors.numpy
 
 from ns_jax import trees
+from ns_jax.data import crops
 from ns_jax.inference import step as inference_step
+from ns_jax.model_card import ModelCard
 from ns_jax.models import efficientnet
 from ns_jax.weights import layout, published, timm
 from tests.weights import random_weights
@@ -63,12 +65,14 @@ def test_logits_are_timms(network):
 def test_round_trip_is_exact_to_the_bit(file, tensors, tmp_path):
     model, variables = timm.load(file, B0)
     assert model.num_classes == 7
-    timm.save(tmp_path / "back.safetensors", model, variables, {"made": "here"})
+    preprocessing = crops.Preprocessing(224, "padded", (0.5,) * 3, (0.5,) * 3)
+    card = ModelCard(B0, False, tuple("abcdefg"), preprocessing, {"made": "here"})
+    timm.save(tmp_path / "back.safetensors", card, variables)
     back = safetensors.numpy.load_file(tmp_path / "back.safetensors")
     assert back.keys() == tensors.keys()
     assert all(back[name].tobytes() == tensors[name].tobytes() for name in tensors)
-    assert timm.description(tmp_path / "back.safetensors") == {"made": "here"}
-    assert timm.description(file) is None
+    assert timm.load_card(tmp_path / "back.safetensors") == card
+    assert timm.load_card(file) is None
 
 
 @pytest.mark.parametrize("network", timm.NETWORKS)
