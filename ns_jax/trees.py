@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -32,21 +33,28 @@ def count(tree) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
+def differences(theirs: Mapping, ours: Mapping, there: str = "there", now: str = "now") -> list:
+    """A line for each name whose values differ, sorted by name: `  name: 1 there, 2 now`.
+
+    A name without a value is the same as one whose value is None.
+    """
+    return [
+        f"  {name}: {theirs.get(name)!r} {there}, {ours.get(name)!r} {now}"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+
+
 def check_same(expected, found, what: str) -> None:
-    """Raises InputError with the difference if two trees differ in paths, shapes or dtypes."""
+    """Raises InputError with the differences if two trees differ in paths, shapes or dtypes."""
     expected, found = (
         {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in by_path(tree).items()}
         for tree in (expected, found)
     )
-    lines = []
-    for path in sorted(expected.keys() | found.keys()):
-        if expected.get(path) != found.get(path):
-            lines += [f"- {path} {expected[path]}"] if path in expected else []
-            lines += [f"+ {path} {found[path]}"] if path in found else []
+    lines = differences(expected, found, "expected", "found")
     if lines:
-        shown = "\n".join(f"  {line}" for line in lines[:40])
-        more = f"\n  ... and {len(lines) - 40} more lines" if len(lines) > 40 else ""
-        raise InputError(f"{what} (- expected, + found):\n{shown}{more}")
+        more = [f"  ... and {len(lines) - 40} more"] if len(lines) > 40 else []
+        raise InputError("\n".join([f"{what}:", *lines[:40], *more]))
 
 
 def digest(tree) -> str:

@@ -1,4 +1,7 @@
-"""What a stage was made of and what came out; written last, so a stage with a manifest is done."""
+"""What a workdir says of itself: the config of its run, and a manifest for each finished stage.
+
+A stage writes `manifest.json` last, so it is done if and only if the manifest is there.
+"""
 
 import json
 import os
@@ -8,67 +11,12 @@ import re
 from ml_collections import config_dict
 
 from ns_jax import config as config_lib
-from ns_jax import files
+from ns_jax import files, trees
 from ns_jax.errors import InputError, MissingFileError
 
-MANIFEST = "manifest.json"
-
-
-def is_done(directory: pathlib.Path, inputs: dict) -> bool:
-    """Whether the stage in `directory` has been finished with these inputs.
-
-    Raises InputError that lists the differences if it was finished with others.
-    """
-    if not (directory / MANIFEST).exists():
-        return False
-    check_inputs(read_manifest(directory)["inputs"], inputs, directory)
-    return True
-
-
-def check_inputs(theirs: dict, ours: dict, directory: pathlib.Path) -> None:
-    """Raises InputError if what stands in `directory` was made of something else."""
-    ours = json.loads(json.dumps(ours))  # as it reads back: tuples are lists
-    lines = [f"  {line}" for line in _differences(theirs, ours)]
-    if lines:
-        raise InputError(
-            f"{directory} was made of other inputs; remove it or take another --workdir:\n"
-            + "\n".join(lines)
-        )
-
-
-# Keys of earlier versions, in configs and in manifests, with the value that changed nothing: what a
-# record without them says.
-RETIRED = {"select.quantile": 0.0, "quantile": 0.0}
-
-
-def _differences(theirs: dict, ours: dict, harmless: tuple[str, ...] = ()) -> list[str]:
-    """A line for each name, but for the harmless ones, whose values differ, sorted."""
-    lines = []
-    for name in sorted(theirs.keys() | ours.keys()):
-        key = OVERRIDE.sub("", name)
-        there, now = (values.get(name, RETIRED.get(key)) for values in (theirs, ours))
-        if key not in harmless and there != now:
-            lines.append(f"{name}: {there!r} there, {now!r} now")
-    return lines
-
-
-def write_manifest(directory: pathlib.Path, inputs: dict, outputs: dict) -> None:
-    write_json(directory / MANIFEST, {"inputs": inputs, "outputs": outputs})
-
-
-def remove_manifest(directory: str | pathlib.Path) -> None:
-    """The stage is finished no longer."""
-    files.remove(f"{directory}/{MANIFEST}")
-
-
-def read_manifest(directory: str | pathlib.Path) -> dict:
-    """`{"inputs": ..., "outputs": ...}`; raises FileNotFoundError if the stage is not finished."""
-    path = files.as_path(directory) / MANIFEST
-    if not path.exists():
-        raise MissingFileError(f"{directory} holds no finished stage: there is no {path}")
-    return json.loads(path.read_text())
-
-
+CONFIG, MANIFEST = "config.json", "manifest.json"
+# Inputs in manifests of earlier versions, with the value that changed nothing.
+RETIRED = {"quantile": 0.0}
 # What may differ between the starts of a run, and between the workers of one: no result depends on
 # it, but for the rounding of sums on another mesh.
 HARMLESS = (
@@ -87,14 +35,14 @@ HARMLESS = (
     "train.save_every_minutes",
     "train.keep_checkpoints",
     "train.keep_every_steps",
+    "train.log_every_steps",
+    "train.evaluate_every_epochs",
+    "train.tensorboard",
+    "train.wandb",
+    "train.profile_steps",
     "preemption.grace_seconds",
-    # of earlier versions
-    "plan.search",
-    "doctor.compared",
 )
-
-
-OVERRIDE = re.compile(r"^selftrain\.overrides\.iteration_\d+\.")
+_OVERRIDE = re.compile(r"^selftrain\.overrides\.iteration_\d+\.")
 
 
 def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
@@ -103,20 +51,80 @@ def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None
     Raises InputError that lists the differences when the workdir belongs to another config.
     """
     ours = json.loads(config.to_json_best_effort())
-    path = workdir / "config.json"
+    path = workdir / CONFIG
     if not path.exists() or [entry.name for entry in workdir.iterdir()] == [path.name]:
         write_json(path, ours)
         return
-    theirs = dict(config_lib.leaves(json.loads(path.read_text())))
-    ours = dict(config_lib.leaves(ours))
-    lines = [f"  config.{line}" for line in _differences(theirs, ours, HARMLESS)]
-    if lines:
+    theirs, ours = (_compared(one) for one in (json.loads(path.read_text()), ours))
+    # A key that one of them does not have is of another version; what it was cannot differ.
+    both = {name for name in theirs.keys() | ours.keys() if _is_override(name)}
+    both |= theirs.keys() & ours.keys()
+    theirs, ours = ({name: one[name] for name in both & one.keys()} for one in (theirs, ours))
+    if lines := trees.differences(theirs, ours):
         raise InputError(
             f"{workdir} belongs to a run of another config; take another --workdir, or the values "
             "of that run:\n" + "\n".join(lines)
         )
 
 
+def _compared(config: dict) -> dict:
+    """The values that must stay the same, by name with dots: `{"config.train.epochs": 350.0}`."""
+    return {
+        f"config.{name}": value
+        for name, value in config_lib.leaves(config)
+        if _OVERRIDE.sub("", name) not in HARMLESS
+    }
+
+
+def _is_override(name: str) -> bool:
+    return _OVERRIDE.match(name.removeprefix("config.")) is not None
+
+
+def is_done(directory: pathlib.Path, inputs: dict) -> bool:
+    """Whether the stage in `directory` has been finished with these inputs.
+
+    Raises InputError that lists the differences if it was finished with others.
+    """
+    if not (directory / MANIFEST).exists():
+        return False
+    check_inputs(read_manifest(directory)["inputs"], inputs, directory)
+    return True
+
+
+def check_inputs(
+    theirs: dict,
+    ours: dict,
+    path: str | pathlib.Path,
+    remedy: str = "remove it or take another --workdir",
+) -> None:
+    """Raises InputError, with the differences and `remedy`, if `path` was made of other inputs.
+
+    `theirs`: the inputs that were read from `path`; `ours`: any that JSON can hold.
+    """
+    ours = json.loads(json.dumps(ours))  # as it reads back: tuples are lists
+    theirs = {name: value for name, value in theirs.items() if RETIRED.get(name, ...) != value}
+    if lines := trees.differences(theirs, ours):
+        raise InputError("\n".join([f"{path} was made of other inputs; {remedy}:", *lines]))
+
+
+def read_manifest(directory: str | pathlib.Path) -> dict:
+    """`{"inputs": ..., "outputs": ...}`; raises FileNotFoundError if the stage is not finished."""
+    path = files.as_path(directory) / MANIFEST
+    if not path.exists():
+        raise MissingFileError(f"{directory} holds no finished stage: there is no {path}")
+    return json.loads(path.read_text())
+
+
+def write_manifest(directory: pathlib.Path, inputs: dict, outputs: dict) -> None:
+    """Makes the stage in `directory` a finished one. Raises OSError."""
+    write_json(directory / MANIFEST, {"inputs": inputs, "outputs": outputs})
+
+
+def remove_manifest(directory: str | pathlib.Path) -> None:
+    """Makes the stage in `directory` unfinished, if it was finished. Raises OSError."""
+    files.remove(f"{directory}/{MANIFEST}")
+
+
 def write_json(path: pathlib.Path, content) -> None:
-    """Writes a JSON file so that it is there whole or not at all."""
+    """Writes a JSON file atomically. Raises OSError."""
     files.write(os.fspath(path), f"{json.dumps(content, indent=1)}\n".encode())

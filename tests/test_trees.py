@@ -20,9 +20,8 @@ def test_difference_names_missing_surplus_and_misshapen_leaves():
     lines = str(error.value).splitlines()
     assert lines[0].startswith("they differ")
     assert [line.strip() for line in lines[1:]] == [
-        "- stem/bias float64[3]",
-        "- stem/kernel float32[2, 3]",
-        "+ stem/kernel float32[2, 5]",
+        "stem/bias: 'float64[3]' expected, None found",
+        "stem/kernel: 'float32[2, 3]' expected, 'float32[2, 5]' found",
     ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ns_jax.data import decoding
+from ns_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,14 @@ class Source:
     def __getstate__(self) -> dict:
         # A worker takes labels from `records`; all those of a large source are 4 bytes an image.
         return {**self.__dict__, "labels": None, "truth": None}
+
+    def check_fingerprint(self, fingerprint: str, what: str) -> None:
+        """Raises InputError if `what`, made of a source with `fingerprint`, is of another one."""
+        if fingerprint != self.fingerprint:
+            raise InputError(
+                f"{what} was made of another source than {self.name}: fingerprint {fingerprint} "
+                f"there, {self.fingerprint} now; name that source, or make it anew"
+            )
 
     def known_labels(self, class_names: Sequence[str]) -> np.ndarray | None:
         """The true labels, int32 [N], -1 where unknown; None if they are not of these classes."""

@@ -149,11 +149,7 @@ def _images(config, source):
     if not config.label.subset:
         return range(len(source)), None
     selection = Selection(config.label.subset)
-    if selection.metadata["source"] != source.fingerprint:
-        raise InputError(
-            f"label.subset={config.label.subset} was selected from another source than "
-            f"{source.name}: fingerprint {selection.metadata['source']}, now {source.fingerprint}"
-        )
+    source.check_fingerprint(selection.metadata["source"], f"label.subset={config.label.subset}")
     images = np.concatenate([index for index, _ in selection.images()])
     return images, workdir_lib.read_manifest(config.label.subset)["outputs"]["digest"]
 

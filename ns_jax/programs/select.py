@@ -295,12 +295,7 @@ def _source(config, made_of: dict) -> Source | None:
     if not config.data.unlabelled:
         return None
     source = open_lib.open_from_config(config, "unlabelled")
-    if source.fingerprint != made_of["source"]:
-        raise InputError(
-            f"{config.select.labels} are labels of another source than {source.name}: fingerprint "
-            f"{made_of['source']}, now {source.fingerprint}; label it again, or correct "
-            "data.unlabelled"
-        )
+    source.check_fingerprint(made_of["source"], f"select.labels={config.select.labels}")
     return source
 
 

@@ -34,11 +34,7 @@ def pseudo_labelled_examples(
     source: Source, selection: table_lib.Selection, loss, num_classes: int
 ) -> Examples:
     """Every row of a selection with the teacher's distribution, or its best class as a label."""
-    if selection.metadata["source"] != source.fingerprint:
-        raise InputError(
-            f"the selection was made of another source than {source.name}: fingerprint "
-            f"{selection.metadata['source']}, now {source.fingerprint}; label it again"
-        )
+    source.check_fingerprint(selection.metadata["source"], "the selection")
     hard, smoothing, temperature = (
         loss.pseudo_labels == "hard",
         loss.label_smoothing,

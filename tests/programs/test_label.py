@@ -162,7 +162,7 @@ def test_only_the_images_of_a_selection_are_labelled_again(config, teachers, tmp
     np.testing.assert_array_equal(again, before)  # copies and all
 
     config.data.unlabelled = "digits:test"
-    with pytest.raises(ValueError, match="was selected from another source than digits:test"):
+    with pytest.raises(ValueError, match="label.subset=.* made of another source than digits:test"):
         label.run(config, tmp_path / "third")
 
 
@@ -231,7 +231,7 @@ def test_shards_of_another_source_are_refused_however_many_they_are(config, tmp_
     assert shard.exists() and content(tmp_path) == content(tmp_path / "unfinished")
     select.run(config_of_selection(config, tmp_path), tmp_path)
     config.data.unlabelled = "digits:test"
-    with pytest.raises(ValueError, match="are labels of another source than digits:test"):
+    with pytest.raises(ValueError, match="select.labels=.*another source than digits:test"):
         select.run(config_of_selection(config, tmp_path), tmp_path)
 
 
