@@ -55,29 +55,18 @@ def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None
     if not path.exists() or [entry.name for entry in workdir.iterdir()] == [path.name]:
         write_json(path, ours)
         return
-    theirs, ours = (_compared(one) for one in (json.loads(path.read_text()), ours))
-    # A key that one of them does not have is of another version; what it was cannot differ.
-    both = {name for name in theirs.keys() | ours.keys() if _is_override(name)}
-    both |= theirs.keys() & ours.keys()
-    theirs, ours = ({name: one[name] for name in both & one.keys()} for one in (theirs, ours))
+    theirs, ours = (dict(config_lib.leaves(one)) for one in (json.loads(path.read_text()), ours))
+    # A key that only one of them declares is of another version, and cannot differ.
+    declared = (theirs.keys() & ours.keys()) - set(HARMLESS)
+    theirs, ours = (
+        {f"config.{key}": one[key] for key in one if _OVERRIDE.sub("", key) in declared}
+        for one in (theirs, ours)
+    )
     if lines := trees.differences(theirs, ours):
         raise InputError(
             f"{workdir} belongs to a run of another config; take another --workdir, or the values "
             "of that run:\n" + "\n".join(lines)
         )
-
-
-def _compared(config: dict) -> dict:
-    """The values that must stay the same, by name with dots: `{"config.train.epochs": 350.0}`."""
-    return {
-        f"config.{name}": value
-        for name, value in config_lib.leaves(config)
-        if _OVERRIDE.sub("", name) not in HARMLESS
-    }
-
-
-def _is_override(name: str) -> bool:
-    return _OVERRIDE.match(name.removeprefix("config.")) is not None
 
 
 def is_done(directory: pathlib.Path, inputs: dict) -> bool:

@@ -6,6 +6,12 @@ import time
 
 import jax
 
+from ns_jax.data.workers import default_workers
+from ns_jax.progress import say
+
+INPUT_BOUND = 0.1  # share of the time that the device may wait before it is said ...
+CLEAR_AFTER_SECONDS = 30.0  # ... after so long a time
+
 
 class InputWait:
     """Seconds between the end of each step on the device and the dispatch of the next one."""
@@ -50,3 +56,16 @@ class InputWait:
 def _finish_time(result) -> float:
     jax.block_until_ready(result)
     return time.monotonic()
+
+
+def warn_if_input_bound(wait: InputWait, workers: int | None) -> bool:
+    """Says, once it is clear, that the device waits for images; returns whether it said so."""
+    if wait.share() < INPUT_BOUND or wait.elapsed() < CLEAR_AFTER_SECONDS:
+        return False
+    count = default_workers() if workers is None else workers
+    say(
+        f"input-bound: the device waited for images {wait.share():.0%} of the time. data.workers "
+        f"is {count}; more of them, smaller files or a lighter view help, and `doctor` says how "
+        "many cores would do"
+    )
+    return True

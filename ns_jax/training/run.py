@@ -10,20 +10,17 @@ import numpy as np
 
 from ns_jax.data import bad_images, pipeline
 from ns_jax.data import open as open_lib
-from ns_jax.data.workers import default_workers
 from ns_jax.model_card import TrainingCounts
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.parallel import preemption, processes
 from ns_jax.progress import Progress, say
 from ns_jax.training.evaluation import Evaluation
-from ns_jax.training.input_wait import InputWait
+from ns_jax.training.input_wait import InputWait, warn_if_input_bound
 from ns_jax.training.metrics_log import MetricsLog
 from ns_jax.training.nonfinite import NonFinitePolicy, seed_of_attempt
 from ns_jax.training.state import TrainState
 from ns_jax.training.trainer import Trainer
 
-INPUT_BOUND = 0.1  # share of the time that the device may wait before it is said ...
-CLEAR_AFTER_SECONDS = 30.0  # ... after so long a time
 PROFILE_AFTER = 10  # steps, when compilation is over and the pipeline is full
 
 
@@ -130,7 +127,9 @@ class TrainingRun:
                 "train/input_wait_seconds": self._wait.seconds,
                 "train/input_wait_share": self._wait.share(),
             }
-            self._warn_if_input_bound()
+            self._warned = self._warned or warn_if_input_bound(
+                self._wait, self._config.data.workers
+            )
         if self._evaluation and self._evaluation.is_due(step):
             with self._wait.paused(), self._progress.paused():
                 self._scores = self._evaluation.scores(self._trainer.averaged_variables(state))
@@ -174,20 +173,6 @@ class TrainingRun:
             jax.block_until_ready(metrics)
             jax.profiler.stop_trace()
             say(f"a profile of {steps} steps is in {self._workdir / 'profile'}")
-
-    def _warn_if_input_bound(self) -> None:
-        """Says once, when it is clear, that the device waits for images."""
-        share, workers = self._wait.share(), self._config.data.workers
-        early = self._wait.elapsed() < CLEAR_AFTER_SECONDS
-        if self._warned or early or share < INPUT_BOUND:
-            return
-        self._warned = True
-        count = default_workers() if workers is None else workers
-        say(
-            f"input-bound: the device waited for images {share:.0%} of the time. data.workers is "
-            f"{count}; more of them, smaller files or a lighter view help, and `doctor` says how "
-            "many cores would do"
-        )
 
 
 class _Due:

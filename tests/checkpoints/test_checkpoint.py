@@ -153,7 +153,9 @@ def test_a_sound_checkpoint_of_something_else_is_not_taken_for_damaged(two, mesh
         restored(directory, mesh, check)
     other = made(mesh, 0)
     other.params["head"]["more"] = other.params["head"]["bias"]
-    with pytest.raises(ValueError, match=r"(?s)holds another network.*params/head/more.*expected, None found"):
+    with pytest.raises(
+        ValueError, match=r"(?s)holds another network.*params/head/more.*expected, None found"
+    ):
         checkpoint.Checkpoints(directory, 10).restore(placed(other), anything)
     assert (directory / "2").is_dir()
 

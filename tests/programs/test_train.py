@@ -21,46 +21,6 @@ def teacher(tmp_path, make_teacher):
     return make_teacher(tmp_path / "teacher")
 
 
-class Share:
-    def __init__(self, share, elapsed=31.0):
-        self._share, self._elapsed = share, elapsed
-
-    def elapsed(self):
-        return self._elapsed
-
-    def share(self):
-        return self._share
-
-
-def test_a_device_that_waits_for_images_is_said_once_with_its_share(capsys):
-    assert not train._warn_if_input_bound(Share(0.09), None)
-    assert not train._warn_if_input_bound(Share(0.9, elapsed=5.0), None)  # too early to say
-    assert not capsys.readouterr().err
-    assert train._warn_if_input_bound(Share(0.375), 3)
-    said = capsys.readouterr().err
-    assert "input-bound: the device waited for images 38% of the time" in said
-    assert "data.workers is 3" in said
-
-
-def test_checkpoints_are_due_by_steps_and_by_the_clock(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
-    due = train._Due(every_steps=100, every_minutes=2.0)
-    assert not due.at(1, look=True)
-    now[0] = 119.0
-    assert not due.at(2, look=True)
-    now[0] = 121.0
-    assert not due.at(3, look=False)  # the clock is looked at when metrics are logged
-    assert due.at(4, look=True) and not due.at(5, look=True)
-    now[0] = 200.0
-    assert due.at(100, look=False)
-    now[0] = 300.0
-    assert not due.at(101, look=True)  # 100 s after the last one
-    never = train._Due(every_steps=100, every_minutes=0.0)
-    now[0] = 1e9
-    assert not never.at(1, look=True) and never.at(200, look=True)
-
-
 def losses(workdir):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["train/loss"] for line in lines]

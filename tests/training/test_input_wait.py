@@ -69,3 +69,24 @@ def test_the_end_of_a_step_is_when_its_result_is_there():
 
     before = input_wait.time.monotonic()
     assert before <= input_wait._finish_time(jnp.zeros(3)) <= input_wait.time.monotonic()
+
+
+class Share:
+    def __init__(self, share, elapsed=31.0):
+        self._share, self._elapsed = share, elapsed
+
+    def elapsed(self):
+        return self._elapsed
+
+    def share(self):
+        return self._share
+
+
+def test_a_device_that_waits_for_images_is_said_once_with_its_share(capsys):
+    assert not input_wait.warn_if_input_bound(Share(0.09), None)
+    assert not input_wait.warn_if_input_bound(Share(0.9, elapsed=5.0), None)  # too early to say
+    assert not capsys.readouterr().err
+    assert input_wait.warn_if_input_bound(Share(0.375), 3)
+    said = capsys.readouterr().err
+    assert "input-bound: the device waited for images 38% of the time" in said
+    assert "data.workers is 3" in said
