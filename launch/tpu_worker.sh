@@ -56,7 +56,7 @@ report)
     fi
     ;;
 done)
-    .venv/bin/python -c 'import sys; from ns_jax.data import files
+    .venv/bin/python -c 'import sys; from ns_jax import files
 files.write(sys.argv[1], sys.argv[2].encode())' "${2%/}/DONE" "$3"
     ;;
 *)

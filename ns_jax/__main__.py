@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     raised, which is status 1 as well: a worker that was lost, a bug. After SIGTERM the process ends
     with 143: what there was is saved, and the same command resumes.
     """
-    preemption.hold()
+    preemption.block_sigterm()
     argv = sys.argv if argv is None else argv
     if len(argv) < 2 or argv[1] not in PROGRAMS:
         known = "\n".join(f"  {name:10} {does}" for name, does in PROGRAMS.items())
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(_unknown_key(error, argv))
     except (flags.Error, ValueError, TypeError, OSError) as error:
         return _fail(error)
-    preemption.watch(grace_seconds)
+    preemption.start_watcher(grace_seconds)
     # Orbax and Grain tell their every step at INFO. Setting the level sets the flag. A save that
     # fails is said once, and not again by each of its arrays.
     shows_all = FLAGS["verbosity"].value > 0
@@ -102,14 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         with paths_of_the_user():
             processes.call_on_first(workdir_lib.claim_workdir, config, workdir)
         importlib.import_module(f"ns_jax.programs.{argv[1]}").run(config, workdir)
-    except preemption.Preempted:
-        _leave()
     except Exception as error:
-        if preemption.noticed():
-            if not preemption.is_behind(error):
-                with preemption.unheard():
-                    _fail(error)
-            _leave()
         if shows_all:
             raise
         if isinstance(error, InputError):
@@ -137,14 +130,6 @@ def _take_large_pages() -> None:
     if sys.platform == "linux" and sys.executable and TUNABLES not in os.environ:
         os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, sys.orig_argv)
-
-
-def _leave() -> None:
-    """Ends the process, with all others of the run where they have been told to go too."""
-    from ns_jax.parallel import processes
-
-    processes.disconnect()
-    preemption.end()
 
 
 def _workdir(program: str, name: str):

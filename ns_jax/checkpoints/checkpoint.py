@@ -25,7 +25,7 @@ from ns_jax import trees
 from ns_jax.checkpoints import checksum
 from ns_jax.errors import DamagedError, InputError, MissingFileError
 from ns_jax.model_card import ModelCard
-from ns_jax.parallel import preemption, processes
+from ns_jax.parallel import processes
 from ns_jax.progress import say
 
 DAMAGED = "damaged_checkpoints"  # beside `checkpoints`: steps that could not be read
@@ -183,16 +183,12 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _reader():
-    """Of Orbax trees. What it has begun when it finds damage it would complain of, array by array,
-    at any later time; one error is enough. The notice of a preemption in the midst of it would
-    come out as one more.
+    """A reader of Orbax trees. After an error it waits for Orbax's threads and silences those that
+    they raise, one for each array: the first is enough.
     """
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
-        with (
-            preemption.deferred(),
-            contextlib.closing(ocp.StandardCheckpointHandler()) as reader,
-        ):
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
             yield reader
     except Exception as error:
         traceback.clear_frames(error.__traceback__)

@@ -33,6 +33,6 @@ def score(
             progress.advance(len(ok))
     arrays = [np.concatenate(found) for found in zip(*parts, strict=True)]
     classes, probs, labels = (np.concatenate(processes.gather(array)) for array in arrays)
-    processes.gather_bad(bad)
+    bad.add(processes.union(bad.indices()))
     scores = metrics.evaluate(classes, probs, labels, len(source.class_names))
     return {**scores, "num_images": len(labels)}

@@ -9,12 +9,11 @@ import ipaddress
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
 
-from ns_jax.data import bad_images
 from ns_jax.errors import DamagedError, InputError
 from ns_jax.parallel import preemption
 
@@ -40,7 +39,7 @@ def connect(coordinator: str | None, count: int | None, index: int | None, wante
         jax.distributed.initialize()
     else:
         return
-    preemption.hand_on()
+    preemption.forward_to_jax()
 
 
 def place(
@@ -90,12 +89,6 @@ def on_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def disconnect() -> None:
-    """Lets go of the other processes, once all of them are here."""
-    if count() > 1:
-        jax.distributed.shutdown()
 
 
 def _tasks() -> int:
@@ -218,7 +211,6 @@ def wait(name: str) -> None:
         multihost.sync_global_processes(f"ns_jax {name} {_waits[name]}", processes=everyone)
 
 
-def gather_bad(bad: bad_images.BadImages) -> list[int]:
-    """The indices that any process has met, which all know then. Called by all processes."""
-    bad.add(np.concatenate(gather(np.asarray(bad.indices(), np.int64))))
-    return bad.indices()
+def union(numbers: Iterable[int]) -> list[int]:
+    """Those of all processes, sorted. Called by all of them."""
+    return sorted(set(np.concatenate(gather(np.array([*numbers], np.int64))).tolist()))

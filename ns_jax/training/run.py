@@ -152,7 +152,9 @@ class TrainingRun:
         if self._previous:
             self._policy.look(step, self._previous)
             self._previous = None
-        bad = [tuple(processes.gather_bad(images)) for images in self._bad]
+        for images in self._bad:
+            images.add(processes.union(images.indices()))
+        bad = [tuple(images.indices()) for images in self._bad]
         return TrainingCounts(self._start.counts.attempt, self._policy.count, (*bad, ())[:2])
 
     def unreadable(self) -> list[bad_images.BadImages]:

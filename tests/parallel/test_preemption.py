@@ -1,6 +1,8 @@
 """SIGTERM in each program, in code that nothing interrupts, and with several processes."""
 
+import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -24,111 +26,95 @@ TINY = {
     "optim.warmup_epochs": 0.5,
 }
 
-SCRIPT = """
-import gc, hashlib, sys, time
-from ns_jax.parallel import preemption
-
-preemption.hold()
-preemption.watch(float(sys.argv[2]))
-try:
-    print("ready", flush=True)
-    if sys.argv[1] == "python":
-        time.sleep(60)
-    elif sys.argv[1] == "stuck":  # in code that no signal reaches
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
-    elif sys.argv[1] == "collecting":  # where what is raised goes nowhere
-        def callback(*_):
-            gc.callbacks.clear()
-            time.sleep(60)
-
-        gc.callbacks.append(callback)
-        gc.collect()
-        time.sleep(60)
-    elif sys.argv[1] == "deferred":
-        with preemption.deferred():
-            while not preemption.noticed():
-                time.sleep(0.01)
-            print("brought to a good end", flush=True)
-        print("never", flush=True)
-finally:
-    print("unwound", flush=True)
-"""
+CHILDREN = ROOT / "tests" / "children"
 
 
-def test_a_notice_that_cannot_be_said_is_heeded(environment):
-    with open("/dev/full", "w") as full:
-        process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, "python", "5"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=full,
-            text=True,
-        )
+def begin(environment, kind, grace, errors):
+    """A process that is at work of a kind."""
+    process = subprocess.Popen(
+        [sys.executable, CHILDREN / "at_work.py", kind, str(grace)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+    )
     assert process.stdout.readline() == "ready\n"
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=20)
-    assert output.strip() == "unwound"
+    time.sleep(0.5)  # it goes from there to where the signal is to find it
+    return process
 
 
 @pytest.mark.parametrize(
     ("kind", "grace", "least", "said"),
     [
-        ("python", 30, 0.0, "unwound"),
-        ("stuck", 0.5, 0.5, ""),
-        ("collecting", 30, 0.0, "unwound"),
-        ("deferred", 30, 0.0, "brought to a good end\nunwound"),
+        ("in_python", 30, 0.0, ""),
+        ("in_c_code", 30, 0.0, ""),
+        ("collecting_garbage", 30, 0.0, ""),
+        ("in_short_sections", 30, 0.0, ""),
+        ("deferred", 30, 0.5, "brought to a good end"),
+        ("stuck_in_a_section", 0.5, 0.5, ""),
     ],
 )
 def test_the_notice_ends_a_process_in_time(environment, kind, grace, least, said):
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, kind, str(grace)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.5)  # it goes from there to where the signal is to find it
+    process = begin(environment, kind, grace, subprocess.PIPE)
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)  # an impatient cluster
     output, errors = process.communicate(timeout=20)
     assert process.returncode == STOPPED and output.strip() == said
-    assert "ignored" not in errors
+    assert errors.splitlines() == [f"SIGTERM: ends within {grace:g} s, what there is is saved"]
     assert least <= time.monotonic() - began
 
 
-IN_A_CALLBACK = """
-import os, signal, sys, time
-from ns_jax import __main__
-from ns_jax.parallel import preemption
-
-preemption.hold()  # before JAX has threads
-import jax
-from ns_jax.programs import evaluate
-
-class Slow:
-    __call__ = print
-
-    def __eq__(self, other):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(60)
-
-def run(config, workdir):
-    one, other = (jax.tree.structure(jax.tree_util.Partial(Slow())) for _ in range(2))
-    one == other
-    print("never")
-
-evaluate.run = run
-sys.exit(__main__.main(sys.argv))
-"""
+def test_an_error_after_the_notice_is_said(environment):
+    process = begin(environment, "failing", 30, subprocess.PIPE)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == STOPPED and errors.splitlines()[1:] == ["error: no room"]
 
 
-def test_a_notice_that_a_library_makes_an_error_of_its_own_is_one(environment, tmp_path):
+def test_a_notice_that_cannot_be_said_is_heeded(environment):
+    with open("/dev/full", "w") as full:
+        process = begin(environment, "deferred", 5, full)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == STOPPED and output.strip() == "brought to a good end"
+
+
+@pytest.mark.parametrize("kind", ["in_python", "deferred"])
+def test_a_reader_that_does_not_read_holds_nothing_up(environment, kind):
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(1 << 12))
+    os.set_blocking(writer, True)
+    process = begin(environment, kind, 1.5, writer)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    os.close(reader)
+    os.close(writer)
+    assert process.returncode == STOPPED
+
+
+def test_the_cursor_that_a_bar_hides_is_shown_again(environment):
+    terminal, theirs = os.openpty()
+    process = begin({**environment, "TERM": "xterm"}, "showing_progress", 30, theirs)
+    os.close(theirs)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end
+        while part := os.read(terminal, 1 << 16):
+            shown += part
+    os.close(terminal)
+    assert process.returncode == STOPPED and b"SIGTERM: ends within 30 s" in shown
+    assert 0 <= shown.rindex(b"\x1b[?25l") < shown.rindex(b"\x1b[?25h")
+
+
+def test_a_notice_in_a_call_back_of_a_library_is_no_error(environment, tmp_path):
     command = ["evaluate", "--config=configs/digits.py", f"--workdir={tmp_path}"]
     found = subprocess.run(
-        [sys.executable, "-c", IN_A_CALLBACK, *command],
+        [sys.executable, CHILDREN / "called_back.py", *command],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -136,7 +122,7 @@ def test_a_notice_that_a_library_makes_an_error_of_its_own_is_one(environment, t
         timeout=120,
     )
     assert found.returncode == STOPPED, found.stderr
-    assert "never" not in found.stdout and "error" not in found.stderr
+    assert "never" not in found.stdout and "rror" not in found.stderr
 
 
 def start(program, workdir, environment, arguments=(), **flags):
@@ -194,32 +180,6 @@ def test_the_first_compilation_holds_nothing_up(environment, tmp_path):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-TWO_TRAININGS = """
-import sys, time
-from ns_jax.parallel import preemption
-
-preemption.hold()
-preemption.watch(60.0)
-import jax
-
-jax.config.update("jax_platforms", "cpu")
-from ns_jax.parallel import processes
-
-processes.connect(sys.argv[1], 2, int(sys.argv[2]), False)
-with preemption.deferred():
-    for step in range(300):
-        processes.leave_after_this_step()
-    print("between", flush=True)
-    time.sleep(3)
-    for step in range(1, 21):
-        if processes.leave_after_this_step():
-            print("leaves", step, flush=True)
-            break
-        time.sleep(0.2)
-preemption.end()
-"""
-
-
 @pytest.mark.chaos
 def test_processes_heed_a_notice_that_comes_between_two_trainings(environment):
     with socket.socket() as free:
@@ -227,7 +187,7 @@ def test_processes_heed_a_notice_that_comes_between_two_trainings(environment):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", TWO_TRAININGS, address, str(index)],
+            [sys.executable, CHILDREN / "two_trainings.py", address, str(index)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -240,6 +200,7 @@ def test_processes_heed_a_notice_that_comes_between_two_trainings(environment):
     processes[1].send_signal(signal.SIGTERM)
     said = [process.communicate(timeout=60)[0] for process in processes]
     assert said[0] == said[1] and said[0].startswith("leaves ")
+    assert [process.returncode for process in processes] == [STOPPED, STOPPED]
 
 
 @pytest.mark.parametrize("program", ["label", "evaluate"])
