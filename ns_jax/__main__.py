@@ -1,8 +1,8 @@
 """python -m ns_jax PROGRAM --config=FILE[:ARG] --workdir=DIR [--config.some.key=value ...]"""
 
+import dataclasses
 import errno
-import functools
-import importlib.util
+import importlib
 import logging as std_logging
 import os
 import pathlib
@@ -14,18 +14,41 @@ from ml_collections import config_flags
 from ns_jax.errors import InputError, paths_of_the_user
 from ns_jax.parallel import preemption
 
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What differs between programs before they run."""
+
+    does: str
+    alone: bool = False  # runs in one process
+    checks_workers: bool = False  # in many processes, before they connect; in one it runs
+    in_buckets: bool = False  # its workdir may be in a bucket
+    compiles_for_tpus: bool = False  # without having any
+
+
 PROGRAMS = {
-    "selftrain": "the main job: teacher, then label, select, train, evaluate for each iteration",
-    "train": "one training: teacher, student or fine-tune",
-    "label": "a teacher's predictions over an unlabelled source, as label shards",
-    "select": "threshold, best per class, balance by copies: label shards -> selection",
-    "evaluate": "top-1, top-5, per class, calibration of a checkpoint",
-    "plan": "compiles the steps for a TPU slice without one: memory, messages, time, cost",
-    "doctor": "checks sources, their overlap and the speed; with --distributed, the workers",
-    "convert": "weights in and out: timm safetensors, TF1 checkpoints, StableHLO",
+    "selftrain": Program(
+        "the main job: teacher, then label, select, train, evaluate for each iteration"
+    ),
+    "train": Program("one training: teacher, student or fine-tune"),
+    "label": Program(
+        "a teacher's predictions over an unlabelled source, as label shards", in_buckets=True
+    ),
+    "select": Program("threshold, best per class, balance by copies: label shards -> selection"),
+    "evaluate": Program("top-1, top-5, per class, calibration of a checkpoint"),
+    "plan": Program(
+        "compiles the steps for a TPU slice without one: memory, messages, time, cost",
+        alone=True,
+        compiles_for_tpus=True,
+    ),
+    "doctor": Program(
+        "checks sources, their overlap and the speed; with --distributed, the workers",
+        checks_workers=True,
+    ),
+    "convert": Program(
+        "weights in and out: timm safetensors, TF1 checkpoints, StableHLO", alone=True
+    ),
 }
-ALONE = ("doctor", "convert", "plan")  # in one process
-IN_BUCKETS = ("label",)  # their workdir may be one
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 TUNABLES = "GLIBC_TUNABLES"
 CACHE = "NS_JAX_COMPILE_CACHE"  # a directory; "" switches the cache of compiled steps off
@@ -51,59 +74,22 @@ def main(argv: list[str] | None = None) -> int:
     preemption.block_sigterm()
     argv = sys.argv if argv is None else argv
     if len(argv) < 2 or argv[1] not in PROGRAMS:
-        known = "\n".join(f"  {name:10} {does}" for name, does in PROGRAMS.items())
+        known = "\n".join(f"  {name:10} {program.does}" for name, program in PROGRAMS.items())
         print(f"{__doc__}\n\nprograms:\n{known}", file=sys.stderr)
         return 0 if argv[1:] in (["--help"], ["-h"]) else 2
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # `ns-jax` finds `configs` where `python -m ns_jax` would
     try:
-        rest = FLAGS([argv[0], *argv[2:]])[1:]
-        if rest:
-            raise InputError(f"unexpected argument {rest[0]!r}; flags start with --")
-        if _CONFIG.value is None or _WORKDIR.value is None:
-            raise InputError("--config=FILE and --workdir=DIR are needed")
-        config, workdir = _CONFIG.value, _workdir(argv[1], _WORKDIR.value)
-        grace_seconds = config.preemption.grace_seconds
-        if not grace_seconds >= 0:
-            raise InputError(f"preemption.grace_seconds is {grace_seconds}; it must be 0 or more")
+        config, workdir = _parse(argv)
     except (KeyError, AttributeError) as error:
         return _fail(_unknown_key(error, argv))
     except (flags.Error, ValueError, TypeError, OSError) as error:
         return _fail(error)
-    preemption.start_watcher(grace_seconds)
-    # Orbax and Grain tell their every step at INFO. Setting the level sets the flag. A save that
-    # fails is said once, and not again by each of its arrays.
-    shows_all = FLAGS["verbosity"].value > 0
-    logging.set_verbosity(logging.INFO if shows_all else logging.WARNING)
-    if not shows_all:
-        std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
-    if argv[1] == "plan":
-        from ns_jax.planning import topology
-
-        topology.prepare()
-    from ns_jax import progress
-    from ns_jax import workdir as workdir_lib  # after the flags: a bad one needs no JAX
-    from ns_jax.parallel import preflight, processes
-
-    where = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
+    preemption.start_watcher(config.preemption.grace_seconds)
+    verbose = _set_up_logging()
     try:
-        _set_up_jax(argv[1])
-        if argv[1] == "doctor":  # of many processes, before they depend on each other
-            index, count = processes.place(*where)
-            if count > 1:
-                connect = functools.partial(processes.connect, *where)
-                return preflight.check(config, workdir, index, count, connect, _COORDINATOR.value)
-        processes.connect(*where)
-        if not processes.is_first():
-            progress.mute()
-        processes.check_agreement(" ".join([argv[1], str(workdir), config.to_json_best_effort()]))
-        if argv[1] in ALONE and processes.count() > 1:
-            raise InputError(f"{argv[1]} runs in one process, not in {processes.count()}")
-        with paths_of_the_user():
-            processes.call_on_first(workdir_lib.claim_workdir, config, workdir)
-        importlib.import_module(f"ns_jax.programs.{argv[1]}").run(config, workdir)
+        _set_up_jax(PROGRAMS[argv[1]])
+        return _run(argv[1], config, workdir)
     except Exception as error:
-        if shows_all:
+        if verbose:
             raise
         if isinstance(error, InputError):
             return _fail(error)
@@ -111,13 +97,51 @@ def main(argv: list[str] | None = None) -> int:
             room = f"; make room on the disk of {workdir}, and the same command goes on"
             return _fail(f"{error}{room}", status=1)
         raise
-    return 0
 
 
 def start() -> int:
     """`main` of a process that is this program's alone."""
     _take_large_pages()
     return main()
+
+
+def _parse(argv: list[str]) -> tuple:
+    """Config and workdir. A bad flag is told before JAX is imported, which takes seconds."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # `ns-jax` finds `configs` where `python -m ns_jax` would
+    rest = FLAGS([argv[0], *argv[2:]])[1:]
+    if rest:
+        raise InputError(f"unexpected argument {rest[0]!r}; flags start with --")
+    if _CONFIG.value is None or _WORKDIR.value is None:
+        raise InputError("--config=FILE and --workdir=DIR are needed")
+    config, workdir = _CONFIG.value, _workdir(argv[1], _WORKDIR.value)
+    grace_seconds = config.preemption.grace_seconds
+    if not grace_seconds >= 0:
+        raise InputError(f"preemption.grace_seconds is {grace_seconds}; it must be 0 or more")
+    return config, workdir
+
+
+def _run(name: str, config, workdir: pathlib.Path) -> int:
+    """In as many processes as the flags say."""
+    from ns_jax import progress
+    from ns_jax import workdir as workdir_lib
+    from ns_jax.parallel import preflight, processes
+
+    program = PROGRAMS[name]
+    where = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
+    if program.checks_workers and processes.place(*where)[1] > 1:
+        with paths_of_the_user():
+            return preflight.check(config, workdir, where)
+    processes.connect(*where)
+    if not processes.is_first():
+        progress.mute()
+    processes.check_agreement(" ".join([name, str(workdir), config.to_json_best_effort()]))
+    if program.alone and processes.count() > 1:
+        raise InputError(f"{name} runs in one process, not in {processes.count()}")
+    with paths_of_the_user():
+        processes.call_on_first(workdir_lib.claim_workdir, config, workdir)
+    importlib.import_module(f"ns_jax.programs.{name}").run(config, workdir)
+    return 0
 
 
 def _take_large_pages() -> None:
@@ -139,26 +163,38 @@ def _workdir(program: str, name: str):
     path = files.as_path(name)
     if not files.is_remote(name):
         return path.absolute()
-    if program not in IN_BUCKETS:
+    if not PROGRAMS[program].in_buckets:
+        able = ", ".join(name for name, program in PROGRAMS.items() if program.in_buckets)
         raise InputError(
             f"--workdir={name}: {program} needs a directory on a disk; mount the bucket (Cloud "
-            f"Storage FUSE) and name its directory. Programs that work in a bucket: "
-            f"{', '.join(IN_BUCKETS)}"
+            f"Storage FUSE) and name its directory. Programs that work in a bucket: {able}"
         )
     return path
 
 
-def _has_tpu() -> bool:
-    """Whether a chip of Google's is on the bus."""
-    vendors = pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
-    return any(path.read_text().strip() == "0x1ae0" for path in vendors)
+def _set_up_logging() -> bool:
+    """Returns whether all is to be shown (`-v=1`), where errors came from as well.
+
+    If not, neither every step of Orbax and Grain, which they tell at INFO, nor the error of each
+    array of a save that failed.
+    """
+    verbose = FLAGS["verbosity"].value > 0
+    logging.set_verbosity(logging.INFO if verbose else logging.WARNING)  # it sets the flag
+    if not verbose:
+        std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
+    return verbose
 
 
-def _set_up_jax(program: str) -> None:
-    # Where the TPU compiler is installed for `plan`, JAX asks it for a TPU, and it says at length
-    # that there is none.
-    if program != "plan" and "libtpu" not in sys.modules and not _has_tpu():
-        sys.modules["libtpu"] = None  # cannot be imported
+def _set_up_jax(program: Program) -> None:
+    from ns_jax import cores
+    from ns_jax.planning import topology
+
+    if program.compiles_for_tpus:
+        topology.prepare()
+    elif not _looks_for_tpus():
+        # Where the TPU compiler is installed, JAX would look for a TPU with it, and it would say at
+        # length that there is none. So hidden it cannot be imported.
+        sys.modules.setdefault("libtpu", None)
     import jax
 
     default = pathlib.Path.home() / ".cache" / "ns_jax" / "compiled"
@@ -166,15 +202,19 @@ def _set_up_jax(program: str) -> None:
     if directory:
         jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    # The TPU compiler, installed for `plan` on a machine without a TPU, would look for one aloud.
-    asked = "JAX_PLATFORMS" in os.environ or importlib.util.find_spec("jax_cuda13_plugin")
-    here = any(pathlib.Path("/dev").glob("accel*")) or any(pathlib.Path("/dev").glob("vfio/[0-9]*"))
-    if importlib.util.find_spec("libtpu") and not (asked or here):
-        jax.config.update("jax_platforms", "cpu")
     # A CPU's devices are its cores: labelling on two of them is 1.5 times as fast as on one device.
     chosen = (jax.config.jax_num_cpu_devices, os.environ.get("XLA_FLAGS", ""))
     if chosen[0] < 0 and "xla_force_host_platform_device_count" not in chosen[1]:
-        jax.config.update("jax_num_cpu_devices", getattr(os, "process_cpu_count", os.cpu_count)())
+        jax.config.update("jax_num_cpu_devices", cores.count())
+
+
+def _looks_for_tpus() -> bool:
+    """Whether JAX is to: one was asked for, or a chip of Google's is on the bus and open to us."""
+    vendors = pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")
+    on_the_bus = any(path.read_text().strip() == "0x1ae0" for path in vendors)
+    devices = pathlib.Path("/dev")
+    is_open = any(devices.glob("accel*")) or any(devices.glob("vfio/[0-9]*"))
+    return "tpu" in os.environ.get("JAX_PLATFORMS", "") or (on_the_bus and is_open)
 
 
 def _unknown_key(error: Exception, argv: list[str]) -> str:

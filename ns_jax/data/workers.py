@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator
 import cloudpickle
 import numpy as np
 
+from ns_jax import cores
 from ns_jax.errors import InputError
 
 ALIGNMENT = 64
@@ -273,5 +274,4 @@ class Reading:
 
 def default_workers() -> int:
     """All cores but one, if there are more than four: few cores are better shared by threads."""
-    cores = getattr(os, "process_cpu_count", os.cpu_count)()
-    return min(cores - 1, 64) if cores > 4 else 0
+    return min(cores.count() - 1, 64) if cores.count() > 4 else 0

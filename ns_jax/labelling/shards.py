@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ns_jax import files
+from ns_jax import cores, files
 from ns_jax.errors import DamagedError, InputError
 
 SCALE = 65535  # a stored probability is a uint16: probability * 65535
@@ -207,8 +207,7 @@ class Shards:
         self._ranges = shard_ranges(num_rows, made_of["images_per_shard"])
         count = len(self._ranges)
         self._paths = [directory / shard_name(shard, count) for shard in range(count)]
-        cores = getattr(os, "process_cpu_count", os.cpu_count)() or 1
-        self._threads = min(cores, most_threads, count)
+        self._threads = min(cores.count(), most_threads, count)
         self.in_flight = self._threads + WAITING
 
     @property

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 STATUS = 143  # of the process, as a shell has it for one that SIGTERM ended: start it again
 POLL_SECONDS = 0.05
+PRINT_SECONDS = 1.0  # that it may take to print the last words
 SHOW_CURSOR = "\x1b[?25h"  # which a progress bar hides
 
 _notice = threading.Event()
@@ -103,8 +104,9 @@ def exit_now() -> NoReturn:
 
 def _watch(grace_seconds: float) -> None:
     signal.sigwait({signal.SIGTERM})
-    # Whatever waits from here on, be it for a reader of what is printed.
-    timer = threading.Timer(grace_seconds, os._exit, (STATUS,))
+    end = time.monotonic() + grace_seconds
+    # Printing waits for a reader that does not read.
+    timer = threading.Timer(grace_seconds + PRINT_SECONDS, os._exit, (STATUS,))
     timer.daemon = True
     timer.start()
     _notice.set()
@@ -114,7 +116,7 @@ def _watch(grace_seconds: float) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.kill(os.getpid(), signal.SIGTERM)
     _print(f"SIGTERM: ends within {grace_seconds:g} s, what there is is saved")
-    while _deferred:
+    while _deferred and time.monotonic() < end:
         time.sleep(POLL_SECONDS)
     exit_now()
 

@@ -1,7 +1,6 @@
 """Checks a run before it costs anything: its sources, their overlap, and what would bound it."""
 
 import dataclasses
-import os
 import pathlib
 import statistics
 import time
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 
 from ns_jax import config as config_lib
-from ns_jax import model_card
+from ns_jax import cores, model_card
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import bad_images, decoding
@@ -208,13 +207,13 @@ def _speed(config, sources: dict[str, Source]) -> dict:
         "training": lambda data, rng: view(data, rng, pool.max_pixels),
         "evaluation": lambda data, rng: evaluation(decoding.decode(data, pool.max_pixels)),
     }
-    cores = getattr(os, "process_cpu_count", os.cpu_count)()
+    num_cores = cores.count()
     per_core = {name: _images_per_second(config, pool, make) for name, make in views.items()}
     for name, speed in per_core.items():
-        say(f"{name} views of {pool.name}: {speed:,.0f} images/s a core, {cores} cores here")
+        say(f"{name} views of {pool.name}: {speed:,.0f} images/s a core, {num_cores} cores here")
     device = _training_speed(config, trainer, teacher and teacher[1])
     kind = jax.devices()[0].device_kind
-    host = per_core["training"] * cores
+    host = per_core["training"] * num_cores
     say(f"a training step: {device:,.0f} images/s on {kind}; the views: {host:,.0f} on all cores")
     if jax.devices()[0].platform == "cpu":
         share = device / (device + host)  # of the time of the cores, which do both
@@ -230,7 +229,7 @@ def _speed(config, sources: dict[str, Source]) -> dict:
         "per_step": [numbers.labelled, numbers.unlabelled],
         "pool": pool.name,
         "views_per_core": per_core,
-        "cores": cores,
+        "cores": num_cores,
         "training_step": device,
         "device": kind,
         "bound_by": bound,
