@@ -13,7 +13,6 @@ import pathlib
 import tempfile
 
 import numpy as np
-import pyarrow.parquet as pq
 import scipy.special
 
 from benchmarks.sides import machine, row
@@ -77,8 +76,7 @@ def _stored(order: np.ndarray, best: np.ndarray, keys: list[str]) -> tuple[float
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory) / shards_lib.shard_name(0, 1)
         shards_lib.write_shard(path, columns, {})
-        probs = pq.read_table(path, columns=["probs"]).column("probs").combine_chunks()
-        return path.stat().st_size / ROWS, probs.flatten().to_numpy().reshape(best.shape)
+        return path.stat().st_size / ROWS, shards_lib.Shard(path).read("probs")["probs"]
 
 
 def _divergences(probs: np.ndarray, order: np.ndarray, stored: np.ndarray) -> np.ndarray:

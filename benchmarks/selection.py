@@ -207,9 +207,8 @@ def _equal(theirs: pathlib.Path, ours: pathlib.Path) -> bool:
 def _brute_force(where: pathlib.Path, found: pathlib.Path, per_class: int) -> bool:
     """Whether a selection is what sorting all labels gives."""
     paths = sorted(where.glob("*.parquet"))
-    columns = [
-        shards_lib.read_shard(path, ["index", "status", "label", "confidence"]) for path in paths
-    ]
+    names = ("index", "status", "label", "confidence")
+    columns = [shards_lib.Shard(path).read(*names) for path in paths]
     index, status, label, confidence = (
         np.concatenate([part[name] for part in columns]) for name in columns[0]
     )

@@ -3,15 +3,13 @@
 import concurrent.futures
 import fnmatch
 import math
-import os
 import time
 from collections.abc import Iterator
 
-import pyarrow as pa
+import numpy as np
 
 from ns_jax import files
-from ns_jax import workdir as workdir_lib
-from ns_jax.errors import InputError
+from ns_jax.errors import DamagedError, InputError
 from ns_jax.labelling import leases
 from ns_jax.labelling import shards as shards_lib
 from ns_jax.parallel import preemption
@@ -21,15 +19,15 @@ REFRESH_SECONDS = 10.0  # between two looks at what others have finished
 THREADS = 16  # that wait for the disk or the network
 
 
-class Work:
-    """All shards of one labelling, by number. Each is there whole or not, whatever is stopped."""
+class ShardQueue:
+    """Which shards of a labelling are there, and which this worker makes, by number.
 
-    def __init__(self, directory, num_images: int, images_per_shard: int, made_of: dict):
-        self._directory, self._made_of = os.fspath(directory), made_of
-        self.ranges = shards_lib.shard_ranges(num_images, images_per_shard)
-        self._names = [
-            shards_lib.shard_name(number, len(self.ranges)) for number in range(len(self.ranges))
-        ]
+    Each shard is there whole or not, whatever is stopped.
+    """
+
+    def __init__(self, shards: shards_lib.Shards):
+        self._shards, self._directory, self._names = shards, shards.directory, shards.names
+        self.ranges = shards.ranges
         self._there: set[str] = set()  # as far as is known
         self._mine: set[str] = set()  # claimed
         self._looked = -math.inf
@@ -37,9 +35,6 @@ class Work:
 
     def __len__(self) -> int:
         return len(self.ranges)
-
-    def path(self, number: int) -> str:
-        return f"{self._directory}/{self._names[number]}"
 
     def missing(self) -> list[int]:
         """Numbers of those that nobody has finished."""
@@ -74,8 +69,8 @@ class Work:
             yield begin
 
     def write(self, number: int, columns: dict, held: leases.Leases) -> None:
-        """Of a shard that was claimed. Raises OSError."""
-        shards_lib.write_shard(self.path(number), columns, self._made_of)
+        """Writes a shard that was claimed. Raises OSError."""
+        self._shards.write(number, columns)
         self._there.add(self._names[number])
         held.release(self._names[number])
 
@@ -97,45 +92,34 @@ class Work:
                 f"first, where this one makes {len(self)}: of another source or with another "
                 "label.images_per_shard; take another workdir, or remove them"
             )
+        there = [number for number, name in enumerate(self._names) if name in self._there]
         with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-            there = [number for number, name in enumerate(self._names) if name in self._there]
-            list(pool.map(self._check, there))
-
-    def _check(self, number: int) -> None:
-        path = self.path(number)
-        try:
-            metadata = shards_lib.shard_metadata(path)
-        except FileNotFoundError:  # another worker was faster
-            return
-        except (pa.ArrowInvalid, KeyError, OSError) as error:
-            self.drop(number, error)
-            return
-        workdir_lib.check_inputs(metadata, self._made_of, path)
+            list(pool.map(self.read, there))  # of no column: opening them is enough
 
     def is_sound(self, number: int) -> bool:
         """Whether a shard can be read and is what it should be; if not, it is dropped."""
-        path = self.path(number)
         try:
-            workdir_lib.check_inputs(shards_lib.shard_metadata(path), self._made_of, path)
-            shards_lib.check_shard(path)
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            self.drop(number, error)
+            self._shards.open(number).check()
+        except InputError as error:
+            self._drop(number, error)
             return False
         return True
 
-    def read(self, number: int, columns: list[str]) -> dict | None:
-        """Columns of a shard; None, and the shard is dropped, if it is damaged."""
+    def read(self, number: int, *names: str) -> dict[str, np.ndarray] | None:
+        """Columns of a shard; None, and the shard is dropped, if it is damaged.
+
+        Raises InputError if it was made of something else.
+        """
         try:
-            return shards_lib.read_shard(self.path(number), columns)
-        except (pa.ArrowException, OSError) as error:
-            self.drop(number, error)
+            return self._shards.open(number).read(*names)
+        except DamagedError as error:
+            self._drop(number, error)
             return None
 
-    def drop(self, number: int, error: Exception) -> None:
-        """Removes a damaged shard, so that it is computed again."""
-        reason = str(error).splitlines()[0]
-        say(f"{self.path(number)} is damaged and is computed again: {reason}")
-        files.remove(self.path(number))
+    def _drop(self, number: int, error: InputError) -> None:
+        """Removes a shard, so that it is computed again."""
+        say(f"a shard is computed again: {str(error).splitlines()[0]}")
+        files.remove(self._shards.path(number))
         for names in (self._there, self._mine):
             names.discard(self._names[number])
 

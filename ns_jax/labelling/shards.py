@@ -1,9 +1,10 @@
-"""Label shards, and the targets that training makes of them."""
+"""Label shards: their one writer, their one reader, and all of those of a labelling."""
 
 import collections
 import concurrent.futures
+import contextlib
+import functools
 import io
-import itertools
 import json
 import os
 import pathlib
@@ -14,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ns_jax import cores, files
-from ns_jax.errors import DamagedError, InputError
+from ns_jax import workdir as workdir_lib
+from ns_jax.errors import DamagedError
 
 SCALE = 65535  # a stored probability is a uint16: probability * 65535
 SHARDS = "labels-*-of-*.parquet"
@@ -26,6 +28,7 @@ ENCODINGS = {
     "key": "DELTA_BYTE_ARRAY",
     "confidence": "BYTE_STREAM_SPLIT",
 }
+WAITING = 2  # runs of shards that are read before their turn: one may take longer than others
 
 
 def shard_name(shard: int, num_shards: int) -> str:
@@ -38,9 +41,10 @@ def shard_ranges(num_images: int, images_per_shard: int) -> list[range]:
     return [range(start, min(start + images_per_shard, num_images)) for start in starts]
 
 
-def write_shard(path: pathlib.Path, columns: dict, metadata: dict) -> bool:
-    """Writes one shard whole or not at all; whether it did, for one that is there stays.
+def write_shard(path: str | pathlib.Path, columns: dict, metadata: dict) -> bool:
+    """Writes one shard atomically; whether it did, for one that is there stays.
 
+    `metadata`: what it is made of: teacher, source, preprocessing, class names, k and so on.
     `columns`: index int `[N]`, key and status lists of str, classes int `[N, k]` best first, probs
     float `[N, k]`, and maybe phash uint64 `[N]`; rows whose status is not `ok` get label -1 and
     confidence 0. Raises OSError.
@@ -77,116 +81,102 @@ def _lists(values: np.ndarray, kind: pa.DataType, k: int) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), kind), k)
 
 
-def shard_metadata(path: pathlib.Path) -> dict:
-    """What a shard says of its teacher, source, preprocessing, number of classes and k.
-
-    Raises pyarrow.ArrowInvalid for a file that is cut off or no Parquet.
-    """
-    with files.open_binary(os.fspath(path)) as file:
-        return json.loads(pq.read_schema(file).metadata[b"ns_jax"])
-
-
-def read_shard(path: pathlib.Path, columns: list[str]) -> dict[str, np.ndarray]:
-    """The named columns (none of them a list) of one shard.
-
-    Raises pyarrow.ArrowException or OSError for a file that is damaged.
-    """
-    with files.open_binary(os.fspath(path)) as file:
-        table = pq.read_table(file, columns=columns, page_checksum_verification=True)
-    return {name: table.column(name).to_numpy() for name in columns}
-
-
-def check_shard(path: pathlib.Path) -> None:
-    """Reads all of a shard. Raises as `read_shard`."""
-    with files.open_binary(os.fspath(path)) as file:
-        pq.read_table(file, page_checksum_verification=True)
-
-
-WAITING = 2  # runs of shards that are read before their turn: one may take longer than others
-
-
 class Shard:
-    """One open shard: `rows`, their places among all rows, and `read(names)`, their columns."""
+    """One label shard, open: what it is made of, which rows it holds, and their columns.
 
-    def __init__(self, path: pathlib.Path, rows: range, made_of: dict, known: set[bytes]):
-        """`known`: what shards say of themselves that has been compared with `made_of` already.
+    Whatever cannot be read is a DamagedError, also where a shard is missing: both are mended by
+    labelling again.
+    """
 
-        Raises InputError for another teacher or source, DamagedError if it is not there or damaged.
+    def __init__(self, path: str | pathlib.Path, rows: range | None = None, mapped: bool = False):
+        """`rows`: the places that its rows must have among all rows; None: any number of rows.
+
+        `mapped`: pages that are in memory already are not copied. But an error of the disk then
+        ends the process instead of being a DamagedError, so it is for many passes over sound files.
         """
-        self.path, self.rows = path, rows
-        self._num_classes = len(made_of["class_names"])
-        try:
-            # Mapped: pages of a shard that are in memory already are not copied.
+        self.path = files.as_path(path)
+        with self._readable():
             self._file = pq.ParquetFile(
-                files.open_binary(str(path)) if files.is_remote(str(path)) else path,
-                memory_map=True,
+                files.open_binary(os.fspath(path)) if files.is_remote(os.fspath(path)) else path,
+                memory_map=mapped,
                 page_checksum_verification=True,
             )
-            metadata = self._file.metadata.metadata[b"ns_jax"]
-        except FileNotFoundError:
-            raise DamagedError(f"there is no {path}; {_remedy(path.parent)}") from None
-        except (pa.ArrowException, OSError, KeyError, TypeError) as error:
-            raise self._damaged(error) from None
-        if metadata not in known:
-            theirs = json.loads(metadata)
-            wrong = [
-                f"  {name}: {theirs.get(name)!r} there, {made_of.get(name)!r} in the manifest"
-                for name in sorted(theirs.keys() | {"source", "teacher"})
-                if theirs.get(name) != made_of.get(name)
-            ]
-            if wrong:
-                raise InputError(
-                    f"{path} is not of the labels that its directory's manifest describes; "
-                    + f"remove it, and {_remedy(path.parent)}\n"
-                    + "\n".join(wrong)
-                )
-            known.add(metadata)
-        if self._file.metadata.num_rows != len(rows):
-            raise self._damaged(f"{self._file.metadata.num_rows:,} rows instead of {len(rows):,}")
+            self.footer: bytes = self._file.metadata.metadata[b"ns_jax"]
+        count = self._file.metadata.num_rows
+        self.rows = range(count) if rows is None else rows
+        if count != len(self.rows):
+            raise self._damaged(f"{count:,} rows instead of {len(self.rows):,}")
+
+    @property
+    def metadata(self) -> dict:
+        """What it is made of, as it was given to `write_shard`; not to be changed."""
+        with self._readable():
+            return _parsed(self.footer)
+
+    def check(self) -> None:
+        """Reads all of it. Raises DamagedError."""
+        with self._readable():
+            self._file.read(use_threads=False)
 
     def read(self, *names: str) -> dict[str, np.ndarray]:
-        """Columns by name, `[N]`, lists as `[N, k]`. Raises DamagedError."""
-        try:
+        """Columns by name: `[N]`, str as objects, lists as `[N, k]`. Raises DamagedError."""
+        with self._readable():
             table = self._file.read(columns=list(names), use_threads=False)
             return {name: _array(table.column(name)) for name in names}
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise self._damaged(error) from None
 
-    def keys(self) -> list[str]:
-        """Raises DamagedError."""
-        try:
-            return self._file.read(columns=["key"], use_threads=False).column("key").to_pylist()
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise self._damaged(error) from None
+    def keys(self) -> np.ndarray:
+        """str `[N]`. Raises DamagedError."""
+        return self.read("key")["key"]
 
     def predictions(self) -> tuple[np.ndarray, np.ndarray]:
-        """`label` int32 and `confidence` float32 `[N]`; label -1, confidence 0: a bad image."""
+        """`label` int32 and `confidence` float32 `[N]`; label -1, confidence 0: a bad image.
+
+        Raises DamagedError.
+        """
         label, confidence = self.read("label", "confidence").values()
-        sound = label.min() >= -1 and label.max() < self._num_classes
+        num_classes = len(self.metadata["class_names"])
+        sound = label.min() >= -1 and label.max() < num_classes
         if not (sound and confidence.min() >= 0 and confidence.max() < 2):  # NaN is not sound
             raise self._damaged(
-                f"labels {label.min()} to {label.max()} of {self._num_classes} classes, "
+                f"labels {label.min()} to {label.max()} of {num_classes} classes, "
                 f"confidences {confidence.min()} to {confidence.max()}"
             )
         return label, confidence
 
     def columns(self, label, confidence, index: np.ndarray) -> dict[str, np.ndarray]:
-        """All columns of a selection: its `predictions`, the indices it must hold, and the rest."""
+        """All columns of a selection: its `predictions`, the indices it must hold, and the rest.
+
+        Raises DamagedError.
+        """
         found = self.read("index", "classes", "probs")
         if not np.array_equal(found["index"], index):
             raise self._damaged("it holds other images than its place says")
         return {**found, "label": label, "confidence": confidence}
 
-    def _damaged(self, error) -> DamagedError:
-        what = " ".join(str(error).split())
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Errors of reading the file are errors of the file."""
+        try:
+            yield
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, reason: object) -> DamagedError:
+        """The reason is on the first line, what to do on the second."""
         return DamagedError(
-            f"{self.path} is truncated or damaged ({what}); remove it, and "
-            f"{_remedy(self.path.parent)}"
+            f"{self.path} is missing or damaged: {' '.join(str(reason).split())}\n"
+            f"{_remedy(self.path)}"
         )
 
 
-def _remedy(directory: pathlib.Path) -> str:
-    return f"remove {directory / 'manifest.json'} and run label again: it makes what is missing"
+def _remedy(path: pathlib.Path) -> str:
+    manifest = path.parent / workdir_lib.MANIFEST
+    return f"remove it and {manifest}, and run label again, which makes what is missing"
+
+
+@functools.lru_cache(maxsize=8)  # all shards of a labelling say the same
+def _parsed(footer: bytes) -> dict:
+    return json.loads(footer)
 
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:
@@ -195,34 +185,68 @@ def _array(column: pa.ChunkedArray) -> np.ndarray:
         whole = whole.chunk(0)
     if pa.types.is_fixed_size_list(whole.type):
         return whole.flatten().to_numpy(zero_copy_only=True).reshape(-1, whole.type.list_size)
-    return whole.to_numpy(zero_copy_only=True)
+    return whole.to_numpy(zero_copy_only=not pa.types.is_string(whole.type))
 
 
 class Shards:
-    """The label shards of a directory."""
+    """All label shards of one labelling, by number: which rows each holds, what all are made of."""
 
-    def __init__(self, directory: pathlib.Path, made_of: dict, num_rows: int, most_threads: int):
-        """`made_of`: the inputs in the directory's manifest. Opens nothing."""
-        self._made_of, self._known = made_of, set()
-        self._ranges = shard_ranges(num_rows, made_of["images_per_shard"])
-        count = len(self._ranges)
-        self._paths = [directory / shard_name(shard, count) for shard in range(count)]
+    def __init__(
+        self,
+        directory: str | pathlib.Path,
+        num_rows: int,
+        images_per_shard: int,
+        made_of: dict,
+        most_threads: int = 1,
+    ):
+        """`made_of`: the metadata of each. `most_threads`: that `map` reads with. Opens nothing."""
+        self.directory, self._made_of = os.fspath(directory), made_of
+        self.ranges = shard_ranges(num_rows, images_per_shard)
+        count = len(self.ranges)
+        self.names = [shard_name(number, count) for number in range(count)]
         self._threads = min(cores.count(), most_threads, count)
         self.in_flight = self._threads + WAITING
+        self._known: set[bytes] = set()  # footers that have been compared with `made_of`
+
+    @classmethod
+    def of_manifest(cls, directory, manifest: dict, most_threads: int = 1) -> "Shards":
+        """Those of a finished labelling; `manifest`: as `workdir.read_manifest` gives it."""
+        made_of = dict(manifest["inputs"])
+        size, num_rows = made_of.pop("images_per_shard"), manifest["outputs"]["num_images"]
+        return cls(directory, num_rows, size, made_of, most_threads)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, number: int) -> str:
+        return f"{self.directory}/{self.names[number]}"
+
+    def write(self, number: int, columns: dict) -> None:
+        """`columns`: as `write_shard` takes them. Raises OSError."""
+        write_shard(self.path(number), columns, self._made_of)
+
+    def open(self, number: int, mapped: bool = False) -> Shard:
+        """Raises DamagedError as `Shard`, InputError for one that is made of something else."""
+        shard = Shard(self.path(number), self.ranges[number], mapped)
+        if shard.footer not in self._known:
+            remedy = _remedy(shard.path)
+            workdir_lib.check_inputs(shard.metadata, self._made_of, shard.path, remedy)
+            self._known.add(shard.footer)
+        return shard
 
     @property
     def largest(self) -> int:
         """Rows of a shard, at most."""
-        return len(self._ranges[0])
+        return len(self.ranges[0])
 
     def runs(self, rows: int) -> Iterator[range]:
         """All shards, in order, in parts of up to `rows` rows, but at least one shard."""
         size = max(1, rows // self.largest)
-        for start in range(0, len(self._paths), size):
-            yield range(start, min(start + size, len(self._paths)))
+        for start in range(0, len(self.names), size):
+            yield range(start, min(start + size, len(self.names)))
 
     def rows_of(self, run: range) -> range:
-        return range(self._ranges[run[0]].start, self._ranges[run[-1]].stop)
+        return range(self.ranges[run[0]].start, self.ranges[run[-1]].stop)
 
     def map(self, function: Callable, runs: Iterable[range], *more: Iterable) -> Iterator:
         """`function(shards of the run, ...)` of each run, in order, made ahead by threads.
@@ -234,7 +258,8 @@ class Shards:
             tasks = zip(runs, *more, strict=False)  # the others may be endless
             try:
                 for run, *arguments in tasks:
-                    waiting.append(pool.submit(function, self._open(run), *arguments))
+                    opened = (self.open(number, mapped=True) for number in run)
+                    waiting.append(pool.submit(function, opened, *arguments))
                     if len(waiting) == self.in_flight:
                         yield waiting.popleft().result()
                 while waiting:
@@ -242,12 +267,3 @@ class Shards:
             finally:
                 for future in waiting:
                     future.cancel()
-
-    def _open(self, run: range) -> Iterator[Shard]:
-        paths, ranges = (
-            itertools.islice(a, run.start, run.stop) for a in (self._paths, self._ranges)
-        )
-        return (
-            Shard(path, rows, self._made_of, self._known)
-            for path, rows in zip(paths, ranges, strict=True)
-        )

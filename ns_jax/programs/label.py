@@ -21,7 +21,8 @@ from ns_jax.data import open as open_lib
 from ns_jax.errors import InputError
 from ns_jax.inference import calibration, predictor
 from ns_jax.labelling import leases
-from ns_jax.labelling.queue import Work
+from ns_jax.labelling.queue import ShardQueue
+from ns_jax.labelling.shards import Shards
 from ns_jax.parallel import preemption, processes
 from ns_jax.progress import Progress, say
 from ns_jax.selection.table import Selection
@@ -65,14 +66,15 @@ def run(config, workdir) -> dict:
         say(f"{directory}: labelled already")
         return workdir_lib.read_manifest(directory)["outputs"]
 
-    work = Work(directory, len(images), config.label.images_per_shard, made_of)
-    work.check()
-    bad = _bad_images(config, source, work)
+    shards = Shards(directory, len(images), config.label.images_per_shard, made_of)
+    queue = ShardQueue(shards)
+    queue.check()
+    bad = _bad_images(config, source, queue)
     # At the notice no more shards are begun; those that are begun are finished, if there is time.
     with (
         preemption.deferred(),
         leases.Leases(f"{directory}/leases", config.label.lease_seconds) as held,
-        Progress("labelling", len(images), work.images_done()) as progress,
+        Progress("labelling", len(images), queue.images_done()) as progress,
     ):
 
         def predictions(claimed: Iterable[range]) -> Iterator[dict]:
@@ -81,12 +83,12 @@ def run(config, workdir) -> dict:
             return teacher.predict(source, chunks, reading, k, size, hashed=bool(config.data.guard))
 
         while not (preemption.noticed() or workdir_lib.is_done(directory, inputs)):
-            if work.missing():
-                did = _label(work, held, int(begin * len(work)), predictions, bad, progress)
+            if queue.missing():
+                did = _label(queue, held, int(begin * len(queue)), predictions, bad, progress)
             else:  # of the processes of a run the one that speaks
                 did = processes.is_first() and held.claim("manifest")
                 if did:
-                    _finish(config, source, teacher, directory, work, inputs)
+                    _finish(config, source, teacher, directory, queue, inputs)
                     held.release("manifest")
             if not did:
                 time.sleep(WAIT_SECONDS)
@@ -112,11 +114,8 @@ def mend(directory) -> int:
 
     If there are any, `run` makes them again.
     """
-    made = workdir_lib.read_manifest(directory)
-    made_of = {name: made["inputs"][name] for name in made["inputs"] if name != "images_per_shard"}
-    num_images, per_shard = made["outputs"]["num_images"], made["inputs"]["images_per_shard"]
-    work = Work(directory, num_images, per_shard, made_of)
-    damaged = [number for number in range(len(work)) if not work.is_sound(number)]
+    queue = ShardQueue(Shards.of_manifest(directory, workdir_lib.read_manifest(directory)))
+    damaged = [number for number in range(len(queue)) if not queue.is_sound(number)]
     if damaged:
         workdir_lib.remove_manifest(directory)
     return len(damaged)
@@ -199,12 +198,12 @@ def _fitted_temperature(config, teacher: predictor.Predictor, directory) -> floa
     return found["temperature"]
 
 
-def _label(work: Work, held, begin: int, predictions, bad, progress) -> bool:
+def _label(queue: ShardQueue, held, begin: int, predictions, bad, progress) -> bool:
     """Labels shards until none is free; whether there was one.
 
     A shard is written by a thread while the next one is computed.
     """
-    claims = work.claims(held, begin)
+    claims = queue.claims(held, begin)
     first = next(claims, None)
     if first is None:  # before readers are started
         return False
@@ -213,34 +212,34 @@ def _label(work: Work, held, begin: int, predictions, bad, progress) -> bool:
     def ranges() -> Iterator[range]:
         for number in itertools.chain([first], claims):
             claimed.append(number)
-            yield work.ranges[number]
+            yield queue.ranges[number]
 
     with concurrent.futures.ThreadPoolExecutor(1) as writer:
         writing = None
-        for number, columns in _by_shard(predictions(ranges()), claimed, work, progress):
+        for number, columns in _by_shard(predictions(ranges()), claimed, queue, progress):
             ok = np.asarray(columns["status"]) == "ok"
             bad.add(columns["index"][~ok])
             if writing:
                 writing.result()
-            writing = writer.submit(work.write, number, columns, held)
+            writing = writer.submit(queue.write, number, columns, held)
         writing.result()
     return True
 
 
-def _by_shard(batches, claimed: collections.deque, work: Work, progress):
+def _by_shard(batches, claimed: collections.deque, queue: ShardQueue, progress):
     """(number, columns) of each claimed shard as soon as the last of its images is predicted."""
     parts, count = [], 0
     for batch in batches:
         parts.append(batch)
         count += len(batch["index"])
-        work.predicted += len(batch["index"])
-        while claimed and count >= len(work.ranges[claimed[0]]):
+        queue.predicted += len(batch["index"])
+        while claimed and count >= len(queue.ranges[claimed[0]]):
             number = claimed.popleft()
-            rows = len(work.ranges[number])
+            rows = len(queue.ranges[number])
             columns = _joined(parts)
             yield number, {name: column[:rows] for name, column in columns.items()}
             parts, count = [{name: column[rows:] for name, column in columns.items()}], count - rows
-        progress.reach(work.images_done())
+        progress.reach(queue.images_done())
 
 
 def _joined(batches: list[dict]) -> dict:
@@ -251,19 +250,19 @@ def _joined(batches: list[dict]) -> dict:
     }
 
 
-def _bad_images(config, source, work: Work) -> bad_images.BadImages:
+def _bad_images(config, source, queue: ShardQueue) -> bad_images.BadImages:
     """Of the images that are labelled, which may be a part of the source."""
-    num_images = sum(map(len, work.ranges))
+    num_images = sum(map(len, queue.ranges))
     return bad_images.BadImages(source, config.data.max_bad_fraction, num_images=num_images)
 
 
-def _finish(config, source, teacher, directory, work: Work, inputs: dict) -> None:
+def _finish(config, source, teacher, directory, queue: ShardQueue, inputs: dict) -> None:
     """Counts what is in the shards, and writes the manifest unless one of them is damaged."""
-    bad = _bad_images(config, source, work)
+    bad = _bad_images(config, source, queue)
     truth = source.known_labels(teacher.class_names)
     right = known = num_images = damaged = 0
-    for number in range(len(work)):
-        found = work.read(number, ["index", "status", "label"])
+    for number in range(len(queue)):
+        found = queue.read(number, "index", "status", "label")
         if found is None:
             damaged += 1
             continue
@@ -276,15 +275,15 @@ def _finish(config, source, teacher, directory, work: Work, inputs: dict) -> Non
             known += int((expected >= 0).sum())
     if damaged:
         return
-    work.tidy()
+    queue.tidy()
     if len(bad):
         say(f"{len(bad)} images could not be read; their status says why:")
         say("\n".join(bad.lines()))
     outputs = {
-        "num_shards": len(work),
+        "num_shards": len(queue),
         "num_images": num_images,
         "num_bad": len(bad),
         "accuracy": right / known if known else None,  # where the source knows better
     }
     workdir_lib.write_manifest(directory, inputs, outputs)
-    say(f"labelled {num_images:,} images of {source.name} in {len(work)} shards: {directory}")
+    say(f"labelled {num_images:,} images of {source.name} in {len(queue)} shards: {directory}")

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from ns_jax import config as config_lib
-from ns_jax import files
 from ns_jax import workdir as workdir_lib
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
@@ -122,7 +121,7 @@ def _choose(
     excluded = None
     if settings.exclude:
         excluded = rules_lib.read_excluded(pathlib.Path(settings.exclude), num_images)
-    shards, rows = _shards(settings, made["inputs"], num_images)
+    shards, rows = _shards(settings, made)
     leaked = _leaked(config, directory, made, shards, guard) if guard else None
     if guard and settings.drop_leaks:
         excluded = rules_lib.nothing_excluded(num_images) if excluded is None else excluded
@@ -192,7 +191,7 @@ def _relabel(
     Images that cannot be read now are left out.
     """
     earlier = table_lib.Selection(config.label.subset, in_order=True)
-    shards, rows = _shards(config.select, made["inputs"], num_images)
+    shards, rows = _shards(config.select, made)
     sizes = (len(shards.rows_of(run)) for run in shards.runs(rows))
     parts = shards.map(_relabelled, shards.runs(rows), _in_parts(earlier.images(), sizes))
     digest = _write(directory, made["inputs"], len(earlier), parts, counts)
@@ -246,9 +245,10 @@ def _write(
     return writer.digest()
 
 
-def _shards(settings, made_of: dict, num_rows: int) -> tuple[shards_lib.Shards, int]:
+def _shards(settings, made: dict) -> tuple[shards_lib.Shards, int]:
     """The label shards, and how many rows of them to take at once with all of their columns."""
-    each, size = balance_lib.copied_bytes(made_of["k"]), min(made_of["images_per_shard"], num_rows)
+    made_of, each = made["inputs"], balance_lib.copied_bytes(made["inputs"]["k"])
+    size = min(made_of["images_per_shard"], made["outputs"]["num_images"])
     fit, needed = _bytes(settings) // 2 // (each * size), shards_lib.WAITING + 1
     if fit < needed:
         raise InputError(
@@ -257,7 +257,7 @@ def _shards(settings, made_of: dict, num_rows: int) -> tuple[shards_lib.Shards, 
             "or more, or label with a smaller label.images_per_shard"
         )
     threads = min(MOST_THREADS, fit - shards_lib.WAITING)
-    shards = shards_lib.Shards(files.as_path(settings.labels), made_of, num_rows, threads)
+    shards = shards_lib.Shards.of_manifest(settings.labels, made, threads)
     return shards, min(balance_lib.COPIED_ROWS, _bytes(settings) // 2 // shards.in_flight // each)
 
 

@@ -133,8 +133,8 @@ def test_two_processes_train_label_and_evaluate_as_one(one, two):
     assert len(shards) == 5
     for name in shards:
         ours, theirs = (
-            shards_lib.read_shard(
-                workdir / "iteration_1" / "labels" / name, ["index", "label", "key"]
+            shards_lib.Shard(workdir / "iteration_1" / "labels" / name).read(
+                "index", "label", "key"
             )
             for workdir in (one, two)
         )

@@ -53,9 +53,10 @@ def read(workdir):
     count = workdir_lib.read_manifest(directory)["outputs"]["num_shards"]
     paths = [directory / shards_lib.shard_name(number, count) for number in range(count)]
     names = ["index", "key", "status", "label", "confidence"]
-    shards = [shards_lib.read_shard(path, names) for path in paths]
-    rows = {name: np.concatenate([shard[name] for shard in shards]) for name in names}
-    return rows, shards_lib.shard_metadata(paths[0])
+    shards = [shards_lib.Shard(path) for path in paths]
+    columns = [shard.read(*names) for shard in shards]
+    rows = {name: np.concatenate([part[name] for part in columns]) for name in names}
+    return rows, shards[0].metadata
 
 
 def content(workdir):
@@ -187,7 +188,7 @@ def test_a_damaged_shard_is_computed_again(config, tmp_path, damage, capfd):
     (directory / "manifest.json").unlink()
     label.run(config, tmp_path)
     assert content(tmp_path) == before
-    assert f"{shard} is damaged and is computed again" in capfd.readouterr().err
+    assert f"computed again: {shard} is missing or damaged" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut off"])
@@ -348,7 +349,7 @@ def test_pools_are_hashed_where_images_are_to_be_guarded(config, tmp_path):
     config.data.guard = "digits:test"
     label.run(config, tmp_path)
     shard = tmp_path / "labels" / shards_lib.shard_name(0, 12)
-    hashes = shards_lib.read_shard(shard, ["phash"])["phash"]
+    hashes = shards_lib.Shard(shard).read("phash")["phash"]
     assert hashes.dtype == np.uint64 and len(np.unique(hashes)) > 50
     source = open_lib.open_source("digits:unlabelled", labels_per_class=5, seed=0)
     assert hashes.tolist()[:20] == [perceptual.phash(source[i]["image"]) for i in range(20)]

@@ -76,7 +76,7 @@ def results(workdir):
         found[f"scores {k}"] = [score["top1"], score["ece"], score["per_class"]]
     directory = workdir / "iteration_1"
     for shard in sorted((directory / "labels").glob("*.parquet")):
-        columns = shards_lib.read_shard(shard, ["index", "label", "confidence", "status"])
+        columns = shards_lib.Shard(shard).read("index", "label", "confidence", "status")
         found[shard.name] = [column.tolist() for column in columns.values()]
     found["selection"] = (directory / "selection" / table_lib.NAME).read_bytes()
     return found
@@ -213,7 +213,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_with_the_difference(
 ):
     tiny_config.model.name = "efficientnet-nano"
     tiny_config.train.init = str(undisturbed[0] / "iteration_0")
-    with pytest.raises(ValueError, match=r"(?s)another network.*- .*\n.*\+ "):
+    with pytest.raises(ValueError, match="(?s)another network.* expected, .* found"):
         train.run(tiny_config, tmp_path)
 
 
@@ -298,7 +298,7 @@ def test_folders_of_images_with_broken_files_go_through_the_whole_loop(
     sizes = [trees.count(checkpoint.load_model(workdir / f"iteration_{k}")[1]) for k in (0, 1)]
     assert sizes[0] < sizes[1]
     shard = next((workdir / "iteration_1" / "labels").glob("*.parquet"))
-    rows = shards_lib.read_shard(shard, ["key", "status", "label"])
+    rows = shards_lib.Shard(shard).read("key", "status", "label")
     broken = rows["key"] == "digit-0000-broken.png"
     assert rows["status"][broken].tolist() == ["not an image"]
     assert rows["label"][broken].tolist() == [-1] and (rows["status"][~broken] == "ok").all()

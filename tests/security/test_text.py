@@ -67,8 +67,8 @@ def test_they_go_through_all_programs_unchanged_and_are_shown_as_text(config, tm
     result = evaluate.run(config, tmp_path)
     pool = open_lib.open_from_config(config, "unlabelled")
     [shard] = sorted((tmp_path / "labels").glob("*.parquet"))
-    assert shards_lib.shard_metadata(shard)["class_names"] == NAMES
-    keys = shards_lib.read_shard(shard, ["key"])["key"].tolist()
+    assert shards_lib.Shard(shard).metadata["class_names"] == NAMES
+    keys = shards_lib.Shard(shard).keys().tolist()
     assert keys == [pool[i]["key"] for i in range(25)] and "\x1b[2J [/x]" in keys[-1]
     report = json.loads((tmp_path / "selection" / "report.json").read_text())
     assert [entry["name"] for entry in report["classes"]] == NAMES
