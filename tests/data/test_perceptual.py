@@ -1,7 +1,6 @@
-"""Hashes of copies of real photographs and of others; the search against brute force."""
+"""Hashes of copies of real photographs and of others."""
 
 import functools
-import tracemalloc
 
 import cv2
 import imagehash
@@ -12,7 +11,6 @@ from PIL import Image
 from benchmarks import leaks as benchmark
 from ns_jax.data import perceptual
 from ns_jax.data.formats import digits
-from ns_jax.selection import leaks
 
 DISTANCE = 6  # as docs/leaks.md recommends
 
@@ -182,99 +180,7 @@ def test_images_without_content_have_no_hash(image):
     assert perceptual.phash(image) == perceptual.NOTHING
 
 
-def test_nothing_is_near_nothing():
-    hashes = np.array([perceptual.NOTHING, 1, perceptual.NOTHING], np.uint64)
-    rows, given, distances = leaks.NearDuplicates(hashes, 16).find(hashes)
-    assert (rows.tolist(), given.tolist(), distances.tolist()) == ([1], [1], [0])
-
-
 @pytest.mark.parametrize("shape", [(2, 2), (3, 7), (33, 4000), (40_000, 40), (3000, 4000)])
 def test_images_of_any_size_are_hashed(shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     assert 0 <= perceptual.phash(image) < 2**64
-
-
-def brute_force(given, hashes, distance):
-    apart = np.bitwise_count(hashes[:, None] ^ given).astype(np.int64)
-    apart[hashes == perceptual.NOTHING] = apart[:, given == perceptual.NOTHING] = 65
-    rows = np.flatnonzero(apart.min(axis=1) <= distance)
-    return rows, apart[rows].argmin(axis=1), apart[rows].min(axis=1)
-
-
-# Bits that hashes may have; with few of them all hashes share the values of most bands.
-MASKS = {
-    "random": 2**64 - 1,
-    "one byte": 0xFF,
-    "both ends": 0x8000000000000001,
-    "two runs": 0xFFFF00000000FF00,
-    "every ninth": 0x8040201008040201,
-}
-
-
-@pytest.mark.parametrize("distance", [0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 16])
-@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-def test_the_search_finds_what_brute_force_finds(distance, mask):
-    rng = np.random.default_rng(distance)
-    given = rng.integers(0, 2**64, 400, np.uint64, endpoint=False) & np.uint64(mask)
-    hashes = rng.integers(0, 2**64, 1500, np.uint64) & np.uint64(mask)
-    # Half of them are given ones with up to one bit more than the distance changed.
-    hashes[:750] = given[rng.integers(0, 400, 750)]
-    for _ in range(distance + 1):
-        bits = np.uint64(1) << rng.integers(0, 64, 750).astype(np.uint64)
-        hashes[:750] ^= np.where(rng.random(750) < 0.9, bits, np.uint64(0))
-    expected = brute_force(given, hashes, distance)
-    assert len(expected[0]) > 20
-    search = leaks.NearDuplicates(given, distance)
-    for found, exact in zip(search.find(hashes), expected, strict=True):
-        assert found.dtype == np.int64
-        np.testing.assert_array_equal(found, exact)
-
-
-def test_differing_bits_are_found_wherever_they_are():
-    """All places of 4 bits in a byte, and spread over all bytes: no band may miss one."""
-    given = np.array([0xF0F0F0F00F0F0F0F], np.uint64)
-    search = leaks.NearDuplicates(given, 4)
-    for step in (1, 3, 8, 21, 22):
-        places = np.array([[(start + step * n) % 64 for n in range(4)] for start in range(64)])
-        changed = given ^ np.bitwise_xor.reduce(np.uint64(1) << places.astype(np.uint64), axis=1)
-        rows, _, distances = search.find(changed)
-        np.testing.assert_array_equal(rows, np.arange(64))
-        assert (distances == np.bitwise_count(changed ^ given)).all()
-
-
-def test_skewed_hashes_do_not_fill_the_memory():
-    """20,000 given hashes and 1,000 rows that share the values of all bands but one."""
-    given = np.arange(1, 20_001, dtype=np.uint64) << np.uint64(44) | np.uint64(1)
-    hashes = np.full(1000, (1 << 43) | 1, np.uint64)  # 160 MB of pairs a band, 8 bytes each
-    search = leaks.NearDuplicates(given, 4)
-    tracemalloc.start()
-    rows, number, distances = search.find(hashes)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert (len(rows), set(number), set(distances)) == (1000, {0}, {2})
-    assert peak < 30e6
-
-
-def test_hashes_are_searched_in_parts(monkeypatch):
-    rng = np.random.default_rng(0)
-    given = rng.integers(0, 2**64, 50, np.uint64)
-    hashes = np.concatenate([given[::-1], given ^ np.uint64(1)])
-    whole = leaks.NearDuplicates(given, 4).find(hashes)
-    monkeypatch.setattr(leaks, "_ROWS_AT_ONCE", 7)
-    monkeypatch.setattr(leaks, "_PAIRS_AT_ONCE", 3)
-    for part, one in zip(leaks.NearDuplicates(given, 4).find(hashes), whole, strict=True):
-        np.testing.assert_array_equal(part, one)
-    np.testing.assert_array_equal(whole[0], np.arange(100))
-    np.testing.assert_array_equal(whole[1], [*range(49, -1, -1), *range(50)])
-
-
-def test_without_hashes_nothing_is_found():
-    none, some = np.zeros(0, np.uint64), np.arange(1, 5, dtype=np.uint64)
-    for given, hashes in ((none, some), (some, none), (none, none)):
-        assert [len(part) for part in leaks.NearDuplicates(given, 6).find(hashes)] == [0] * 3
-
-
-@pytest.mark.parametrize("distance", [-1, 17, 64])
-def test_a_distance_out_of_range_is_an_error(distance):
-    with pytest.raises(ValueError, match=f"guard_distance is {distance} bits; .* to 16"):
-        leaks.NearDuplicates(np.zeros(0, np.uint64), distance)
