@@ -56,7 +56,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def listing(root: str) -> tuple[list[str], list[str]]:
-    """Of a directory: its sub-directories' names and, relative to it, all files below it, sorted.
+    """The names of a directory's sub-directories and, relative to it, all files below it, sorted.
 
     Names that start with a dot are left out. Raises FileNotFoundError if it is no directory.
     """
@@ -127,7 +127,7 @@ def replacing(path) -> Iterator[pathlib.Path]:
 
 
 def create(path: str, data: bytes) -> bool:
-    """As `write`, but only where no file is yet: whether this call made it, of many hosts' calls.
+    """Like `write`, but only where no file is yet: whether this call, of many hosts', made it.
 
     On a file system without hard links (some mounts of buckets) two calls at the same instant may
     both believe that they did; the file is whole all the same. Raises OSError.
@@ -212,7 +212,7 @@ def remove(path: str) -> None:
 
 
 def names(directory: str) -> list[str]:
-    """Of the files in a directory, sorted; none if it is not there."""
+    """The names of all entries of a directory, sorted; none if it is not there."""
     if is_remote(directory):
         if not _remote(directory).exists():
             return []
@@ -242,7 +242,7 @@ def _opened(path: str, version: str):
 
 
 def signatures(paths: Sequence[str], shards: bool = False) -> list[bytes]:
-    """Of each file: its size and a little of its content, whatever its name and time.
+    """A digest of each file's size and of a little of its content, whatever its name and time.
 
     What a fingerprint needs to notice a file that was written anew, at the price of one short read
     for an image (one compressed anew differs in its length or its end) and of `SAMPLES` for a shard

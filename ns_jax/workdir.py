@@ -91,7 +91,7 @@ def check_inputs(
     `theirs`: the inputs that were read from `path`; `ours`: any that JSON can hold.
     """
     ours = json.loads(json.dumps(ours))  # as it reads back: tuples are lists
-    theirs = {name: value for name, value in theirs.items() if RETIRED.get(name, ...) != value}
+    ours = {name: value for name, value in RETIRED.items() if name in theirs} | ours
     if lines := trees.differences(theirs, ours):
         raise InputError("\n".join([f"{path} was made of other inputs; {remedy}:", *lines]))
 

@@ -42,7 +42,7 @@ class ShardQueue:
         return [number for number, name in enumerate(self._names) if name not in self._there]
 
     def images_done(self) -> int:
-        """Of all workers, as of a moment ago."""
+        """Images that all workers have finished, as of a moment ago."""
         self._look(REFRESH_SECONDS)
         return self._elsewhere + self.predicted
 

@@ -154,7 +154,10 @@ def _images(config, source):
 
 
 def _fitted_temperature(config, teacher: predictor.Predictor, directory) -> float:
-    """Of `calibration.json`, which the first worker to get there writes."""
+    """The temperature in `calibration.json`, which the first worker to get there writes.
+
+    Raises InputError for calibration of another teacher, or a temperature that was set already.
+    """
     if config.label.temperature != 1:
         raise InputError(
             f"label.temperature is {config.label.temperature} and data.holdout asks for it to be "
@@ -251,7 +254,7 @@ def _joined(batches: list[dict]) -> dict:
 
 
 def _bad_images(config, source, queue: ShardQueue) -> bad_images.BadImages:
-    """Of the images that are labelled, which may be a part of the source."""
+    """A count of bad images among those that are labelled: the source, or a part of it."""
     num_images = sum(map(len, queue.ranges))
     return bad_images.BadImages(source, config.data.max_bad_fraction, num_images=num_images)
 
