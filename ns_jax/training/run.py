@@ -116,7 +116,8 @@ class TrainingRun:
         self._wait.dispatched(metrics["loss"])
         seen = self._policy.look(step - 1, self._previous) if self._previous else {}
         self._previous = metrics
-        self._progress.advance(self._spec.rows, **seen, **self._scores)
+        shown = {name: value for name, value in self._scores.items() if name.endswith("/top1")}
+        self._progress.advance(self._spec.rows, **seen, **shown)
         self._profile(step - self._start.step, metrics)
         numbers = {}
         if self.logs(step):
