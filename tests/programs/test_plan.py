@@ -14,6 +14,7 @@ from ns_jax.models import efficientnet
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.planning import hlo, macs, topology
 from ns_jax.programs import plan
+from ns_jax.training import numbers as numbers_lib
 from ns_jax.training import state as state_lib
 from ns_jax.training import trainer as trainer_lib
 
@@ -144,12 +145,14 @@ def text_of(topology_name, **changes):
     """The compiled training step for a slice."""
     slice_ = topology.parse(topology_name)
     settings = config(train__selection="selection", **changes)
-    parts = trainer_lib.build(settings, 10, 1_281_167, slice_.devices())
-    rows = settings.train.batch_size * 4
+    devices = slice_.devices()
+    numbers = numbers_lib.derive(settings, 1_281_167, len(devices))
+    parts = trainer_lib.build(settings, numbers, 10, devices)
+    batch = parts.abstract_batch(parts.batch_spec(16))
     state = state_lib.placed(parts.shapes, parts.shardings)
     key = jax.eval_shape(lambda: jax.random.key(0))
     rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=mesh_lib.replicated(parts.mesh))
-    made = parts.step.lower(state, parts.batch(rows, 16), rng, None).compile()
+    made = parts.step.lower(state, batch, rng, None).compile()
     return parts, hlo.read(made.as_text())
 
 
