@@ -121,7 +121,7 @@ def test_what_is_compared_is_spread_over_a_source_in_class_order(
 
 def test_the_last_student_is_measured_with_its_pool(config, tmp_path, capsys, monkeypatch):
     timed = []
-    monkeypatch.setattr(doctor, "_training_speed", lambda *both: timed.append(both) or 1.0)
+    monkeypatch.setattr(doctor, "_training_speed", lambda *given: timed.append(given) or 1.0)
     config.selftrain.iterations = 2
     config.selftrain.overrides.iteration_2 = {
         "model": {"name": "efficientnet-nano"},
@@ -132,7 +132,7 @@ def test_the_last_student_is_measured_with_its_pool(config, tmp_path, capsys, mo
     speed = doctor.run(config, tmp_path / "work")["speed"]
     assert (speed["model"], speed["image_size"]) == ("efficientnet-nano", 20)
     assert speed["per_step"] == [10, 30] and "pool" in speed["pool"]
-    ((settings, trainer),) = timed
+    ((settings, trainer, _),) = timed
     assert numbers_lib.images_per_step(settings) == (10, 30)
     assert trainer.model.name == "efficientnet-nano" and trainer.preprocessing.size == 20
     shown = capsys.readouterr().err
