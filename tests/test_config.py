@@ -84,7 +84,8 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
     assert "config.seed" not in str(error.value)
 
 
-def test_a_workdir_of_an_earlier_version_goes_on_where_its_keys_changed_nothing(tmp_path):
+def test_a_workdir_of_an_earlier_version_goes_on_where_common_keys_are_the_same(tmp_path):
+    """What a retired key made is told apart by its stage's manifest (test_select.py)."""
     config = base.get_config()
     (tmp_path / "metrics.jsonl").touch()
     earlier = json.loads(config.to_json_best_effort())
@@ -94,9 +95,9 @@ def test_a_workdir_of_an_earlier_version_goes_on_where_its_keys_changed_nothing(
     earlier["selftrain"]["overrides"] = {"iteration_1": {"select": {"quantile": 0.0}}}
     (tmp_path / "config.json").write_text(json.dumps(earlier))
     workdir_lib.claim_workdir(config, tmp_path)
-    earlier["select"]["quantile"] = 0.5
+    earlier["select"]["threshold"] = 0.5
     (tmp_path / "config.json").write_text(json.dumps(earlier))
-    with pytest.raises(InputError, match="config.select.quantile: 0.5 there, 0.0 now"):
+    with pytest.raises(InputError, match="config.select.threshold: 0.5 there, 0.3 now"):
         workdir_lib.claim_workdir(config, tmp_path)
 
 
