@@ -137,7 +137,7 @@ class Driver:
         for part in re.split(r"^iteration ", said, flags=re.MULTILINE)[1:]:
             iteration = int(part.partition(":")[0])
             before = logged.get(iteration, 0)
-            found = re.search(r"goes on from step ([\d,]+)", part)
+            found = re.search(r"resuming from step ([\d,]+)", part)
             if not found and before <= now.get(iteration, 0):
                 continue  # it came no further than the checkpoint that it would go on from
             self.in_training += 1
@@ -148,7 +148,7 @@ class Driver:
             self.most_lost[kind] = max(self.most_lost[kind], lost)
             self._damaged.discard(iteration)
             self.lost_to_notice += max(0, self._promised.pop(iteration, 0) - start)
-            if saved := re.search(r"step ([\d,]+) is saved", part):
+            if saved := re.search(r"saved step ([\d,]+)", part):
                 self._promised[iteration] = int(saved[1].replace(",", ""))
 
     def _undo(self) -> None:

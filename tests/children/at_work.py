@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import multiprocessing
 import sys
 import time
 
@@ -37,6 +38,14 @@ def showing_progress() -> None:
         time.sleep(60)
 
 
+def with_a_child() -> None:
+    """Which the notice is not for."""
+    child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    child.start()
+    say(str(child.pid))
+    child.join()
+
+
 def deferred() -> None:
     with preemption.deferred():
         with preemption.deferred():
@@ -67,13 +76,8 @@ def in_short_sections() -> None:
             time.sleep(0.001)
 
 
-preemption.block_sigterm()
-preemption.start_watcher(float(sys.argv[2]))
-say("ready")
-{
-    work.__name__: work
-    for work in (
-        *(in_python, in_c_code, collecting_garbage, showing_progress, deferred, failing),
-        *(stuck_in_a_section, in_short_sections),
-    )
-}[sys.argv[1]]()
+if __name__ == "__main__":
+    preemption.block_sigterm()
+    preemption.start_watcher(float(sys.argv[2]))
+    say("ready")
+    globals()[sys.argv[1]]()

@@ -76,7 +76,7 @@ def test_ten_preemptions_change_nothing(launcher, tmp_path):
     log.seek(0)
     output = log.read()
 
-    restarts = output.count("goes on from step")
+    restarts = output.count("resuming from step")
     print(
         f"{PREEMPTIONS} preemptions, {at_work} of them while the hosts worked, {with_notice} of "
         f"these with notice to a host; {restarts} restarts from a checkpoint: {seconds:.0f} s; "
@@ -87,6 +87,6 @@ def test_ten_preemptions_change_nothing(launcher, tmp_path):
     (ours, losses), (theirs, expected) = result(workdir), result(alone)
     assert len(expected) == 60 and losses.keys() == expected.keys()
     differing = [step for step, loss in expected.items() if losses[step] != loss]
-    starts = re.findall(r"goes on from step (\d+)", output)
+    starts = re.findall(r"resuming from step (\d+)", output)
     assert not differing and ours == theirs, f"from step {differing[:1]}; restarts at {starts}"
     assert launcher.nothing_is_left()

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -63,6 +64,18 @@ def test_the_notice_ends_a_process_in_time(environment, kind, grace, least, said
     assert process.returncode == STOPPED and output.strip() == said
     assert errors.splitlines() == [f"SIGTERM: ends within {grace:g} s, what there is is saved"]
     assert least <= time.monotonic() - began
+
+
+def test_its_children_end_with_it(environment):
+    process = begin(environment, "with_a_child", 30, subprocess.DEVNULL)
+    child = pathlib.Path(f"/proc/{process.stdout.readline().strip()}")
+    assert child.exists()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    end = time.monotonic() + 10
+    while child.exists() and "Z" not in (child / "stat").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_an_error_after_the_notice_is_said(environment):
@@ -163,7 +176,7 @@ def test_a_training_saves_the_step_that_it_is_at(environment, tmp_path):
     wait_for(lambda: num_lines(tmp_path / "metrics.jsonl") >= 3, process)
     output = told(process)
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"]
-    assert f"step {last:,} is saved; the same command goes on from there" in output
+    assert f"saved step {last:,}; run the same command to resume" in output
     assert checkpoint.find(tmp_path).name == str(last)
     checkpoint.load_model(tmp_path)
     assert "Traceback" not in output
@@ -243,6 +256,6 @@ def test_processes_of_a_training_save_one_step_when_one_of_them_is_told(environm
     outputs = [process.communicate(timeout=180)[0] for process in processes]
     assert [process.returncode for process in processes] == [STOPPED, STOPPED], outputs
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"]
-    assert f"step {last:,} is saved" in outputs[0]
+    assert f"saved step {last:,};" in outputs[0]
     assert checkpoint.find(tmp_path).name == str(last)
     checkpoint.load_model(tmp_path)

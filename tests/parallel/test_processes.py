@@ -158,7 +158,7 @@ def test_a_run_goes_on_with_another_number_of_processes_and_devices(
     (workdir / "config.json").write_text(text.replace(str(two[0]), str(workdir)))
     changed = {"mesh.devices": 4, "mesh.fsdp": 4}
     output = launch(1, 4, command(workdir, teacher, **changed), environment)
-    assert "goes on from step 4" in output
+    assert "resuming from step 4" in output
     assert_close(workdir, two[0])
 
 
