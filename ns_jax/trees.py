@@ -1,12 +1,12 @@
 """Trees of arrays by path: names, comparison, counting, a digest."""
 
-import hashlib
 import math
 from collections.abc import Mapping
 
 import jax
 import numpy as np
 
+from ns_jax.digest import Digest
 from ns_jax.errors import InputError
 
 
@@ -59,9 +59,9 @@ def check_same(expected, found, what: str) -> None:
 
 def digest(tree) -> str:
     """16 hexadecimal digits that name the content of a tree of arrays."""
-    total = hashlib.sha256()
+    total = Digest()
     for path, leaf in sorted(by_path(tree).items()):
         array = np.ascontiguousarray(leaf)
         total.update(f"{path} {array.dtype} {array.shape}\n".encode())
         total.update(array.tobytes())
-    return total.hexdigest()[:16]
+    return str(total)

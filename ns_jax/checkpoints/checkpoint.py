@@ -7,7 +7,6 @@ Whoever labels, evaluates or serves reads the last two and never the optimiser.
 
 import contextlib
 import gc
-import hashlib
 import json
 import pathlib
 import shutil
@@ -23,6 +22,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from ns_jax import trees
 from ns_jax.checkpoints import checksum
+from ns_jax.digest import Digest
 from ns_jax.errors import DamagedError, InputError, MissingFileError
 from ns_jax.model_card import ModelCard
 from ns_jax.parallel import processes
@@ -321,7 +321,7 @@ def _sealed(card: ModelCard, checksums: dict) -> dict:
 
 
 def _seal(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return str(Digest(json.dumps(content, sort_keys=True).encode()))
 
 
 def find(path: str | pathlib.Path) -> pathlib.Path:

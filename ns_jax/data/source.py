@@ -1,12 +1,12 @@
 """What a source of images is: random access by an index that names the same image for ever."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from ns_jax.data import decoding
+from ns_jax.digest import Digest
 from ns_jax.errors import InputError
 
 
@@ -61,11 +61,11 @@ def unlabelled(count: int) -> np.ndarray:
 
 def digest(*parts: bytes | str) -> str:
     """A fingerprint of its parts."""
-    total = hashlib.sha256()
+    total = Digest()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
         total.update(len(data).to_bytes(8, "little") + data)
-    return total.hexdigest()[:16]
+    return str(total)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ns_jax import config as config_lib
 from ns_jax import workdir as workdir_lib
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
+from ns_jax.digest import Digest
 from ns_jax.errors import InputError, MissingFileError
 from ns_jax.labelling import shards as shards_lib
 from ns_jax.parallel import processes
@@ -321,4 +322,4 @@ def _digest(path: str) -> str | None:
     if not path:
         return None
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return str(hashlib.file_digest(file, Digest))

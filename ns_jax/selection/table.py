@@ -7,7 +7,6 @@ array over the mapped file: opening costs the same for 10 rows and for a billion
 
 import contextlib
 import errno
-import hashlib
 import json
 import mmap
 import pathlib
@@ -18,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from ns_jax import files
+from ns_jax.digest import Digest
 from ns_jax.errors import InputError, MissingFileError
 
 NAME = "selection.arrow"
@@ -210,7 +210,7 @@ class Writer:
             },
             metadata={"ns_jax": json.dumps(metadata)},
         )
-        self._total = hashlib.sha256(json.dumps(metadata).encode())
+        self._total = Digest(json.dumps(metadata).encode())
         self._buffers = {
             name: np.empty((self._size, k) if name in _WIDE else self._size, kind)
             for name, kind in DTYPES.items()
@@ -253,7 +253,7 @@ class Writer:
                 self._flush()
 
     def digest(self) -> str:
-        return self._total.hexdigest()[:16]
+        return str(self._total)
 
     def __exit__(self, *error):
         return self._open.__exit__(*error)

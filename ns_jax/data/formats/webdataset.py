@@ -9,7 +9,6 @@ then on an image costs one read.
 import concurrent.futures
 import dataclasses
 import functools
-import hashlib
 import multiprocessing
 import os
 import pathlib
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 from ns_jax import files
 from ns_jax.data import class_names
 from ns_jax.data.source import Source, digest, unlabelled
+from ns_jax.digest import Digest
 from ns_jax.errors import InputError
 from ns_jax.progress import say
 
@@ -110,7 +110,7 @@ def _indices(shards: list[str], signatures: list[str]) -> list[str]:
 def _places(shard: str) -> list[str]:
     """Where a shard's index may lie, best place first."""
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
-    name = hashlib.sha256(os.path.abspath(shard).encode()).hexdigest()[:16]
+    name = Digest(os.path.abspath(shard).encode())
     return [f"{shard}.index.arrow", str(cache / "ns_jax" / "indices" / f"{name}.index.arrow")]
 
 
