@@ -15,8 +15,8 @@ from ns_jax import files, trees
 from ns_jax.errors import InputError, MissingFileError
 
 CONFIG, MANIFEST = "config.json", "manifest.json"
-# Inputs in manifests of earlier versions, with the value that changed nothing.
-RETIRED = {"quantile": 0.0}
+# Keys of earlier versions, in configs and in manifests, with the value that changed nothing.
+RETIRED = {"select.quantile": 0.0, "quantile": 0.0}
 # What may differ between the starts of a run, and between the workers of one: no result depends on
 # it, but for the rounding of sums on another mesh.
 HARMLESS = (
@@ -56,7 +56,8 @@ def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None
         write_json(path, ours)
         return
     theirs, ours = (dict(config_lib.leaves(one)) for one in (json.loads(path.read_text()), ours))
-    # A key that only one of them declares is of another version, and cannot differ.
+    ours = _with_retired(ours, theirs)
+    # Any other key that only one of them declares is of another version, and cannot differ.
     declared = (theirs.keys() & ours.keys()) - set(HARMLESS)
     theirs, ours = (
         {f"config.{key}": one[key] for key in one if _OVERRIDE.sub("", key) in declared}
@@ -67,6 +68,12 @@ def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None
             f"{workdir} belongs to a run of another config; take another --workdir, or the values "
             "of that run:\n" + "\n".join(lines)
         )
+
+
+def _with_retired(ours: dict, theirs: dict) -> dict:
+    """`ours` and, at the value that changed nothing, the retired keys that `theirs` still has."""
+    keys = {name: _OVERRIDE.sub("", name) for name in theirs}
+    return {name: RETIRED[key] for name, key in keys.items() if key in RETIRED} | ours
 
 
 def is_done(directory: pathlib.Path, inputs: dict) -> bool:
@@ -91,8 +98,7 @@ def check_inputs(
     `theirs`: the inputs that were read from `path`; `ours`: any that JSON can hold.
     """
     ours = json.loads(json.dumps(ours))  # as it reads back: tuples are lists
-    ours = {name: value for name, value in RETIRED.items() if name in theirs} | ours
-    if lines := trees.differences(theirs, ours):
+    if lines := trees.differences(theirs, _with_retired(ours, theirs)):
         raise InputError("\n".join([f"{path} was made of other inputs; {remedy}:", *lines]))
 
 
