@@ -59,8 +59,8 @@ def check(config) -> None:
         ("memory_gb", select.memory_gb > 0, "above 0"),
         (
             "guard_distance",
-            0 <= select.guard_distance <= leaks.MOST_DISTANCE,
-            f"0 to {leaks.MOST_DISTANCE}",
+            0 <= select.guard_distance <= leaks.MAX_DISTANCE,
+            f"0 to {leaks.MAX_DISTANCE}",
         ),
         (
             "max_confidence",
@@ -136,7 +136,7 @@ def _choose(
         seed=settings.seed,
         excluded=excluded,
     )
-    chosen = balance_lib.choose(
+    plan = balance_lib.plan_selection(
         shards,
         rules,
         balance_lib.Balance(
@@ -145,11 +145,11 @@ def _choose(
         len(made["inputs"]["class_names"]),
         _bytes(settings),
     )
-    if not chosen.rows:
+    if not plan.rows:
         raise _nothing(settings, num_images, shards)
-    parts = shards.map(chosen.taken, shards.runs(rows))
-    digest = _write(directory, made["inputs"], chosen.rows, parts, counts)
-    report = counts.report(chosen.candidates)
+    parts = shards.map(plan.rows_of, shards.runs(rows))
+    digest = _write(directory, made["inputs"], plan.rows, parts, counts)
+    report = counts.report(plan.candidates)
     return digest, {**report, "leaks": len(leaked)} if guard else report
 
 
@@ -196,7 +196,7 @@ def _relabel(
     sizes = (len(shards.rows_of(run)) for run in shards.runs(rows))
     parts = shards.map(_relabelled, shards.runs(rows), _in_parts(earlier.images(), sizes))
     digest = _write(directory, made["inputs"], len(earlier), parts, counts)
-    kept = counts.images()
+    kept = counts.images_per_class()
     left_out = num_images - int(kept.sum())
     if left_out:
         say(f"{left_out:,} images of {config.label.subset} have no label now and are left out")
@@ -206,7 +206,10 @@ def _relabel(
 def _relabelled(
     shards: Iterator[shards_lib.Shard], images: tuple[np.ndarray, np.ndarray]
 ) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """As `Choice.taken`, of shards that hold just these images (index, copies), int64 `[n]`."""
+    """Like `SelectionPlan.rows_of`, for shards that hold just these images.
+
+    `images`: (index, copies), int64 `[n]`. Raises DamagedError.
+    """
     parts, start = [], 0
     for shard in shards:
         index, copies = (array[start : start + len(shard.rows)] for array in images)
@@ -235,8 +238,8 @@ def _write(
     directory.mkdir(parents=True, exist_ok=True)
     metadata = {name: made_of[name] for name in ("source", "teacher", "class_names")}
     images = 0
-    with table_lib.Writer(directory, made_of["k"], metadata, counts.see) as writer:
-        writer.expect(rows)
+    with table_lib.Writer(directory, made_of["k"], metadata, counts.add_batch) as writer:
+        writer.check_room(rows)
         for part in parts:
             for columns, copies in part:
                 writer.write(columns, copies)
@@ -301,7 +304,7 @@ def _source(config, made_of: dict) -> Source | None:
 
 
 def _nothing(settings, num_images: int, shards: shards_lib.Shards) -> InputError:
-    """Of no row at all, with the highest confidence that there is."""
+    """The error of a selection without a row; it says the highest confidence that there is."""
 
     def highest(opened: Iterator[shards_lib.Shard]) -> float:
         found = [shard.predictions() for shard in opened]
@@ -318,7 +321,7 @@ def _nothing(settings, num_images: int, shards: shards_lib.Shards) -> InputError
 
 
 def _digest(path: str) -> str | None:
-    """Of a file's content; None without a file."""
+    """16 hexadecimal digits that name a file's content; None without a file."""
     if not path:
         return None
     with open(path, "rb") as file:

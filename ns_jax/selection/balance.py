@@ -23,8 +23,8 @@ class Balance:
     per_class: int  # rows of a class; 0: as many as the largest class has candidates
     max_copies: int | None  # times that an image may be taken; None: no limit
 
-    def of(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of int64 `[C]` candidates: a rank, and how often images within and beyond it are taken.
+    def copies_per_class(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int64 `[C]` candidates -> int64 `[C]` each: a rank, copies within it, copies beyond it.
 
         A scarce class is filled up in rounds through its ranking, so the best of it get one more.
         """
@@ -36,7 +36,7 @@ class Balance:
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class SelectionPlan:
     """The copies of every candidate, by the key at which a class's ranking is cut."""
 
     rules: Rules
@@ -46,8 +46,11 @@ class Choice:
     within: np.ndarray  # int64 [C]: copies of an image whose key reaches the cut ...
     beyond: np.ndarray  # ... and of another
 
-    def taken(self, shards: Iterator[Shard]) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
-        """Of each shard the columns, `[n, ...]`, and the copies, int64 `[n]`, of its taken rows."""
+    def rows_of(self, shards: Iterator[Shard]) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
+        """(columns `[n, ...]`, copies int64 `[n]`) of each shard's selected rows, if it has any.
+
+        Raises DamagedError.
+        """
         parts = []
         for shard in shards:
             index = np.arange(shard.rows.start, shard.rows.stop)
@@ -63,23 +66,25 @@ class Choice:
         return parts
 
 
-def choose(shards: Shards, rules: Rules, balance: Balance, num_classes: int, memory: int) -> Choice:
+def plan_selection(
+    shards: Shards, rules: Rules, balance: Balance, num_classes: int, num_bytes: int
+) -> SelectionPlan:
     """Counts the candidates of each class and finds where to cut its ranking.
 
-    `memory`, in bytes, is what the counting may take.
+    `num_bytes`: of memory that the counting may take. Raises DamagedError.
     """
-    rows = min(COUNTED_ROWS, memory // 2 // shards.in_flight // COUNTED_BYTES)
+    rows = min(COUNTED_ROWS, num_bytes // 2 // shards.in_flight // COUNTED_BYTES)
     counts, cuts = ranking.find_cuts(
         functools.partial(_pass, shards, rules, rows),
-        ranks=lambda counts: balance.of(counts)[0],
+        ranks=lambda counts: balance.copies_per_class(counts)[0],
         num_classes=num_classes,
-        span=rules.span(),
-        num_bytes=memory // 2,
-        side_by_side=shards.in_flight,
+        key_range=rules.key_range(),
+        num_bytes=num_bytes // 2,
+        in_flight=shards.in_flight,
     )
-    rank, within, beyond = balance.of(counts)
+    rank, within, beyond = balance.copies_per_class(counts)
     total = int((rank * within + (counts - rank) * beyond).sum())
-    return Choice(rules, counts, total, cuts, within, beyond)
+    return SelectionPlan(rules, counts, total, cuts, within, beyond)
 
 
 def _pass(shards: Shards, rules: Rules, rows: int, function: Callable) -> Iterator:
@@ -95,5 +100,5 @@ def _pass(shards: Shards, rules: Rules, rows: int, function: Callable) -> Iterat
 
 
 def copied_bytes(k: int) -> int:
-    """Of memory for a row that is read with all its columns, chosen and handed on."""
+    """Bytes of memory that a row takes when all its columns are read, selected and written."""
     return 3 * table_lib.row_bytes(k) + COUNTED_BYTES

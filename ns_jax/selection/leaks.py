@@ -15,8 +15,8 @@ from ns_jax.errors import InputError
 from ns_jax.progress import Progress, say
 
 COLUMNS = ("index", "key", "guard_key", "distance")
-MOST_DISTANCE = 16  # bits; with more the bands of the search are too short to leave anything out
-_MOST_BAND_BITS = 22  # a table of places of 16 MB
+MAX_DISTANCE = 16  # bits; with more the bands of the search are too short to leave anything out
+_MAX_BAND_BITS = 22  # a table of places of 16 MB
 _ROWS_AT_ONCE = 1 << 16
 _PAIRS_AT_ONCE = 1 << 18
 _FAR = np.iinfo(np.int64).max
@@ -112,10 +112,10 @@ class NearDuplicates:
 
     def __init__(self, hashes: np.ndarray, distance: int):
         """Raises InputError for a distance outside 0..16. hashes: uint64 `[M]`."""
-        if not 0 <= distance <= MOST_DISTANCE:
+        if not 0 <= distance <= MAX_DISTANCE:
             raise InputError(
                 f"select.guard_distance is {distance} bits; it can be 0 (the same hash) to "
-                f"{MOST_DISTANCE}. Copies move by up to 6, unrelated images are about 32 apart"
+                f"{MAX_DISTANCE}. Copies move by up to 6, unrelated images are about 32 apart"
             )
         self._distance = distance
         hashes, first = np.unique(np.asarray(hashes, np.uint64), return_index=True)
@@ -123,7 +123,7 @@ class NearDuplicates:
         self._hashes, self._first = hashes[known], first[known]
         # A band that may differ in R bits accounts for R + 1 of the distance + 1 bits to place.
         num_bands = max(min(distance + 1, 3), -(-(distance + 1) // 3))
-        bits = min(64 // num_bands, _MOST_BAND_BITS)
+        bits = min(64 // num_bands, _MAX_BAND_BITS)
         self._bands = [
             _Band(self._hashes, bits, band * bits, len(share) - 1)
             for band, share in enumerate(np.array_split(range(distance + 1), num_bands))

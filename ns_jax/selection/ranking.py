@@ -14,7 +14,7 @@ import numpy as np
 
 SCORE_BITS = 30  # of a confidence's float32, which is below 2
 MAX_IMAGES = 1 << 33  # score and index fill 63 bits; differences of keys then wrap to above them
-NOTHING = np.uint64(2**64 - 1)  # a cut that no key reaches
+UNREACHED = np.uint64(2**64 - 1)  # a cut that no key reaches
 PARTS = 1024  # of an interval, at most: 1,000 classes then count in 8 MB
 COLLECTED = 8_000_000  # rows, at most, that are sorted instead of counted once more: a pass's time
 COLLECTED_BYTES = 48  # of memory for each of them while they are sorted
@@ -22,8 +22,8 @@ COLLECTED_BYTES = 48  # of memory for each of them while they are sorted
 Blocks = Iterator[tuple[np.ndarray, np.ndarray]]  # (label int [n], key uint64 [n])
 
 
-def mixed(values: np.ndarray) -> np.ndarray:
-    """The outputs of splitmix64 for states uint64 `[n]`: one to one, and the same for ever."""
+def splitmix64(values: np.ndarray) -> np.ndarray:
+    """The generator's outputs for states uint64 `[n]`: one to one, and the same for ever."""
     with np.errstate(over="ignore"):
         values = values + np.uint64(0x9E3779B97F4A7C15)
         values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -31,10 +31,10 @@ def mixed(values: np.ndarray) -> np.ndarray:
         return values ^ (values >> np.uint64(31))
 
 
-def hashed(seed: int, stream: int, index: np.ndarray) -> np.ndarray:
+def random_bits(seed: int, stream: int, index: np.ndarray) -> np.ndarray:
     """uint64 `[n]`, evenly spread, of indices `[n]`; another `stream` is another draw."""
-    start = mixed(mixed(np.asarray([seed % 2**64], np.uint64)) + np.uint64(stream))
-    return mixed(mixed(index.astype(np.uint64)) ^ start)
+    start = splitmix64(splitmix64(np.asarray([seed % 2**64], np.uint64)) + np.uint64(stream))
+    return splitmix64(splitmix64(index.astype(np.uint64)) ^ start)
 
 
 def confidence_score(confidence: np.ndarray) -> np.ndarray:
@@ -57,35 +57,35 @@ def index_bits(num_images: int) -> int:
 
 
 def find_cuts(
-    over: Callable[[Callable[[Blocks], np.ndarray]], Iterator[np.ndarray]],
+    map_blocks: Callable[[Callable[[Blocks], np.ndarray]], Iterator[np.ndarray]],
     ranks: Callable[[np.ndarray], np.ndarray],
     num_classes: int,
-    span: tuple[int, int],
+    key_range: tuple[int, int],
     num_bytes: int,
-    side_by_side: int,
+    in_flight: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of each class, int64 `[C]`, and the keys, uint64 `[C]`, that exactly so many reach.
 
-    `over(function)` passes over the rows: it yields `function(blocks)` of each part of them, with
-    `side_by_side` of the results there at once. `ranks(rows of each class)` -> int64 `[C]`, each at
-    most the rows. `span`: the lowest and the highest key. All that is held fits `num_bytes`, or two
-    parts of an interval for each class.
+    `map_blocks(function)` passes over the rows: it yields `function(blocks)` of each part of them,
+    with `in_flight` of the results there at once. `ranks(rows of each class)` -> int64 `[C]`, each
+    at most the rows. `key_range`: the lowest and the highest key. All that is held fits
+    `num_bytes`, or two parts of an interval for each class.
     """
-    parts = _parts(num_classes, num_bytes // 2, side_by_side)
-    low = np.full(num_classes, span[0], np.uint64)
-    width = (span[1] - span[0]).bit_length()  # of the interval that is known, in bits
+    parts = _parts(num_classes, num_bytes // 2, in_flight)
+    low = np.full(num_classes, key_range[0], np.uint64)
+    width = (key_range[1] - key_range[0]).bit_length()  # of the interval that is known, in bits
     rows = cuts = left = None
     searched = np.ones(num_classes, bool)
     while True:
         width = max(0, width - (parts.bit_length() - 1))
         count = functools.partial(_count, low, width, parts, searched)
         counts = np.zeros((num_classes, parts), np.int64)
-        for found in over(count):
+        for found in map_blocks(count):
             counts += found
         if rows is None:
             rows = counts.sum(1)
             left = ranks(rows)
-            cuts = np.where(left == 0, NOTHING, np.uint64(0))
+            cuts = np.where(left == 0, UNREACHED, np.uint64(0))
             searched = (left > 0) & (left < rows)
         best_first = counts[:, ::-1]
         reached = best_first.cumsum(1)
@@ -100,13 +100,13 @@ def find_cuts(
         if not remaining:
             return rows, cuts
         if remaining <= min(COLLECTED, num_bytes // 2 // COLLECTED_BYTES):
-            _collect(over, low, width, searched, left, cuts)
+            _collect(map_blocks, low, width, searched, left, cuts)
             return rows, cuts
 
 
-def _parts(num_classes: int, num_bytes: int, side_by_side: int) -> int:
+def _parts(num_classes: int, num_bytes: int, in_flight: int) -> int:
     """A power of two; the sum of all counts, its running sum and the results in flight fit."""
-    most = max(2, num_bytes // (8 * num_classes * (side_by_side + 3)))
+    most = max(2, num_bytes // (8 * num_classes * (in_flight + 3)))
     return min(PARTS, 1 << (most.bit_length() - 1))
 
 
@@ -122,7 +122,7 @@ def _count(low, width: int, parts: int, searched, blocks: Blocks) -> np.ndarray:
     return found.reshape(len(low), parts)
 
 
-def _collect(over, low, width: int, searched, left, cuts) -> None:
+def _collect(map_blocks, low, width: int, searched, left, cuts) -> None:
     """Writes the cuts of the classes `searched` by sorting the rows of their intervals."""
 
     def inside(blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +133,7 @@ def _collect(over, low, width: int, searched, left, cuts) -> None:
             found.append(key[rows])
         return np.concatenate(labels), np.concatenate(found)
 
-    labels, found = (np.concatenate(part) for part in zip(*over(inside), strict=True))
+    labels, found = (np.concatenate(part) for part in zip(*map_blocks(inside), strict=True))
     order = np.lexsort((found, labels))
     labels, found = labels[order], found[order]
     classes = np.flatnonzero(searched)

@@ -16,8 +16,8 @@ class Tally:
         self._previous = -1  # index of the last row
         self._right = self._known = 0
 
-    def see(self, batch: dict[str, np.ndarray]) -> None:
-        """Rows in order of index, that follow those seen before."""
+    def add_batch(self, batch: dict[str, np.ndarray]) -> None:
+        """Counts columns of rows in order of index, which follow those of earlier calls."""
         index, label = batch["index"], batch["label"]
         first = np.diff(index, prepend=self._previous) != 0  # a copy is no other image
         self._previous = int(index[-1]) if len(index) else self._previous
@@ -30,8 +30,8 @@ class Tally:
             self._right += int((label == expected).sum())
             self._known += int((expected >= 0).sum())
 
-    def images(self) -> np.ndarray:
-        """Of each class, without their copies: int64 `[C]`."""
+    def images_per_class(self) -> np.ndarray:
+        """int64 `[C]`: images of each class, without their copies."""
         return self._kept
 
     def report(self, candidates: np.ndarray) -> dict:

@@ -14,7 +14,7 @@ _FRACTION, _ORDER = 0, 1  # streams of the hash
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """Functions of a row alone: nothing is drawn, and no row asks for another one."""
+    """Functions of a row alone: no random state, and no row depends on another one."""
 
     num_images: int  # of the source
     threshold: float  # an image counts if its confidence is above this, as a float32 ...
@@ -25,23 +25,25 @@ class Rules:
     excluded: np.ndarray | None  # a bit for each image, uint8: those left out
 
     def candidates(self, label, confidence, index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of label int32, confidence float32, index int64 `[n]`, a range: those of the candidates.
+        """label int32, confidence float32, index int64 `[n]` -> those rows that are candidates:
 
-        Their labels int32, keys uint64 and places among the n, int64 `[m]`.
+        their labels int32, ranking keys uint64 and places among the n, int64 `[m]`. The indices of
+        a block are a range.
         """
-        chosen = self._of_pool(label, index)
+        chosen = self._eligible(label, index)
         chosen &= confidence > np.float32(self.threshold)
         if self.max_confidence is not None:
             chosen &= confidence <= np.float32(self.max_confidence)
         rows = np.flatnonzero(chosen)
         label, confidence, index = label[rows], confidence[rows], index[rows]
         if self.order == "random":
-            score = ranking.hashed(self.seed, _ORDER, index) >> np.uint64(64 - ranking.SCORE_BITS)
+            score = ranking.random_bits(self.seed, _ORDER, index)
+            score >>= np.uint64(64 - ranking.SCORE_BITS)
         else:
             score = ranking.confidence_score(confidence)
         return label, ranking.keys(score, index, self.num_images), rows
 
-    def span(self) -> tuple[int, int]:
+    def key_range(self) -> tuple[int, int]:
         """The lowest and the highest key that `candidates` gives."""
         bits = ranking.index_bits(self.num_images)
         lowest = 0
@@ -49,11 +51,12 @@ class Rules:
             lowest = int(ranking.confidence_score(np.asarray([self.threshold], np.float32))[0])
         return lowest << bits, (1 << (ranking.SCORE_BITS + bits)) - 1
 
-    def _of_pool(self, label, index) -> np.ndarray:
+    def _eligible(self, label, index) -> np.ndarray:
+        """bool `[n]`: labelled, within the fraction, and not excluded."""
         chosen = label >= 0  # -1: a bad image
         if self.fraction < 1:
             limit = np.uint64(int(self.fraction * 2**64))
-            chosen &= ranking.hashed(self.seed, _FRACTION, index) < limit
+            chosen &= ranking.random_bits(self.seed, _FRACTION, index) < limit
         if self.excluded is not None:
             first = int(index[0])  # a block is a range of indices
             bits = self.excluded[first // 8 : (first + len(index) - 1) // 8 + 1]

@@ -149,7 +149,7 @@ def _mapped(path: pathlib.Path, in_order: bool) -> pa.Buffer:
 
 
 def _columns(file: pa.RecordBatchFileReader) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Of each column all batches but the last, as one strided array, and the last one."""
+    """Each column's batches but the last, as one strided array, and its last one."""
     count = file.num_record_batches
     first, last = _arrays(file.get_batch(0)), _arrays(file.get_batch(count - 1))
     distance = (_address(last["index"]) - _address(first["index"])) // max(1, count - 1)
@@ -187,17 +187,17 @@ def _arrays(batch: pa.RecordBatch) -> dict[str, np.ndarray]:
 
 
 class Writer:
-    """Writes a selection, whole or not at all. A context: what is written stands when it is left.
+    """Writes a selection atomically: the file is there once its `with` ends without an error.
 
-    `write` takes any number of rows; `see` is shown each record batch, a dict of arrays, once it is
-    written. `digest` is one of the content.
+    `write` takes any number of rows; `on_batch` is called with each record batch, a dict of arrays,
+    once it is written. `digest` is one of the content.
     """
 
     def __init__(
-        self, directory: pathlib.Path, k: int, metadata: dict, see: Callable[[dict], None]
+        self, directory: pathlib.Path, k: int, metadata: dict, on_batch: Callable[[dict], None]
     ):
         self._path = directory / NAME
-        self._row_bytes, self._see = row_bytes(k), see
+        self._row_bytes, self._on_batch = row_bytes(k), on_batch
         self._size = 1
         while self._size * 2 <= min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // self._row_bytes):
             self._size *= 2
@@ -227,8 +227,8 @@ class Writer:
             self._open = stack.pop_all()
         return self
 
-    def expect(self, rows: int) -> None:
-        """Raises OSError if the disk has no room for so many rows."""
+    def check_room(self, rows: int) -> None:
+        """Raises OSError if the disk has no room for `rows` rows."""
         self._expected = rows
         if shutil.disk_usage(self._path.parent).free < rows * self._row_bytes:
             raise OSError(errno.ENOSPC, self._no_room())
@@ -278,7 +278,7 @@ class Writer:
                 )
             columns.append(column)
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
-        self._see(arrays)
+        self._on_batch(arrays)
         self._rows += self._filled
         self._filled = 0
 

@@ -455,8 +455,8 @@ class TestRelabelling:
 
 def test_the_hash_is_splitmix64():
     # First outputs for the seeds 0 and 1234567, as published with the generator.
-    found = ranking.mixed(np.asarray([0, 1234567], np.uint64))
+    found = ranking.splitmix64(np.asarray([0, 1234567], np.uint64))
     assert found.tolist() == [0xE220A8397B1DCDAF, 6457827717110365317]
     index = np.asarray([0, 1, 300_000_000])
     expected = [draw(11, 1, int(i)) for i in index]
-    assert ranking.hashed(11, 1, index).tolist() == expected
+    assert ranking.random_bits(11, 1, index).tolist() == expected

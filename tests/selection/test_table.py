@@ -14,7 +14,7 @@ from ns_jax.training import examples as examples_lib
 METADATA = {"source": "s", "teacher": "t", "class_names": ["a", "b", "c"]}
 
 
-def write(directory, copies, k=3, pieces=1, see=lambda batch: None):
+def write(directory, copies, k=3, pieces=1, on_batch=lambda batch: None):
     """A selection of the images 0, 10, 20, ... with so many copies; returns its columns."""
     directory.mkdir(parents=True, exist_ok=True)
     rng, count = np.random.default_rng(0), len(copies)
@@ -26,7 +26,7 @@ def write(directory, copies, k=3, pieces=1, see=lambda batch: None):
         "probs": rng.integers(0, 65536, (count, k)).astype(np.uint16),
     }
     copies = np.asarray(copies, np.int64)
-    with table_lib.Writer(directory, k, METADATA, see) as writer:
+    with table_lib.Writer(directory, k, METADATA, on_batch) as writer:
         for rows in np.array_split(np.arange(count), pieces):
             writer.write({name: array[rows] for name, array in columns.items()}, copies[rows])
     return {name: np.repeat(array, copies, 0) for name, array in columns.items()}, writer.digest()
@@ -81,7 +81,7 @@ def test_pieces_do_not_matter(tmp_path, batch_rows):
 def test_wide_rows_make_shorter_batches(tmp_path, monkeypatch):
     monkeypatch.setattr(table_lib, "MAX_BATCH_BYTES", 100 * table_lib.row_bytes(50))
     seen = []
-    write(tmp_path, [150], k=50, see=lambda batch: seen.append(len(batch["index"])))
+    write(tmp_path, [150], k=50, on_batch=lambda batch: seen.append(len(batch["index"])))
     assert seen == [64, 64, 22]
 
 
@@ -160,7 +160,7 @@ def test_a_failure_while_writing_leaves_no_file(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path, COPIES, see=fail)
+        write(tmp_path, COPIES, on_batch=fail)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,5 +169,5 @@ def test_too_small_a_disk_is_said_before_a_row_is_written(tmp_path):
     writer = table_lib.Writer(tmp_path, 1, METADATA, lambda batch: None)
     message = r"1,000,000,000,000,000 rows need 22,000,000,000,000,000 bytes, [0-9,]+ are free"
     with pytest.raises(OSError, match=message), writer:
-        writer.expect(rows)
+        writer.check_room(rows)
     assert list(tmp_path.iterdir()) == []
