@@ -80,8 +80,8 @@ def test_going_back_again_and_again_ends_too(tiny_config, tmp_path, monkeypatch,
     settings(tiny_config, "back", limit=2)
     real = trainer_lib.build
 
-    def build(*arguments):
-        trainer = real(*arguments)
+    def build(*arguments, **options):
+        trainer = real(*arguments, **options)
 
         def step(*state_and_batch):
             state, metrics = trainer.step(*state_and_batch)
@@ -101,8 +101,8 @@ def test_back_to_the_last_checkpoint_and_on_another_way(tiny_config, tmp_path, m
     undisturbed = train.run(tiny_config, tmp_path / "undisturbed")
     real = trainer_lib.build
 
-    def build(*arguments):
-        trainer, calls = real(*arguments), itertools.count(1)
+    def build(*arguments, **options):
+        trainer, calls = real(*arguments, **options), itertools.count(1)
 
         def step(*state_and_batch):
             state, metrics = trainer.step(*state_and_batch)
