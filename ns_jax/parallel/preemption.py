@@ -7,7 +7,7 @@ beyond the grace time.
 """
 
 import contextlib
-import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
@@ -31,6 +31,8 @@ def block_sigterm() -> None:
 
     So the notice does not end a child process; its parent does.
     """
+    # With the first child process it would start this one, and then unblock SIGTERM.
+    multiprocessing.resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # one that is ignored never arrives
 

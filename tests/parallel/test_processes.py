@@ -12,6 +12,7 @@ import pytest
 
 from ns_jax import trees
 from ns_jax.checkpoints import checkpoint
+from ns_jax.errors import DamagedError, InputError, MissingFileError
 from ns_jax.labelling import shards as shards_lib
 from ns_jax.models import efficientnet
 from ns_jax.parallel import processes
@@ -48,9 +49,12 @@ def teacher(tmp_path_factory, make_teacher):
 @pytest.mark.parametrize(
     ("raised", "elsewhere"),
     [
-        (ValueError("a bad number"), ValueError),
-        (FileNotFoundError("not there"), ValueError),
+        (InputError("a bad number"), InputError),
+        (DamagedError("cut off"), DamagedError),
+        (MissingFileError("not there"), InputError),
         (OSError(28, "No space left"), OSError),
+        (FileNotFoundError("not there"), OSError),
+        (ValueError("a bug"), RuntimeError),
     ],
 )
 def test_what_the_first_process_raises_others_raise_as_what_may_pass_or_not(

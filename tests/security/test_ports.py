@@ -106,7 +106,7 @@ def test_one_process_listens_nowhere(environment, tmp_path, make_teacher):
         f"--config.evaluate.checkpoint={make_teacher(tmp_path / 'teacher')}",
     ]
     found, most = watch(command, environment)
-    assert found == set() and most > 1
+    assert found == set() and most > 2  # multiprocessing has one of its own
 
 
 def test_processes_of_one_machine_listen_on_loopback_alone(environment, tmp_path):
