@@ -1,7 +1,8 @@
 """Errors that the user can mend, and files that are not whole.
 
-These alone end a program with one line and status 2, on which a launcher gives up. Any other error
-is a bug or the machine's: it keeps its traceback and ends with status 1, and launchers try again.
+These end a program with one line and status 2, on which a launcher gives up. Any other error is a
+bug or the machine's and ends with status 1, on which launchers try again, with its traceback (but
+for a full disk).
 """
 
 import contextlib

@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-HOST_COLUMNS = ("index", "bad")  # never go to a device
-
 
 @dataclasses.dataclass(frozen=True)
 class BatchSpec:
