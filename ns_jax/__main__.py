@@ -9,7 +9,7 @@ import pathlib
 import sys
 
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import config_dict, config_flags
 
 from ns_jax.errors import InputError, paths_of_the_user
 from ns_jax.parallel import preemption
@@ -121,7 +121,7 @@ def _parse(argv: list[str]) -> tuple:
     return config, workdir
 
 
-def _run(name: str, config, workdir: pathlib.Path) -> int:
+def _run(name: str, config: config_dict.ConfigDict, workdir: pathlib.Path) -> int:
     """In as many processes as the flags say."""
     from ns_jax import progress
     from ns_jax import workdir as workdir_lib
@@ -156,7 +156,7 @@ def _take_large_pages() -> None:
         os.execv(sys.executable, sys.orig_argv)
 
 
-def _workdir(program: str, name: str):
+def _workdir(program: str, name: str) -> pathlib.Path:
     """A path with pathlib's methods. Raises InputError for a bucket where a disk is needed."""
     from ns_jax import files
 

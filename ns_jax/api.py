@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ns_jax.data.source import Source
+from ns_jax.data.source import Record, Source
 from ns_jax.data.workers import Reading
 from ns_jax.errors import InputError, MissingFileError
 from ns_jax.inference import predictor
@@ -111,7 +111,7 @@ class _Images:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> Record:
         image = self.images[index]
         if isinstance(image, np.ndarray):
             return image, -1, f"images[{index}]"

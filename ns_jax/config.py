@@ -2,14 +2,15 @@
 
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from ml_collections import config_dict
 
 from ns_jax.errors import InputError
 
 
-def parse_arg(arg: str, **defaults):
+def parse_arg(arg: str, **defaults: Any) -> config_dict.FrozenConfigDict:
     """`"model=b7,role=student"` -> namespace of `defaults` with those changed, of the same types.
 
     Raises InputError for a name that has no default or a value of another type.
@@ -95,7 +96,7 @@ def at_iteration(config: config_dict.ConfigDict, iteration: int) -> config_dict.
     return config
 
 
-def leaves(tree: dict, prefix: str = ""):
+def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{name}.")
@@ -103,7 +104,7 @@ def leaves(tree: dict, prefix: str = ""):
             yield f"{prefix}{name}", value
 
 
-def _assign(config, path: str, value) -> None:
+def _assign(config: config_dict.ConfigDict, path: str, value: Any) -> None:
     *sections, name = path.split(".")
     for section in sections:
         config = config.get(section) if isinstance(config, config_dict.ConfigDict) else None
@@ -120,7 +121,9 @@ def flat(config: config_dict.ConfigDict) -> dict:
     return dict(leaves(json.loads(config.to_json_best_effort())))
 
 
-def check_ranges(section: str, settings, rules: Iterable[tuple[str, bool, str]]) -> None:
+def check_ranges(
+    section: str, settings: config_dict.ConfigDict, rules: Iterable[tuple[str, bool, str]]
+) -> None:
     """`rules`: name of a setting, whether its value is valid, what it is to be. Or InputError."""
     for name, valid, range_ in rules:
         if not valid:

@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import fsspec
 from etils import epath
@@ -26,7 +27,7 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def as_path(path):
+def as_path(path: str | os.PathLike) -> pathlib.Path:
     """With pathlib's methods, in a bucket too."""
     name = os.fspath(path)
     return epath.Path(name) if is_remote(name) else pathlib.Path(name)
@@ -95,7 +96,7 @@ def read(path: str) -> bytes:
         os.close(descriptor)
 
 
-def open_binary(path: str, buffering: int = -1):
+def open_binary(path: str, buffering: int = -1) -> BinaryIO:
     """A file object to read from."""
     return _remote(path).open("rb") if is_remote(path) else open(path, "rb", buffering)
 
@@ -110,7 +111,7 @@ def write(path: str, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path) -> Iterator[pathlib.Path]:
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """The path of a temporary file to write to, which atomically becomes `path` at the end.
 
     After an error it is removed instead. For large files with one writer: what a killed one left
@@ -157,7 +158,7 @@ def create(path: str, data: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def _written(path: str, data: bytes):
+def _written(path: str, data: bytes) -> Iterator[str]:
     """A new file beside `path`, gone afterwards. Raises OSError, of a full disk with what to do."""
     directory = os.path.dirname(path) or "."
     os.makedirs(directory, exist_ok=True)
@@ -237,7 +238,7 @@ def read_range(path: str, offset: int, length: int, version: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=256)  # beyond these, the least used one is closed
-def _opened(path: str, version: str):
+def _opened(path: str, version: str) -> BinaryIO:
     return open(path, "rb", buffering=0)  # noqa: SIM115 (closed when the cache lets go of it)
 
 
@@ -270,7 +271,7 @@ def _signature(path: str, shard: bool) -> bytes:
     return sample.digest()
 
 
-def _filesystem(path: str):
+def _filesystem(path: str) -> fsspec.AbstractFileSystem:
     scheme = path.partition("://")[0]
     _check_library(scheme)
     return fsspec.filesystem(scheme)

@@ -1,6 +1,7 @@
 """The model card: what travels with weights, enough to predict with them. `model.json` holds it."""
 
 import dataclasses
+from typing import Any
 
 from ns_jax.data import crops
 from ns_jax.errors import DamagedError, InputError
@@ -28,7 +29,7 @@ class ModelCard:
     stat_groups: int | None = None  # parts of a batch that BatchNorm normalised apart
     counts: TrainingCounts | None = None
 
-    def build(self, **training) -> efficientnet.EfficientNet:
+    def build(self, **training: Any) -> efficientnet.EfficientNet:
         """The network; `training` are fields of `EfficientNet` that weights do not depend on."""
         return efficientnet.build(
             self.architecture, len(self.class_names), small_images=self.small_images, **training
@@ -53,7 +54,7 @@ class ModelCard:
         return content | {name: value for name, value in training.items() if value is not None}
 
     @classmethod
-    def from_json(cls, content) -> "ModelCard":
+    def from_json(cls, content: Any) -> "ModelCard":
         """The card in a parsed `model.json`, of any version: keys without a field are passed over.
 
         Raises DamagedError for what is not a card.

@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 import unicodedata
+from collections.abc import Iterator
 
 import rich.console
 import rich.progress
@@ -56,17 +57,17 @@ class Progress:
                 self._what, total=total_images, completed=done_images, numbers="compiling"
             )
 
-    def __enter__(self):
+    def __enter__(self) -> "Progress":
         if self._bar:
             self._bar.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
 
     @contextlib.contextmanager
-    def paused(self):
+    def paused(self) -> Iterator[None]:
         """What happens in here does not count for the speed."""
         began = time.monotonic()
         try:

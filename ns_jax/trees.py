@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,8 +10,11 @@ import numpy as np
 from ns_jax.digest import Digest
 from ns_jax.errors import InputError
 
+# A pytree: arrays, abstract arrays or shardings, nested as `jax.tree` has it.
+Tree = Any
 
-def by_path(tree) -> dict:
+
+def by_path(tree: Tree) -> dict:
     """`{"stage3/rest/expand_conv/kernel": leaf, ...}` in the tree's order."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
@@ -18,7 +22,7 @@ def by_path(tree) -> dict:
 
 def from_paths(leaves: dict) -> dict:
     """The nested dict that `by_path` took apart."""
-    tree = {}
+    tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         *scopes, name = path.split("/")
         scope = tree
@@ -28,7 +32,7 @@ def from_paths(leaves: dict) -> dict:
     return tree
 
 
-def count(tree) -> int:
+def count(tree: Tree) -> int:
     """Elements of all leaves; abstract leaves will do."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
@@ -45,7 +49,7 @@ def differences(theirs: Mapping, ours: Mapping, there: str = "there", now: str =
     ]
 
 
-def check_same(expected, found, what: str) -> None:
+def check_same(expected: Tree, found: Tree, what: str) -> None:
     """Raises InputError with the differences if two trees differ in paths, shapes or dtypes."""
     expected, found = (
         {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in by_path(tree).items()}
@@ -57,7 +61,7 @@ def check_same(expected, found, what: str) -> None:
         raise InputError("\n".join([f"{what}:", *lines[:40], *more]))
 
 
-def digest(tree) -> str:
+def digest(tree: Tree) -> str:
     """16 hexadecimal digits that name the content of a tree of arrays."""
     total = Digest()
     for path, leaf in sorted(by_path(tree).items()):

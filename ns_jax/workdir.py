@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+from typing import Any
 
 from ml_collections import config_dict
 
@@ -120,6 +121,6 @@ def remove_manifest(directory: str | pathlib.Path) -> None:
     files.remove(f"{directory}/{MANIFEST}")
 
 
-def write_json(path: pathlib.Path, content) -> None:
+def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes a JSON file atomically. Raises OSError."""
     files.write(os.fspath(path), f"{json.dumps(content, indent=1)}\n".encode())

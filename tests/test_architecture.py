@@ -4,6 +4,7 @@ import ast
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -67,3 +68,28 @@ def test_names_stay_where_they_belong(module):
 
 def test_the_top_of_the_package_is_small():
     assert len(list(PACKAGE.glob("*.py"))) <= MOST_FILES_AT_THE_TOP
+
+
+def functions_of(path: pathlib.Path) -> Iterator[ast.FunctionDef]:
+    """The functions and methods of a file, those within functions as well."""
+    return (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef))
+
+
+@pytest.mark.parametrize("module", sorted(FILES))
+def test_public_functions_are_annotated(module):
+    for function in functions_of(FILES[module]):
+        if function.name.startswith("_"):
+            continue
+        each = function.args
+        arguments = [*each.posonlyargs, *each.args, *each.kwonlyargs, each.vararg, each.kwarg]
+        bare = [one.arg for one in arguments if one and not one.annotation]
+        assert not set(bare) - {"self", "cls"}, f"{function.name}: {bare}"
+        assert function.returns, f"{function.name} says nothing of its result"
+
+
+@pytest.mark.parametrize("module", sorted(FILES))
+def test_docstrings_begin_with_what_they_are_of(module):
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef
+    tree = ast.parse(FILES[module].read_text())
+    texts = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+    assert not [text for text in texts if text.startswith("Of ")]

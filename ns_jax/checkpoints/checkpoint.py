@@ -13,7 +13,8 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,11 +51,11 @@ class Checkpoints:
             self._kept.append(checkpoint_managers.EveryNSteps(keep_every))
         self._manager = self._saving = None
 
-    def prepare(self, state) -> None:
+    def prepare(self, state: trees.Tree) -> None:
         """Compiles what saving needs, so that a save in a hurry does not wait for it."""
         checksum.prepare(state)
 
-    def save(self, step: int, state, card: ModelCard) -> None:
+    def save(self, step: int, state: Any, card: ModelCard) -> None:
         """Returns as soon as the arrays may be given away.
 
         Raises OSError if the save before this one failed, ReplicaError if devices disagree.
@@ -96,7 +97,7 @@ class Checkpoints:
             self._manager.close()
             self._manager = None
 
-    def restore(self, placed, check: Callable[[ModelCard], None]) -> tuple | None:
+    def restore(self, placed: Any, check: Callable[[ModelCard], None]) -> tuple | None:
         """(step, state, model card) of the newest sound checkpoint; None if there never was one.
 
         The state is put into the shapes and shardings of `placed`. Newer ones, which are damaged,
@@ -147,7 +148,7 @@ class Checkpoints:
         )
 
     @contextlib.contextmanager
-    def _said(self):
+    def _said(self) -> Iterator[None]:
         """Any error of saving as one that says what to do."""
         try:
             yield
@@ -158,7 +159,7 @@ class Checkpoints:
             ) from error
 
 
-def _together(function: Callable, *arguments):
+def _together(function: Callable, *arguments: Any) -> Any:
     """`function(*arguments)` in every process. If it fails in one, all raise DamagedError."""
     result = error = None
     try:
@@ -182,7 +183,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _reader():
+def _reader() -> Iterator[ocp.StandardCheckpointHandler]:
     """A reader of Orbax trees. After an error it waits for Orbax's threads and silences those that
     they raise, one for each array: the first is enough.
     """
@@ -205,12 +206,12 @@ def _read_frame(directory: pathlib.Path) -> tuple[ModelCard, dict, dict]:
         return *_read_json(directory), dict(reader.metadata(directory / "state"))
 
 
-def _read_state(directory: pathlib.Path, placed):
+def _read_state(directory: pathlib.Path, placed: trees.Tree) -> trees.Tree:
     with _reader() as reader:
         return reader.restore(directory / "state", args=ocp.args.StandardRestore(placed))
 
 
-def _check_sum(item: str, sums, checksums: dict) -> None:
+def _check_sum(item: str, sums: trees.Tree, checksums: dict) -> None:
     """Raises DamagedError if `checksums` has another one of `item` than `sums`, of its leaves."""
     if checksums.get(item) not in (None, checksum.total(sums)):
         raise DamagedError(f"the checksum of its {item} is wrong")

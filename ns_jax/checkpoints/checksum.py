@@ -23,15 +23,15 @@ class ReplicaError(RuntimeError):
     """Copies of one weight that are no longer equal: a device or a link is broken."""
 
 
-def of_host(tree) -> int:
-    """Of arrays on the host with elements of 4 bytes."""
+def of_host(tree: trees.Tree) -> int:
+    """The checksum of arrays on the host with elements of 4 bytes."""
     return total(of_leaves(tree))
 
 
-def of_leaves(tree):
+def of_leaves(tree: trees.Tree) -> trees.Tree:
     """That of each leaf."""
 
-    def of_leaf(leaf) -> int:
+    def of_leaf(leaf: np.ndarray) -> int:
         words = np.ascontiguousarray(leaf).reshape(-1).view(np.uint32)
         pieces = range(0, len(words), PIECE)
         return sum(_weighted(words[start : start + PIECE], start) for start in pieces) % 2**32
@@ -39,7 +39,7 @@ def of_leaves(tree):
     return jax.tree.map(of_leaf, tree)
 
 
-def of_copies(tree) -> np.ndarray:
+def of_copies(tree: trees.Tree) -> np.ndarray:
     """uint32 `[devices, leaves]`, in every process: of each leaf as each device has it.
 
     All rows are equal unless copies of one array differ. Arrays on one mesh, elements of 4 bytes.
@@ -47,7 +47,7 @@ def of_copies(tree) -> np.ndarray:
     return np.asarray(prepare(tree)(tree))
 
 
-def prepare(tree) -> Callable:
+def prepare(tree: trees.Tree) -> Callable:
     """`of_copies` for trees like this one, compiled once, in all processes together.
 
     One CPU device has its arrays where the host has them: nothing is compiled.
@@ -59,7 +59,7 @@ def prepare(tree) -> Callable:
     return _compiled(treedef, tuple(like))
 
 
-def check_replicas(sums: np.ndarray, tree, step: int) -> None:
+def check_replicas(sums: np.ndarray, tree: trees.Tree, step: int) -> None:
     """Raises ReplicaError, naming devices and leaves, unless all rows of `of_copies` are equal."""
     _, row_of, counts = np.unique(sums, axis=0, return_inverse=True, return_counts=True)
     if len(counts) == 1:
@@ -80,13 +80,13 @@ def check_replicas(sums: np.ndarray, tree, step: int) -> None:
     )
 
 
-def total(sums) -> int:
+def total(sums: trees.Tree) -> int:
     """The checksum of a tree, from a tree of those of its leaves."""
     return _weighted(np.array(jax.tree.leaves(sums), np.uint64), 0)
 
 
 @functools.cache
-def _compiled(treedef, leaves: tuple) -> Callable:
+def _compiled(treedef: jax.tree_util.PyTreeDef, leaves: tuple) -> Callable:
     tree = jax.tree.unflatten(treedef, leaves)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, tree)
     function = mesh_lib.of_copies(_of_part, leaves[0].sharding.mesh, shardings)
@@ -96,7 +96,7 @@ def _compiled(treedef, leaves: tuple) -> Callable:
 
 
 def _weighted(words: np.ndarray, first: int) -> int:
-    """Of words on the host, the first of which has this place."""
+    """The weighted sum of words on the host, the first of which has this place."""
     places = np.arange(first, first + len(words), dtype=np.uint64)
     return int((words * (2 * places + 1)).sum(dtype=np.uint64) % 2**32)
 

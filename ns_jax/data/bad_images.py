@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from ns_jax.data import decoding
+from ns_jax.data.source import Source
 from ns_jax.errors import InputError
 from ns_jax.progress import one_line
 
@@ -11,7 +12,11 @@ class BadImages:
     """The unreadable images met so far in one source."""
 
     def __init__(
-        self, source, max_fraction: float, known: Iterable[int] = (), num_images: int | None = None
+        self,
+        source: Source,
+        max_fraction: float,
+        known: Iterable[int] = (),
+        num_images: int | None = None,
     ):
         """`known`: indices of those met before; `num_images`: that are read, if not all."""
         self.name = source.name
@@ -25,7 +30,7 @@ class BadImages:
     def indices(self) -> list[int]:
         return sorted(self._indices)
 
-    def add(self, indices) -> None:
+    def add(self, indices: Iterable[int]) -> None:
         """Raises InputError once they are more than the allowed share of those that are read."""
         self._indices.update(int(index) for index in indices)
         if len(self) > self._max_fraction * self._num_images:

@@ -25,7 +25,7 @@ class Preprocessing:
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._fraction()
         if self.size < 1:
             raise InputError(f"the image size is {self.size}; set it to at least 1 pixel")

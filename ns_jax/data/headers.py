@@ -6,6 +6,7 @@ and a decoder believes them. JPEGs are read in `decoding`, which needs more of t
 
 import re
 import struct
+from collections.abc import Iterator
 
 from ns_jax.errors import InputError
 
@@ -110,7 +111,7 @@ def _avif(data: bytes) -> tuple[int, int]:
     return max(width for width, _ in sides), max(height for _, height in sides)
 
 
-def _boxes(data: bytes, start: int, end: int, kind: bytes):
+def _boxes(data: bytes, start: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
     """(start, end) of the contents of boxes of a kind, which JPEG 2000 and AVIF are made of."""
     while start + 8 <= end:
         (length,) = struct.unpack_from(">I", data, start)

@@ -3,6 +3,8 @@
 import dataclasses
 import re
 
+from ml_collections import config_dict
+
 from ns_jax.data import decoding, source
 from ns_jax.data.formats import array_record, digits, folder, parquet, tfds, webdataset
 from ns_jax.data.source import Source
@@ -51,7 +53,7 @@ def _open(name: str, labels_per_class: int, seed: int) -> source.Source:
     return formats[kind].open_source(rest)
 
 
-def open_from_config(config, which: str) -> Source:
+def open_from_config(config: config_dict.ConfigDict, which: str) -> Source:
     """The source that `data.labelled`, `data.unlabelled` or `data.test` names."""
     data = config.data
     if not data[which]:
@@ -67,6 +69,6 @@ def open_from_config(config, which: str) -> Source:
     )
 
 
-def loader_settings(config) -> Reading:
+def loader_settings(config: config_dict.ConfigDict) -> Reading:
     data = config.data
     return Reading(data.workers, data.read_threads, data.prefetch)

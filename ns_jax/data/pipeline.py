@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -44,7 +45,7 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Of rows, when the labelled batch counts for less than an image a core (official flag
+    """Weights of rows, when the labelled batch counts for less than an image a core (official flag
     `label_data_sample_prob`): a labelled row is kept with a probability and else has weight 0.
     """
 
@@ -71,7 +72,7 @@ class Shuffled(grain.MapDataset):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return self.slice(index)
         if self._count >= FEW:

@@ -162,7 +162,7 @@ class RandAugment:
     cutout_pixels: float = 40.0  # half the side of the square
     overflow: str = "official"  # wraps as a uint8; "saturate" stops at the identity instead
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.num_layers < 0:
             raise InputError(f"num_layers is {self.num_layers}; set it to an integer >= 0")
         if not 0 <= self.magnitude < math.inf:

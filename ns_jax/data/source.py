@@ -2,12 +2,23 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from ns_jax.data import decoding
 from ns_jax.digest import Digest
 from ns_jax.errors import InputError
+
+Record = tuple[bytes | np.ndarray, int, str]  # image, label, key
+
+
+class Records(Protocol):
+    """What a format makes of files: random access to `(image, label, key)`; label -1: unknown."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +32,7 @@ class Source:
     name: str
     class_names: tuple[str, ...]  # empty if nothing is labelled
     fingerprint: str  # changes when the content does
-    records: Sequence  # index -> (image, label, key)
+    records: Records  # index -> (image, label, key)
     # All labels, int32 [N], where they are known without reading the images.
     labels: np.ndarray | None = None
     # Labels that the source knows but hides (int32 [N]): to measure pseudo-labels, not to train on.
@@ -72,14 +83,14 @@ def digest(*parts: bytes | str) -> str:
 class _Joined:
     """The records of several sources, one after the other, with labels in a common numbering."""
 
-    parts: tuple[Sequence, ...]
+    parts: tuple[Records, ...]
     numbers: tuple[np.ndarray, ...]  # of each part: its label, or -1 at the end -> the common one
     ends: np.ndarray  # int64
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> Record:
         part = int(np.searchsorted(self.ends, index, side="right"))
         start = self.ends[part - 1] if part else 0
         image, label, key = self.parts[part][index - int(start)]

@@ -23,9 +23,12 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any
 
 import cloudpickle
 import numpy as np
+import numpy.typing as npt
 
 from ns_jax import cores
 from ns_jax.errors import InputError
@@ -56,7 +59,7 @@ class Workers:
         for worker in self._workers * ahead:
             self._ask(worker)
 
-    def __iter__(self):
+    def __iter__(self) -> "Workers":
         return self
 
     def __next__(self) -> dict:
@@ -87,7 +90,7 @@ class _Slot:
     def __init__(self, memory: np.ndarray):
         self._memory, self._used, self._places = memory, 0, {}
 
-    def empty(self, shape: tuple, dtype) -> np.ndarray:
+    def empty(self, shape: tuple, dtype: npt.DTypeLike) -> np.ndarray:
         place = _Place(self._used, shape, np.dtype(dtype))
         if place.end > len(self._memory):
             return np.empty(shape, dtype)  # goes through the pipe
@@ -134,7 +137,7 @@ class _Worker:
         self.process.start()
         theirs.close()
 
-    def ask(self, part) -> None:
+    def ask(self, part: Any) -> None:
         """For a batch; at most as many as there are slots may be owed."""
         with contextlib.suppress(BrokenPipeError):  # `receive` says why
             self._pipe.send(part)
@@ -166,15 +169,15 @@ def _stop(workers: list[_Worker]) -> None:
         worker.stop()
 
 
-def _slots(memory, count: int) -> np.ndarray:
+def _slots(memory: Any, count: int) -> np.ndarray:
     return np.frombuffer(memory, np.uint8).reshape(count, -1)
 
 
-def _copy(value, memory: np.ndarray):
+def _copy(value: Any, memory: np.ndarray) -> Any:
     return value.of(memory).copy() if isinstance(value, _Place) else value
 
 
-def _work(work: bytes, memory, ahead: int, pipe, trainer: int):
+def _work(work: bytes, memory: Any, ahead: int, pipe: Connection, trainer: int) -> None:
     """The life of a worker process: it waits for a part, makes its batch in a slot, and says so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's, which ends its workers
     asked = queue.SimpleQueue()
@@ -187,7 +190,7 @@ def _work(work: bytes, memory, ahead: int, pipe, trainer: int):
             except (EOFError, OSError):
                 return
 
-    def parts():
+    def parts() -> Iterator[Any]:
         """What is asked for, until the trainer is gone."""
         while True:
             try:
@@ -229,7 +232,7 @@ class Reading:
     threads: int = 2  # of this process, without workers; one where images are quickly made
     prefetch: int = 8  # batches made ahead, over all workers
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (("workers", 0), ("threads", 1), ("prefetch", 1)):
             value = getattr(self, name)
             if value is not None and value < least:

@@ -5,7 +5,7 @@ import contextlib
 import functools
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ class Waits:
         self._seconds = {"input": 0.0, "device": 0.0}
 
     @contextlib.contextmanager
-    def timing(self, what: str):
+    def timing(self, what: str) -> Iterator[None]:
         began = time.perf_counter()
         yield
         self._seconds[what] += time.perf_counter() - began
@@ -147,7 +147,14 @@ class Predictor:
     def _view_names(self) -> list[str]:
         return [f"image_{number}" for number in range(len(self.views))]
 
-    def _batches(self, source, chunks, reading, batch_size: int, hashed=False) -> Iterator[dict]:
+    def _batches(
+        self,
+        source: source.Source,
+        chunks: Iterable[Sequence[int]],
+        reading: Reading,
+        batch_size: int,
+        hashed: bool = False,
+    ) -> Iterator[dict]:
         size = self.local_batch_size(batch_size)
         return pipeline.evaluation_batches(
             source,
@@ -165,7 +172,7 @@ class Predictor:
         for batch, logits in self._run(step, self._weights, batches):
             yield {**batch, "logits": logits}
 
-    def _run(self, step, whole, batches: Iterator[dict]) -> Iterator[tuple]:
+    def _run(self, step: Callable, whole: trees.Tree, batches: Iterator[dict]) -> Iterator[tuple]:
         """Each batch's host columns, and what `step` returned of it, less the padding.
 
         `whole` is what `step` takes beside the views. While the host reads a batch back, the
@@ -185,7 +192,7 @@ class Predictor:
         finally:
             batches.close()
 
-    def _read_back(self, batch: dict, result) -> tuple:
+    def _read_back(self, batch: dict, result: trees.Tree) -> tuple:
         rows = len(batch["index"])
         with self.waits.timing("device"):
             return batch, jax.tree.map(lambda array: np.asarray(array)[:rows], result)

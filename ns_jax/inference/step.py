@@ -2,15 +2,25 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from ns_jax import trees
 from ns_jax.models import efficientnet
 from ns_jax.parallel import mesh as mesh_lib
 
 
-def logits_step(variables: dict, images: jax.Array, *, model, mean, std) -> jax.Array:
+def logits_step(
+    variables: dict,
+    images: jax.Array,
+    *,
+    model: efficientnet.EfficientNet,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> jax.Array:
     """uint8 images -> logits float32 `[B, classes]`, nothing random."""
     return model.apply(variables, efficientnet.normalise(images, mean, std), train=False)[0]
 
@@ -25,7 +35,9 @@ class Member:
     std: tuple[float, ...]
 
 
-def member_logits(variables: list, views: list, *, members: tuple[Member, ...], flip: bool):
+def member_logits(
+    variables: list, views: list, *, members: tuple[Member, ...], flip: bool
+) -> jax.Array:
     """float32 `[B, M, classes]`: of each member, with `flip` on the mirrored image as well.
 
     `variables` are the members'; `views` uint8 `[B, S, S, 3]`, of one size each.
@@ -39,7 +51,9 @@ def member_logits(variables: list, views: list, *, members: tuple[Member, ...], 
     return jnp.stack(found, axis=1)
 
 
-def predict_step(whole: dict, views: list, *, members: tuple[Member, ...], flip: bool, k: int):
+def predict_step(
+    whole: dict, views: list, *, members: tuple[Member, ...], flip: bool, k: int
+) -> tuple[jax.Array, jax.Array]:
     """The k best classes int32 `[B, k]` and their probabilities float32 `[B, k]`, nothing random.
 
     `whole` has the `members`' variables and a `temperature` by which all logits are divided;
@@ -55,7 +69,7 @@ def predict_step(whole: dict, views: list, *, members: tuple[Member, ...], flip:
 PIECE_PIXELS = 65536  # that a CPU core takes through the network at once; at least two images
 
 
-def _in_pieces(function, whole, rows):
+def _in_pieces(function: Callable, whole: trees.Tree, rows: trees.Tree) -> trees.Tree:
     """`function` over a few images at a time, so that a core's activations stay in its cache.
 
     `rows`: arrays of images `[B, S, S, 3]`, of the same B.
@@ -65,7 +79,7 @@ def _in_pieces(function, whole, rows):
     count = len(images[0])
     pieces = -(-count // piece)
 
-    def cut(images):
+    def cut(images: jax.Array) -> jax.Array:
         padded = jnp.pad(images, ((0, pieces * piece - count), (0, 0), (0, 0), (0, 0)))
         return padded.reshape(pieces, piece, *images.shape[1:])
 
@@ -74,7 +88,7 @@ def _in_pieces(function, whole, rows):
 
 
 @functools.lru_cache(maxsize=16)
-def compile_inference(mesh, function, **static):
+def compile_inference(mesh: mesh_lib.DeviceMesh, function: Callable, **static: Any) -> Any:
     """`(whole, rows) -> rows` of `function`, `whole` (weights) whole on every device.
 
     The same for equal arguments: labelling and evaluation, of all iterations, trace and compile the

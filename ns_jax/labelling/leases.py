@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterable
 
 from ns_jax import files
 
@@ -35,11 +36,11 @@ class Leases:
         self._beat, self._lock, self._over = 0, threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._renew, name="leases", daemon=True)
 
-    def __enter__(self):
+    def __enter__(self) -> "Leases":
         self._thread.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
         for name in list(self._held):
@@ -49,7 +50,7 @@ class Leases:
         """Whether `name` is this worker's from now on. Raises OSError."""
         return self.claim_first([name]) is not None
 
-    def claim_first(self, names) -> str | None:
+    def claim_first(self, names: Iterable[str]) -> str | None:
         """The first of `names` that could be claimed; one listing of the directory for all."""
         generations = self._generations()
         for name in names:

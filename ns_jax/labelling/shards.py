@@ -143,7 +143,9 @@ class Shard:
             )
         return label, confidence
 
-    def columns(self, label, confidence, index: np.ndarray) -> dict[str, np.ndarray]:
+    def columns(
+        self, label: np.ndarray, confidence: np.ndarray, index: np.ndarray
+    ) -> dict[str, np.ndarray]:
         """All columns of a selection: its `predictions`, the indices it must hold, and the rest.
 
         Raises DamagedError.
@@ -209,7 +211,9 @@ class Shards:
         self._known: set[bytes] = set()  # footers that have been compared with `made_of`
 
     @classmethod
-    def of_manifest(cls, directory, manifest: dict, most_threads: int = 1) -> "Shards":
+    def of_manifest(
+        cls, directory: str | pathlib.Path, manifest: dict, most_threads: int = 1
+    ) -> "Shards":
         """Those of a finished labelling; `manifest`: as `workdir.read_manifest` gives it."""
         made_of = dict(manifest["inputs"])
         size, num_rows = made_of.pop("images_per_shard"), manifest["outputs"]["num_images"]

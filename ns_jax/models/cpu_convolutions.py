@@ -5,6 +5,7 @@ written as matrix products and shifted multiply-adds; `docs/performance.md` has 
 """
 
 import functools
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def conv(x, kernel, stride: int = 1, on_cpu: bool | None = None):
+def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, on_cpu: bool | None = None) -> jax.Array:
     """Convolution: x `[B, H, W, in]` -> `[B, ceil(H/s), ceil(W/s), out]`.
 
     `on_cpu`: whether it will run on a CPU. None: known when it is lowered; both forms are traced.
@@ -26,19 +27,23 @@ def conv(x, kernel, stride: int = 1, on_cpu: bool | None = None):
     return _by_platform(on_cpu, functools.partial(_conv_matmul, stride=stride), native, x, kernel)
 
 
-def depthwise_conv(x, kernel, stride: int = 1, on_cpu: bool | None = None):
+def depthwise_conv(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, on_cpu: bool | None = None
+) -> jax.Array:
     """Depthwise convolution: x `[B, H, W, C]`, kernel `[k, k, 1, C]`; `on_cpu` as in `conv`."""
     native = functools.partial(_conv_native, stride=stride, groups=x.shape[-1])
     return _by_platform(on_cpu, functools.partial(_depthwise_cpu, stride=stride), native, x, kernel)
 
 
-def _by_platform(on_cpu: bool | None, cpu, native, x, kernel):
+def _by_platform(
+    on_cpu: bool | None, cpu: Callable, native: Callable, x: jax.Array, kernel: jax.Array
+) -> jax.Array:
     if on_cpu is None:
         return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=native)
     return (cpu if on_cpu else native)(x, kernel)
 
 
-def _depthwise_cpu(x, kernel, stride: int):
+def _depthwise_cpu(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     batch, height, width, _ = x.shape
     # A matrix for each channel is to be small beside the images that it multiplies. The batch of an
     # export is a symbol.
@@ -47,7 +52,7 @@ def _depthwise_cpu(x, kernel, stride: int):
     return _depthwise_shifts(x, kernel, stride)
 
 
-def _conv_native(x, kernel, stride: int, groups: int = 1):
+def _conv_native(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -58,7 +63,7 @@ def _conv_native(x, kernel, stride: int, groups: int = 1):
     )
 
 
-def _conv_matmul(x, kernel, stride: int):
+def _conv_matmul(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Every output pixel's patch times the kernel as one matrix."""
     every = range(kernel.shape[0])
     patches = [view for _, view in _windows(x, len(every), stride, every, every)]
@@ -70,7 +75,7 @@ def _conv_matmul(x, kernel, stride: int):
 MAPS_A_POSITION = 3
 
 
-def _depthwise_matmul(x, kernel, stride: int):
+def _depthwise_matmul(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """A channel's map, as a row of positions, times a matrix: one product a channel for each pass.
 
     Of an 8 x 8 map it multiplies 64 values for an output where a 5 x 5 kernel has 25, and is twice
@@ -91,7 +96,7 @@ def _depthwise_matmul(x, kernel, stride: int):
 def _tap_of_positions(shape: tuple[int, int], kernel_size: int, stride: int) -> np.ndarray:
     """bool `[k * k, in positions, out positions]`: whether that place of the kernel joins them."""
 
-    def along(size):  # [k, in, out]
+    def along(size: int) -> np.ndarray:  # [k, in, out]
         before, out = same_padding(size, kernel_size, stride)[0], np.arange(-(-size // stride))
         place = np.arange(size)[:, None] + before - stride * out
         return np.arange(kernel_size)[:, None, None] == place
@@ -102,15 +107,15 @@ def _tap_of_positions(shape: tuple[int, int], kernel_size: int, stride: int) -> 
 
 
 @jax.custom_vjp
-def _matmul(x, matrix):
+def _matmul(x: jax.Array, matrix: jax.Array) -> jax.Array:
     return x @ matrix
 
 
-def _matmul_forward(x, matrix):
+def _matmul_forward(x: jax.Array, matrix: jax.Array) -> tuple:
     return x @ matrix, (x, matrix)
 
 
-def _matmul_backward(saved, g):
+def _matmul_backward(saved: tuple, g: jax.Array) -> tuple:
     """Autodiff's weight gradient transposes `g` by strided stores: a third of a training step."""
     x, matrix = saved
     rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
@@ -120,10 +125,10 @@ def _matmul_backward(saved, g):
 _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
-def _taps(shape, kernel_size: int, stride: int) -> tuple[range, range]:
+def _taps(shape: tuple[int, ...], kernel_size: int, stride: int) -> tuple[range, range]:
     """The kernel's rows and columns that ever meet a pixel: on tiny maps, few of them."""
 
-    def meeting(size):
+    def meeting(size: int) -> range:
         before, last = same_padding(size, kernel_size, stride)[0], -(-size // stride) - 1
         found = [i for i in range(kernel_size) if -last * stride <= i - before < size]
         return range(found[0], found[-1] + 1)
@@ -131,7 +136,9 @@ def _taps(shape, kernel_size: int, stride: int) -> tuple[range, range]:
     return meeting(shape[0]), meeting(shape[1])
 
 
-def _windows(x, kernel_size: int, stride: int, rows: range, columns: range):
+def _windows(
+    x: jax.Array, kernel_size: int, stride: int, rows: range, columns: range
+) -> Iterator[tuple[tuple[int, int], jax.Array]]:
     """The shifted, strided views of padded images that these places of the kernel multiply."""
     pads = [same_padding(n, kernel_size, stride) for n in x.shape[1:3]]
     last_h, last_w = ((-(-n // stride) - 1) * stride + 1 for n in x.shape[1:3])
@@ -141,7 +148,7 @@ def _windows(x, kernel_size: int, stride: int, rows: range, columns: range):
             yield (i, j), padded[:, i : i + last_h : stride, j : j + last_w : stride]
 
 
-def _unfused(function, x):
+def _unfused(function: Callable, x: jax.Array) -> jax.Array:
     """`function` over a batch, in a loop of at least 4 turns that XLA:CPU cannot fuse across.
 
     Left alone, XLA:CPU fuses a sum of k*k products into each of its consumers and computes it again
@@ -151,7 +158,7 @@ def _unfused(function, x):
     if isinstance(batch, int):  # not the symbol of an export
         size = batch // next(n for n in range(min(4, batch), batch + 1) if batch % n == 0)
 
-    def turn(number, out):
+    def turn(number: jax.Array, out: jax.Array) -> jax.Array:
         piece = function(jax.lax.dynamic_slice_in_dim(x, number * size, size))
         return jax.lax.dynamic_update_slice_in_dim(out, piece, number * size, 0)
 
@@ -160,23 +167,23 @@ def _unfused(function, x):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise_shifts(x, kernel, stride: int):
+def _depthwise_shifts(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Shifted multiply-adds: 10 to 40 times as fast as XLA:CPU's grouped convolution."""
     size = kernel.shape[0]
     taps = _taps(x.shape[1:3], size, stride)
 
-    def products(images):
+    def products(images: jax.Array) -> jax.Array:
         views = _windows(images, size, stride, *taps)
         return sum(view * kernel[i, j, 0] for (i, j), view in views)
 
     return _unfused(products, x)
 
 
-def _depthwise_forward(x, kernel, stride):
+def _depthwise_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple:
     return _depthwise_shifts(x, kernel, stride), (x, kernel)
 
 
-def _depthwise_backward(stride, saved, g):
+def _depthwise_backward(stride: int, saved: tuple, g: jax.Array) -> tuple:
     x, kernel = saved
     return _input_gradient(x.shape, kernel, g, stride), _kernel_gradient(x, kernel, g, stride)
 
@@ -184,7 +191,9 @@ def _depthwise_backward(stride, saved, g):
 _depthwise_shifts.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def _input_gradient(shape, kernel, g, stride: int):
+def _input_gradient(
+    shape: tuple[int, ...], kernel: jax.Array, g: jax.Array, stride: int
+) -> jax.Array:
     """Each residue of the padded input's rows and columns modulo the stride is a sum of its own."""
     k, (_, out_h, out_w, channels) = kernel.shape[0], g.shape
     reach = (k - 1) // stride
@@ -194,10 +203,10 @@ def _input_gradient(shape, kernel, g, stride: int):
     bottom = max(top + shape[1] - (out_h + reach) * stride, 0)
     right = max(left + shape[2] - (out_w + reach) * stride, 0)
 
-    def products(g):
+    def products(g: jax.Array) -> jax.Array:
         padded = jnp.pad(g, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
 
-        def residue(a, b):
+        def residue(a: int, b: int) -> jax.Array:
             terms = [
                 padded[:, reach - i : 2 * reach + out_h - i, reach - j : 2 * reach + out_w - j]
                 * kernel[a + i * stride, b + j * stride, 0]
@@ -220,7 +229,7 @@ def _input_gradient(shape, kernel, g, stride: int):
 ROWS = 8  # of output that a step of the kernel gradient's loop takes: they stay in cache
 
 
-def _kernel_gradient(x, kernel, g, stride: int):
+def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, stride: int) -> jax.Array:
     """A loop over blocks of rows that adds to one `[W, C]` for each place of the kernel.
 
     Autodiff's k*k reductions of `[B, H, W, C]` to `[C]` are not vectorised; sums over a few rows of
@@ -235,14 +244,14 @@ def _kernel_gradient(x, kernel, g, stride: int):
     rows = -(-height // blocks)
     images = max(n for n in range(1, max(1, ROWS // height) + 1) if batch % n == 0)
 
-    def load(position):
+    def load(position: jax.Array | int) -> tuple[jax.Array, jax.Array]:
         image, row = position // blocks * images, position % blocks * rows
         pads = (top, bottom + rows * stride)
         x_block = _rows_of(x, image, images, row * stride - top, (rows - 1) * stride + k, pads)
         g_block = _rows_of(g, image, images, row, rows, (0, rows))
         return jnp.pad(x_block, ((0, 0), (0, 0), (left, right), (0, 0))), g_block
 
-    def add(carry, position):
+    def add(carry: tuple, position: jax.Array) -> tuple[tuple, None]:
         totals, x_block, g_block = carry
         last = (width - 1) * stride + 1
         totals = tuple(
@@ -263,7 +272,14 @@ def _kernel_gradient(x, kernel, g, stride: int):
     return jnp.pad(found, (*around, (0, 0), (0, 0))).astype(kernel.dtype)
 
 
-def _rows_of(x, image, images: int, start, count: int, pads: tuple[int, int]):
+def _rows_of(
+    x: jax.Array,
+    image: jax.Array | int,
+    images: int,
+    start: jax.Array | int,
+    count: int,
+    pads: tuple[int, int],
+) -> jax.Array:
     """Rows `start` to `start + count` of some images; those outside are zero, up to `pads`.
 
     Only the block is padded: a padded copy of `x` would be another pass over memory.

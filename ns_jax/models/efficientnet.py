@@ -7,6 +7,8 @@ it, stacked along axis 0 and run by `nn.scan`; unrolling the scan does not chang
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,10 +82,10 @@ class SqueezeExcite(nn.Module):
     """Channel attention; the squeezed width counts from the block's input, before expansion."""
 
     se_features: int
-    place: object
+    place: layers.Placement
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         conv = functools.partial(layers.Conv, use_bias=True, place=self.place)
         pooled = x.mean((1, 2), keepdims=True)
         pooled = layers.swish(conv(self.se_features, name="se_reduce")(pooled))
@@ -105,10 +107,10 @@ class MBConv(nn.Module):
     stride: int
     norm: functools.partial
     mode: Mode
-    place: object
+    place: layers.Placement
 
     @nn.compact
-    def __call__(self, x, keep_prob, noisy):
+    def __call__(self, x: jax.Array, keep_prob: jax.Array, noisy: jax.Array | None) -> jax.Array:
         spec, inputs, expanded = self.spec, x, x.shape[-1] * self.spec.expand_ratio
         conv = functools.partial(layers.Conv, place=self.place)
         if spec.expand_ratio != 1:
@@ -134,13 +136,13 @@ class Stage(nn.Module):
     spec: StageSpec
     norm: functools.partial
     mode: Mode
-    place: object
+    place: layers.Placement
     scan_unroll: int
     remat: str
 
     @nn.compact
-    def __call__(self, x, keep_probs, noisy):
-        def block(**remat_options):
+    def __call__(self, x: jax.Array, keep_probs: jax.Array, noisy: jax.Array | None) -> jax.Array:
+        def block(**remat_options: Any) -> type[MBConv]:
             names = REMAT[self.remat]
             if names is None or not self.mode.train:
                 return MBConv
@@ -167,7 +169,7 @@ class _Network(nn.Module):
     arch: "EfficientNet"
 
     @nn.compact
-    def __call__(self, x, mode: Mode, noisy=None):
+    def __call__(self, x: jax.Array, mode: Mode, noisy: jax.Array | None = None) -> jax.Array:
         arch, place = self.arch, self.arch.placement
         norm = functools.partial(layers.BatchNorm, arch.stat_groups)
         conv = functools.partial(layers.Conv, place=place)
@@ -217,7 +219,7 @@ class EfficientNet:
     scan_unroll: int = 1
     remat: str = "none"  # a name of REMAT, or seven of them with commas, one for each stage
     frozen_stages: int | None = None  # that training leaves alone, with the stem; 0: the stem only
-    placement: object = layers.ANYWHERE  # sharding.Placement of the mesh that trains
+    placement: layers.Placement = layers.ANYWHERE
 
     def features(self, features: int) -> int:
         return round_features(features, self.width)
@@ -277,7 +279,7 @@ class EfficientNet:
         rng: jax.Array | None = None,
         noise: bool | None = None,
         noisy: jax.Array | None = None,
-    ):
+    ) -> tuple[jax.Array, dict]:
         """Normalised `images` `[B, H, W, 3]` -> (float32 logits `[B, classes]`, batch_stats).
 
         With `train` the batch's own statistics normalise and the moving averages advance; with
@@ -302,12 +304,14 @@ class EfficientNet:
         return logits, batch_stats
 
 
-def normalise(images: jax.Array, mean, std) -> jax.Array:
+def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """uint8 `[B, S, S, 3]` -> float32 of about zero mean and unit variance; on the device."""
     return (images.astype(jnp.float32) / 255.0 - jnp.asarray(mean)) / jnp.asarray(std)
 
 
-def build(name: str, num_classes: int, drop_rate: float | None = None, **options) -> EfficientNet:
+def build(
+    name: str, num_classes: int, drop_rate: float | None = None, **options: Any
+) -> EfficientNet:
     """The architecture `name` with the table's numbers; `options` are fields of `EfficientNet`.
 
     Raises InputError for an unknown name or remat policy.

@@ -5,51 +5,78 @@ Images are `[B, H, W, C]`, kernels `[kh, kw, in, out]` as in TensorFlow (depthwi
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 from ns_jax.models import cpu_convolutions
 
 STATISTICS = "statistics"  # of a batch, by this name for rematerialisation; convolutions by theirs
 
 
-def conv_init(rng, shape, dtype=jnp.float32):
+def conv_init(rng: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
     """N(0, 2 / fan_out), untruncated, fan_out = kh * kw * out; `shape` is `[kh, kw, in, out]`."""
     fan_out = shape[0] * shape[1] * shape[3]
     return np.sqrt(2.0 / fan_out) * jax.random.normal(rng, shape, dtype)
 
 
-def depthwise_init(rng, shape, dtype=jnp.float32):
+def depthwise_init(
+    rng: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
+) -> jax.Array:
     """N(0, 2 / k^2): TensorFlow's depthwise kernel ends in a 1, so C does not count."""
     return np.sqrt(2.0 / (shape[0] * shape[1])) * jax.random.normal(rng, shape, dtype)
 
 
-def dense_init(rng, shape, dtype=jnp.float32):
+def dense_init(rng: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
     """U(-r, r) with r = 1 / sqrt(number of classes); `shape` is `[features, classes]`."""
     limit = 1.0 / np.sqrt(shape[1])
     return jax.random.uniform(rng, shape, dtype, -limit, limit)
 
 
+class Placement(Protocol):
+    """Where a network's values lie: what its layers ask for. `parallel.mesh.Placement` has the
+    placement on a mesh, `Anywhere` that on one device.
+    """
+
+    @property
+    def on_cpu(self) -> bool | None:
+        """Whether it runs on a CPU; None: not known before it is lowered."""
+
+    def rows(self, x: jax.Array) -> jax.Array:
+        """Activations `[B, ...]`: each device has its own rows."""
+
+    def weight(self, x: jax.Array, dtype: DTypeLike) -> jax.Array:
+        """A parameter, whole on every device, in `dtype`."""
+
+    def each(self, function: Callable) -> Callable:
+        """`function(rows, whole)`, which sees a device's own rows alone where that pays."""
+
+    def mean_of_groups(self, x: jax.Array) -> jax.Array:
+        """Mean over the first axis, which is of BatchNorm groups."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Anywhere:
-    """The placement of a network on one device: nothing to say. See `sharding.Placement`."""
+    """The placement of a network on one device: nothing to say."""
 
     on_cpu: bool | None = None  # None: not known yet
 
-    def rows(self, x):
+    def rows(self, x: jax.Array) -> jax.Array:
         return x
 
-    def weight(self, x, dtype):
+    def weight(self, x: jax.Array, dtype: DTypeLike) -> jax.Array:
         return x.astype(dtype)
 
-    def each(self, function):
+    def each(self, function: Callable) -> Callable:
         return function
 
-    def mean_of_groups(self, x):
+    def mean_of_groups(self, x: jax.Array) -> jax.Array:
         return x.mean(0)
 
 
@@ -63,10 +90,10 @@ class Conv(nn.Module):
     kernel_size: int = 1
     stride: int = 1
     use_bias: bool = False
-    place: object = ANYWHERE
+    place: Placement = ANYWHERE
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.place.weight(self.param("kernel", conv_init, shape), x.dtype)
         y = self.place.rows(cpu_convolutions.conv(x, kernel, self.stride, self.place.on_cpu))
@@ -81,10 +108,10 @@ class DepthwiseConv(nn.Module):
 
     kernel_size: int
     stride: int
-    place: object = ANYWHERE
+    place: Placement = ANYWHERE
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
         kernel = self.place.weight(self.param("kernel", depthwise_init, shape), x.dtype)
         conv = functools.partial(
@@ -98,37 +125,41 @@ class Dense(nn.Module):
     """The classifier: float32 kernel and bias used in the input's dtype."""
 
     features: int
-    place: object = ANYWHERE
+    place: Placement = ANYWHERE
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", dense_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return self.place.rows(x @ self.place.weight(kernel, x.dtype) + bias.astype(x.dtype))
 
 
-def sigmoid(x):
+def sigmoid(x: jax.Array) -> jax.Array:
     """By tanh: XLA:CPU's own form costs an exponential more, 4 % of an inference."""
     return 0.5 + 0.5 * jnp.tanh(0.5 * x)
 
 
-def swish(x):
+def swish(x: jax.Array) -> jax.Array:
     return x * sigmoid(x)
 
 
-def _per_channel(values, x):
+def _per_channel(values: jax.Array, x: jax.Array) -> jax.Array:
     """`[G, C]` of each group, in the shape and dtype of grouped activations."""
     return values[:, None, None, None].astype(x.dtype)
 
 
-def _affine(x, mean, var, scale, bias, epsilon):
+def _affine(
+    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> jax.Array:
     """`scale * (x - mean) / sqrt(var + epsilon) + bias` as one multiply-add."""
     factor = scale * jax.lax.rsqrt(var + epsilon)
     return x * _per_channel(factor, x) + _per_channel(bias - mean * factor, x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _normalise(x, scale, bias, epsilon: float, activate: bool):
+def _normalise(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, activate: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Grouped `[G, n, H, W, C]` by its own statistics -> (y, mean, var), float32 `[G, C]`."""
     x32 = x.astype(jnp.float32)
     mean = checkpoint_name(x32.mean((1, 2, 3)), STATISTICS)
@@ -137,12 +168,14 @@ def _normalise(x, scale, bias, epsilon: float, activate: bool):
     return swish(y) if activate else y, mean, var
 
 
-def _normalise_forward(x, scale, bias, epsilon, activate):
+def _normalise_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, activate: bool
+) -> tuple:
     y, mean, var = _normalise(x, scale, bias, epsilon, activate)
     return (y, mean, var), (x, scale, bias, mean, var)
 
 
-def _normalise_backward(epsilon, activate, saved, gradients):
+def _normalise_backward(epsilon: float, activate: bool, saved: tuple, gradients: tuple) -> tuple:
     """Keeps the convolution's output alone and computes the activation again from it: the step is
     bound by memory, and autodiff stores two more arrays of that size and reads each twice.
 
@@ -182,7 +215,7 @@ class BatchNorm(nn.Module):
     activate: bool = False
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
@@ -199,14 +232,19 @@ class BatchNorm(nn.Module):
         return y.reshape(x.shape)
 
 
-def moved(batch_stats: dict, group_stats: dict, momentum: float, mean_of_groups) -> dict:
+def moved(
+    batch_stats: dict,
+    group_stats: dict,
+    momentum: float,
+    mean_of_groups: Callable[[jax.Array], jax.Array],
+) -> dict:
     """The moving averages after a batch, where it has statistics: `[..., C]` and `[..., G, C]`.
 
     They take the mean over the groups. Outside of the layers, since it is the one thing that
     crosses groups: one message a step instead of one a layer.
     """
 
-    def new(path, old):
+    def new(path: tuple, old: jax.Array) -> jax.Array:
         found = group_stats
         for key in path:
             found = found.get(key.key) if found else None
@@ -218,7 +256,9 @@ def moved(batch_stats: dict, group_stats: dict, momentum: float, mean_of_groups)
     return jax.tree_util.tree_map_with_path(new, batch_stats)
 
 
-def drop_path(x, keep_prob, rng, noisy=None):
+def drop_path(
+    x: jax.Array, keep_prob: jax.Array, rng: jax.Array, noisy: jax.Array | None = None
+) -> jax.Array:
     """Stochastic depth (section 2 of the paper): each example's branch is kept or zeroed as one.
 
     Rows that are not `noisy` (bool `[B]`; None: all are) stay as they are. The draw is float32 even

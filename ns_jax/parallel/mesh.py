@@ -7,6 +7,8 @@ divisible dimension; its optimiser and EMA leaves follow it; all else is whole o
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +16,12 @@ import numpy as np
 import optax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from ns_jax import trees
 from ns_jax.errors import InputError
+
+DeviceMesh = Mesh  # by which other modules name the type
 
 MIN_COVERAGE = 0.9  # of the parameters' elements that fsdp > 1 must split
 
@@ -46,7 +51,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
-def per_device(function, mesh: Mesh):
+def per_device(function: Callable, mesh: Mesh) -> Callable:
     """`function(whole, rows)` on each device with its own rows alone; so are the rows it returns.
 
     Nothing crosses devices. The partitioner would get there too, but not through loops over rows.
@@ -56,7 +61,7 @@ def per_device(function, mesh: Mesh):
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=rows, check_vma=False)
 
 
-def of_copies(function, mesh: Mesh, shardings):
+def of_copies(function: Callable, mesh: Mesh, shardings: trees.Tree) -> Any:
     """`tree -> [devices, leaves]` of `function(part, firsts, shape)`, a number, on each device.
 
     Each device works on its own copies; of an array that is split over `fsdp` the parts' numbers
@@ -65,7 +70,7 @@ def of_copies(function, mesh: Mesh, shardings):
     """
     specs = jax.tree.map(lambda one: one.spec, shardings)
 
-    def of_leaf(leaf, one: NamedSharding):
+    def of_leaf(leaf: jax.Array, one: NamedSharding) -> jax.Array:
         firsts, shape = [0] * leaf.ndim, list(leaf.shape)
         split = [dim for dim, axis in enumerate(one.spec) if axis is not None]
         for dim in split:
@@ -74,7 +79,7 @@ def of_copies(function, mesh: Mesh, shardings):
         found = function(leaf, firsts, shape)
         return jax.lax.psum(found, "fsdp") if split else found
 
-    def of_device(tree):
+    def of_device(tree: trees.Tree) -> jax.Array:
         leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
         return jnp.stack([of_leaf(leaf, one) for leaf, one in leaves])[None]
 
@@ -117,13 +122,13 @@ def local_rows(num_rows: int, mesh: Mesh) -> np.ndarray:
     return np.concatenate([np.arange(*ends) for ends in starts])
 
 
-def fetch(tree, mesh: Mesh):
+def fetch(tree: trees.Tree, mesh: Mesh) -> trees.Tree:
     """Arrays on the devices -> host arrays, whole, in every process. Called by all of them."""
     whole = jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))(tree)
     return jax.tree.map(lambda array: np.asarray(array.addressable_data(0)), whole)
 
 
-def put(tree, shardings):
+def put(tree: trees.Tree, shardings: trees.Tree) -> trees.Tree:
     """Host arrays, the same in every process -> arrays where they belong."""
     return jax.tree.map(
         lambda array, sharding: jax.make_array_from_callback(
@@ -135,7 +140,7 @@ def put(tree, shardings):
 
 
 def _spec(shape: tuple[int, ...], fsdp: int, shard_above: int) -> PartitionSpec:
-    """Of one layer's parameter: over fsdp along its largest divisible dimension, or whole."""
+    """The split of a layer's parameter: over fsdp along its largest divisible side, or none."""
     divisible = [d for d in range(len(shape)) if shape[d] % fsdp == 0]
     if fsdp == 1 or math.prod(shape) < shard_above or not divisible:
         return PartitionSpec()
@@ -143,7 +148,9 @@ def _spec(shape: tuple[int, ...], fsdp: int, shard_above: int) -> PartitionSpec:
     return PartitionSpec(*[None] * largest, "fsdp")
 
 
-def _param_sharding(path: str, leaf, mesh: Mesh, shard_above: int) -> NamedSharding:
+def _param_sharding(
+    path: str, leaf: jax.ShapeDtypeStruct, mesh: Mesh, shard_above: int
+) -> NamedSharding:
     fsdp = mesh.shape["fsdp"]
     if "/rest/" not in path:
         return NamedSharding(mesh, _spec(leaf.shape, fsdp, shard_above))
@@ -167,16 +174,16 @@ class Placement:
     def on_cpu(self) -> bool:
         return on_cpu(self.mesh)
 
-    def rows(self, x):
+    def rows(self, x: jax.Array) -> jax.Array:
         """Activations `[B, ...]`: each device has its own rows."""
         return jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))
 
-    def weight(self, x, dtype):
+    def weight(self, x: jax.Array, dtype: DTypeLike) -> jax.Array:
         """A parameter, whole on every device, in `dtype`."""
         own = NamedSharding(self.mesh, _spec(x.shape, self.mesh.shape["fsdp"], self.shard_above))
         return _gathered(x, dtype, replicated(self.mesh), own)
 
-    def each(self, function):
+    def each(self, function: Callable) -> Callable:
         """`function(rows, whole)` of a device's own rows, where the partitioner cannot see that.
 
         That is on CPUs, whose loops over rows it would gather every row for.
@@ -186,7 +193,7 @@ class Placement:
         own = per_device(lambda whole, rows: function(rows, whole), self.mesh)
         return lambda rows, whole: own(whole, rows)
 
-    def mean_of_groups(self, x):
+    def mean_of_groups(self, x: jax.Array) -> jax.Array:
         """Mean over the first axis, of groups of devices: in one message with the gradients'.
 
         Each device sends its group's values, so that the same devices take part in both.
@@ -197,22 +204,28 @@ class Placement:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _gathered(x, dtype, whole: NamedSharding, own: NamedSharding):
+def _gathered(
+    x: jax.Array, dtype: DTypeLike, whole: NamedSharding, own: NamedSharding
+) -> jax.Array:
     return jax.lax.with_sharding_constraint(x.astype(dtype), whole)
 
 
-def _gathered_forward(x, dtype, whole, own):
+def _gathered_forward(
+    x: jax.Array, dtype: DTypeLike, whole: NamedSharding, own: NamedSharding
+) -> tuple[jax.Array, None]:
     return _gathered(x, dtype, whole, own), None
 
 
-def _gathered_backward(dtype, whole, own, _, g):
+def _gathered_backward(
+    dtype: DTypeLike, whole: NamedSharding, own: NamedSharding, _: None, g: jax.Array
+) -> tuple[jax.Array]:
     return (jax.lax.with_sharding_constraint(g.astype(jnp.float32), own),)
 
 
 _gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
-def params_shardings(params, mesh: Mesh, shard_above: int):
+def params_shardings(params: trees.Tree, mesh: Mesh, shard_above: int) -> trees.Tree:
     """Shardings of (abstract) parameters.
 
     Raises InputError that lists the largest offenders when fsdp > 1 splits less than 90 % of them.
@@ -233,14 +246,19 @@ def params_shardings(params, mesh: Mesh, shard_above: int):
     return shardings
 
 
-def coverage(params, shardings) -> float:
+def coverage(params: trees.Tree, shardings: trees.Tree) -> float:
     """The share of the parameters' elements that fsdp splits."""
     leaves = zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True)
     sizes = [(math.prod(leaf.shape), any(sharding.spec)) for leaf, sharding in leaves]
     return sum(size for size, split in sizes if split) / sum(size for size, _ in sizes)
 
 
-def like_params(optimiser, opt_state, shardings, mesh: Mesh):
+def like_params(
+    optimiser: optax.GradientTransformation,
+    opt_state: trees.Tree,
+    shardings: trees.Tree,
+    mesh: Mesh,
+) -> trees.Tree:
     """Shardings of the optimiser's state: those of the parameters, or whole."""
     return optax.tree_map_params(
         optimiser,
@@ -251,6 +269,6 @@ def like_params(optimiser, opt_state, shardings, mesh: Mesh):
     )
 
 
-def put_whole(tree, mesh: Mesh):
+def put_whole(tree: trees.Tree, mesh: Mesh) -> trees.Tree:
     """Host arrays -> arrays whole on every device."""
     return jax.device_put(tree, replicated(mesh))

@@ -26,6 +26,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from ml_collections import config_dict
 
 from ns_jax import config as config_lib
 from ns_jax import files
@@ -50,7 +51,7 @@ OWN = {"step", "host", "failed"}  # facts that may differ; all others are to be 
 SHOWN = 5  # facts that differ; the others are counted
 
 
-def check(config, workdir: pathlib.Path, where: tuple) -> int:
+def check(config: config_dict.ConfigDict, workdir: pathlib.Path, where: tuple) -> int:
     """Meets the other processes, connects if all are alike, and returns the exit status.
 
     `where` is what `processes.connect` takes. 0 if all is well, else 2, in every process. Process 0

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import numpy as np
@@ -92,7 +93,7 @@ def on_loopback(address: str) -> bool:
 
 
 def _tasks() -> int:
-    """Of this job, as Slurm or Open MPI count them."""
+    """The tasks of this job, as Slurm or Open MPI count them."""
     names = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     return max(int(os.environ.get(name, 1)) for name in names)
 
@@ -163,7 +164,7 @@ def check_agreement(config_text: str) -> None:
 
 
 def code_digest() -> str:
-    """Of the source of this package."""
+    """A digest of the source of this package."""
     return hashlib.sha256(_code()).hexdigest()
 
 
@@ -173,7 +174,7 @@ def _code() -> bytes:
     return b"".join(path.read_bytes() for path in files)
 
 
-def call_on_first(function: Callable, *arguments):
+def call_on_first(function: Callable, *arguments: Any) -> Any:
     """Process 0 calls; its result, which JSON must be able to hold, is returned in every process.
 
     The others wait for it, and fail where it fails. Raises what process 0 raised; elsewhere

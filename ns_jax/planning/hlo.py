@@ -106,7 +106,7 @@ def _times(bodies: dict[str, list[str]], entry: str) -> dict[str, int]:
 
 
 def _turns(line: str, bodies: dict[str, list[str]]) -> int:
-    """Of a loop: what the compiler says of it, or the bound that its condition compares with."""
+    """Turns of a loop: what the compiler says, or the bound that its condition compares with."""
     if match := re.search(r'known_trip_count[^}]*?"?n"?:"(\d+)"', line):
         return int(match[1])
     condition = re.search(r"condition=(%[\w.\-]+)", line)[1]

@@ -5,14 +5,15 @@ from ns_jax.models.efficientnet import EfficientNet
 
 
 def macs(model: EfficientNet, size: int) -> int:
-    """Of one image of `size` pixels in a forward pass: convolutions, squeeze-excite, classifier."""
+    """Multiply-adds of a forward pass, an image of `size` pixels: convolutions, SE, classifier."""
     return sum(_parts(model, size))
 
 
 def training_macs(model: EfficientNet, size: int) -> int:
-    """Of one image in a training step: a backward pass is two forward ones, of what is not frozen.
+    """Multiply-adds of one image in a training step: a backward pass is two forward ones.
 
-    The gradient with respect to the input of the first trained stage is counted, though not needed.
+    What is frozen has none. The gradient with respect to the input of the first trained stage is
+    counted, though not needed.
     """
     parts = _parts(model, size)
     frozen = 0 if model.frozen_stages is None else 1 + model.frozen_stages

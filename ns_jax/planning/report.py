@@ -1,5 +1,7 @@
 """What a plan says: its tables, and what to do where something does not fit."""
 
+from collections.abc import Callable
+
 from ns_jax.progress import say, table
 
 
@@ -27,7 +29,7 @@ def _show_one(found: dict, price: float) -> None:
     columns = ["", *(name for name in ("train", "label") if name in found)]
     plans = [found[name] for name in columns[1:]]
 
-    def row(name: str, show) -> list[str]:
+    def row(name: str, show: Callable) -> list[str]:
         return [name, *(show(plan) if plan["fits"] else "-" for plan in plans)]
 
     rows = [

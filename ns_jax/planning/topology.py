@@ -113,7 +113,7 @@ def parse(name: str) -> Topology:
 
 
 def _sides(name: str, cores: int, chip: Chip) -> tuple[int, ...]:
-    """Of a slice with so many cores: powers of two, as equal as can be."""
+    """The sides of a slice with so many cores: powers of two, as equal as can be."""
     chips = cores // chip.cores
     if cores % chip.cores or chips & (chips - 1) or chips < 4:
         raise InputError(

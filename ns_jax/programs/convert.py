@@ -3,13 +3,15 @@
 import dataclasses
 import pathlib
 
+from ml_collections import config_dict
+
 from ns_jax.checkpoints import checkpoint
 from ns_jax.errors import InputError
 from ns_jax.progress import say
 from ns_jax.weights import export, imported, timm
 
 
-def run(config, workdir: pathlib.Path) -> pathlib.Path:
+def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     """Reads `convert.source`, writes `convert.target` and returns its path.
 
     The target's ending decides: `.safetensors` for timm, `.stablehlo` for jax.export, otherwise a

@@ -4,9 +4,11 @@ import dataclasses
 import pathlib
 import statistics
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
+from ml_collections import config_dict
 
 from ns_jax import config as config_lib
 from ns_jax import cores, model_card
@@ -36,7 +38,7 @@ class Sample:
     hashes: np.ndarray  # uint64 [n, 2]: of an image and of its mirror image
 
 
-def run(config, workdir: pathlib.Path) -> dict:
+def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     """Says what it finds and writes it to `doctor.json`.
 
     Raises InputError for a source that cannot be used: too many unreadable images, classes of the
@@ -67,7 +69,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     return result
 
 
-def _examine(config, source: Source) -> tuple[dict, Sample]:
+def _examine(config: config_dict.ConfigDict, source: Source) -> tuple[dict, Sample]:
     """Decodes a sample spread over the source, counts what it finds, and hashes it."""
     count = min(len(source), config.doctor.sample)
     indices = _spread(source, count)
@@ -111,7 +113,7 @@ def _examine(config, source: Source) -> tuple[dict, Sample]:
     return report, Sample(keys, np.array(hashes, np.uint64).reshape(-1, 2))
 
 
-def _num_bytes(image) -> int:
+def _num_bytes(image: bytes | np.ndarray) -> int:
     return image.nbytes if isinstance(image, np.ndarray) else len(image)
 
 
@@ -172,7 +174,7 @@ def _spread(source: Source, most: int) -> np.ndarray:
     return np.linspace(0, len(source) - 1, min(len(source), most)).astype(int)
 
 
-def _measured(config, sources: dict[str, Source]):
+def _measured(config: config_dict.ConfigDict, sources: dict[str, Source]) -> config_dict.ConfigDict:
     """The training whose speed counts: of a whole self-training the last student's.
 
     Without a pool it is the teacher's.
@@ -185,7 +187,7 @@ def _measured(config, sources: dict[str, Source]):
     return config
 
 
-def _speed(config, sources: dict[str, Source]) -> dict:
+def _speed(config: config_dict.ConfigDict, sources: dict[str, Source]) -> dict:
     """Images/s that the views make, a core and altogether, and that a training step takes."""
     labelled = sources["labelled"]
     devices = trainer_lib.training_devices(config)
@@ -236,8 +238,8 @@ def _speed(config, sources: dict[str, Source]) -> dict:
     }
 
 
-def _images_per_second(config, source: Source, make) -> float:
-    """Of one core: for a few seconds, or twice through the sample."""
+def _images_per_second(config: config_dict.ConfigDict, source: Source, make: Callable) -> float:
+    """The speed of one core: for a few seconds, or twice through the sample."""
     indices = _spread(source, config.doctor.sample)
     rng = np.random.default_rng(config.seed)
     done, began = 0, time.perf_counter()
@@ -252,7 +254,9 @@ def _images_per_second(config, source: Source, make) -> float:
     return done / (time.perf_counter() - began)
 
 
-def _training_speed(config, trainer: Trainer, teacher: dict | None) -> float:
+def _training_speed(
+    config: config_dict.ConfigDict, trainer: Trainer, teacher: dict | None
+) -> float:
     """Images/s of the compiled step on all devices that train, from batches in memory."""
     spec, size = trainer.batch_spec(), trainer.preprocessing.size
     rng = np.random.default_rng(config.seed)

@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+from ml_collections import config_dict
+
 from ns_jax import config as config_lib
 from ns_jax import model_card
 from ns_jax import workdir as workdir_lib
@@ -14,7 +16,7 @@ from ns_jax.parallel import processes
 from ns_jax.progress import say
 
 
-def run(config, workdir: pathlib.Path) -> dict:
+def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     """Writes and returns `eval.json`. Images that cannot be read are counted, not scored."""
     one = ("batch_size", config.evaluate.batch_size >= 1, "1 or more")
     config_lib.check_ranges("evaluate", config.evaluate, [one])

@@ -6,11 +6,13 @@ import itertools
 import json
 import math
 import os
+import pathlib
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
+from ml_collections import config_dict
 
 from ns_jax import config as config_lib
 from ns_jax import files, model_card
@@ -18,6 +20,7 @@ from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import bad_images
 from ns_jax.data import open as open_lib
+from ns_jax.data.source import Source
 from ns_jax.errors import InputError
 from ns_jax.inference import calibration, predictor
 from ns_jax.labelling import leases
@@ -30,7 +33,7 @@ from ns_jax.selection.table import Selection
 WAIT_SECONDS = 1.0  # of a worker between two looks for something to do
 
 
-def run(config, workdir) -> dict:
+def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     """Writes `labels/` in `workdir`; finished shards are never computed again.
 
     Workers share nothing but that directory: each claims shards, and the last ones take over what
@@ -96,7 +99,7 @@ def run(config, workdir) -> dict:
     return workdir_lib.read_manifest(directory)["outputs"]
 
 
-def check(config) -> None:
+def check(config: config_dict.ConfigDict) -> None:
     """Raises InputError for a setting out of range."""
     label, kept = config.label, config.label.classes_kept
     ranges = (
@@ -109,7 +112,7 @@ def check(config) -> None:
     config_lib.check_ranges("label", label, ranges)
 
 
-def mend(directory) -> int:
+def mend(directory: str | pathlib.Path) -> int:
     """Removes those of a finished labelling's shards that are damaged; how many.
 
     If there are any, `run` makes them again.
@@ -143,7 +146,7 @@ def _begin(worker: str) -> float:
     return int(match[1]) / int(match[2])
 
 
-def _images(config, source):
+def _images(config: config_dict.ConfigDict, source: Source) -> tuple[Sequence[int], str | None]:
     """Indices to label, and the digest of the selection that they come from, or None."""
     if not config.label.subset:
         return range(len(source)), None
@@ -153,7 +156,9 @@ def _images(config, source):
     return images, workdir_lib.read_manifest(config.label.subset)["outputs"]["digest"]
 
 
-def _fitted_temperature(config, teacher: predictor.Predictor, directory) -> float:
+def _fitted_temperature(
+    config: config_dict.ConfigDict, teacher: predictor.Predictor, directory: pathlib.Path
+) -> float:
     """The temperature in `calibration.json`, which the first worker to get there writes.
 
     Raises InputError for calibration of another teacher, or a temperature that was set already.
@@ -201,7 +206,14 @@ def _fitted_temperature(config, teacher: predictor.Predictor, directory) -> floa
     return found["temperature"]
 
 
-def _label(queue: ShardQueue, held, begin: int, predictions, bad, progress) -> bool:
+def _label(
+    queue: ShardQueue,
+    held: leases.Leases,
+    begin: int,
+    predictions: Callable,
+    bad: bad_images.BadImages,
+    progress: Progress,
+) -> bool:
     """Labels shards until none is free; whether there was one.
 
     A shard is written by a thread while the next one is computed.
@@ -229,7 +241,9 @@ def _label(queue: ShardQueue, held, begin: int, predictions, bad, progress) -> b
     return True
 
 
-def _by_shard(batches, claimed: collections.deque, queue: ShardQueue, progress):
+def _by_shard(
+    batches: Iterator[dict], claimed: collections.deque, queue: ShardQueue, progress: Progress
+) -> Iterator[tuple[int, dict]]:
     """(number, columns) of each claimed shard as soon as the last of its images is predicted."""
     parts, count = [], 0
     for batch in batches:
@@ -253,13 +267,22 @@ def _joined(batches: list[dict]) -> dict:
     }
 
 
-def _bad_images(config, source, queue: ShardQueue) -> bad_images.BadImages:
+def _bad_images(
+    config: config_dict.ConfigDict, source: Source, queue: ShardQueue
+) -> bad_images.BadImages:
     """A count of bad images among those that are labelled: the source, or a part of it."""
     num_images = sum(map(len, queue.ranges))
     return bad_images.BadImages(source, config.data.max_bad_fraction, num_images=num_images)
 
 
-def _finish(config, source, teacher, directory, queue: ShardQueue, inputs: dict) -> None:
+def _finish(
+    config: config_dict.ConfigDict,
+    source: Source,
+    teacher: predictor.Predictor,
+    directory: pathlib.Path,
+    queue: ShardQueue,
+    inputs: dict,
+) -> None:
     """Counts what is in the shards, and writes the manifest unless one of them is damaged."""
     bad = _bad_images(config, source, queue)
     truth = source.known_labels(teacher.class_names)

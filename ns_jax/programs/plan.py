@@ -5,9 +5,12 @@ import math
 import pathlib
 import re
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import config_dict
 
 from ns_jax import config as config_lib
 from ns_jax import trees
@@ -31,7 +34,7 @@ OUT_OF_MEMORY = re.compile(
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def run(config, workdir: pathlib.Path) -> dict:
+def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     """Prints the plan, and writes and returns it as `plan.json`.
 
     Of one training and labelling: `train` and `label`. Of a whole self-training: a list of these,
@@ -42,14 +45,14 @@ def run(config, workdir: pathlib.Path) -> dict:
     slice_ = topology.parse(config.plan.topology)
     devices, made = slice_.devices(), {}
 
-    def once(plan, config, *sections: str) -> dict:
+    def once(plan: Callable, config: config_dict.ConfigDict, *sections: str) -> dict:
         """Equal settings are compiled once."""
         key = plan, *(config[name].to_json_best_effort() for name in (*sections, "plan"))
         if key not in made:
             made[key] = plan(config, slice_, devices)
         return made[key]
 
-    def stage(labelling, training) -> dict:
+    def stage(labelling: config_dict.ConfigDict | None, training: config_dict.ConfigDict) -> dict:
         plans = {"train": once(_plan_training, training, *SETTINGS)}
         if labelling and config.plan.labelling:
             plans["label"] = once(_plan_labelling, labelling, "model", "data", "label")
@@ -77,8 +80,8 @@ def run(config, workdir: pathlib.Path) -> dict:
     return found
 
 
-def _stages(config) -> list[tuple]:
-    """Of a self-training: name of a stage, config of the teacher that labels first, and its own."""
+def _stages(config: config_dict.ConfigDict) -> list[tuple]:
+    """The stages of a self-training: name, config of the teacher that labels first, and its own."""
     stages, teacher = [], None
     for k in range(config.selftrain.iterations + 1):
         now = _planned(config_lib.at_iteration(config, k))
@@ -106,7 +109,7 @@ def _total(stages: list[dict]) -> dict | None:
     return {key: sum(plan[key] for plan in plans) for key in TOTALS}
 
 
-def _planned(config):
+def _planned(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     """The config with what a training finds at its start: its labels are made by then."""
     config = copy.deepcopy(config)
     if config.train.unlabelled_ratio and not config.train.teacher:
@@ -116,7 +119,9 @@ def _planned(config):
     return config
 
 
-def _plan_training(config, slice_: topology.Topology, devices: list) -> dict:
+def _plan_training(
+    config: config_dict.ConfigDict, slice_: topology.Topology, devices: list
+) -> dict:
     plan = config.plan
     numbers = numbers_lib.derive(config, plan.num_labelled, len(devices))
     card = checkpoint.load_card(config.train.teacher) if config.train.teacher else None
@@ -157,7 +162,9 @@ def _plan_training(config, slice_: topology.Topology, devices: list) -> dict:
     return found
 
 
-def _plan_labelling(config, slice_: topology.Topology, devices: list) -> dict:
+def _plan_labelling(
+    config: config_dict.ConfigDict, slice_: topology.Topology, devices: list
+) -> dict:
     plan = config.plan
     model = trainer_lib.build_model(config, plan.num_classes)
     preprocessing = trainer_lib.build_preprocessing(config, model)
@@ -190,7 +197,7 @@ def _plan_labelling(config, slice_: topology.Topology, devices: list) -> dict:
     return found
 
 
-def _compile(name: str, what: str, step, arguments: tuple) -> dict:
+def _compile(name: str, what: str, step: Any, arguments: tuple) -> dict:
     """Memory and text of a compiled step; of one that does not fit, by how much."""
     say(f"compiles {name}: {what}")
     began = time.perf_counter()
@@ -221,7 +228,9 @@ def _compile(name: str, what: str, step, arguments: tuple) -> dict:
     }
 
 
-def _times(found: dict, slice_, flops: float, rows: int, num_steps: int, price: float) -> dict:
+def _times(
+    found: dict, slice_: topology.Topology, flops: float, rows: int, num_steps: int, price: float
+) -> dict:
     """Seconds of a step by the compiler's estimate, images/s, days and cost of all steps.
 
     `flops` are an image's. Nothing is taken to overlap.

@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+from ml_collections import config_dict
 
 from ns_jax import config as config_lib
 from ns_jax import workdir as workdir_lib
@@ -33,7 +34,7 @@ RULES = (
 )
 
 
-def run(config, workdir: pathlib.Path) -> dict:
+def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     """Writes `selection/` in `workdir`: `selection.arrow`, `report.json`, `report.txt`,
     `manifest.json`.
 
@@ -45,7 +46,7 @@ def run(config, workdir: pathlib.Path) -> dict:
     return workdir_lib.read_manifest(workdir / "selection")["outputs"]
 
 
-def check(config) -> None:
+def check(config: config_dict.ConfigDict) -> None:
     """Raises InputError for a setting out of range, FileNotFoundError for no file to exclude."""
     select = config.select
     highest = select.max_confidence
@@ -73,7 +74,7 @@ def check(config) -> None:
         raise MissingFileError(f"select.exclude={select.exclude}: there is no such file")
 
 
-def _select(config, workdir: pathlib.Path) -> None:
+def _select(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
     settings = config.select
     made = workdir_lib.read_manifest(settings.labels)
     directory = workdir / "selection"
@@ -110,7 +111,11 @@ def _select(config, workdir: pathlib.Path) -> None:
 
 
 def _choose(
-    config, directory: pathlib.Path, made: dict, counts: report_lib.Tally, guard: Source | None
+    config: config_dict.ConfigDict,
+    directory: pathlib.Path,
+    made: dict,
+    counts: report_lib.Tally,
+    guard: Source | None,
 ) -> tuple:
     """Writes the selection that `select.*` asks for; returns its digest and its report."""
     settings, num_images = config.select, made["outputs"]["num_images"]
@@ -153,7 +158,13 @@ def _choose(
     return digest, {**report, "leaks": len(leaked)} if guard else report
 
 
-def _leaked(config, directory, made: dict, shards: shards_lib.Shards, guard: Source) -> np.ndarray:
+def _leaked(
+    config: config_dict.ConfigDict,
+    directory: pathlib.Path,
+    made: dict,
+    shards: shards_lib.Shards,
+    guard: Source,
+) -> np.ndarray:
     """Indices of the pool's images that resemble one of the guard's; lists them in `leaks.csv`."""
     settings = config.select
     if not made["inputs"].get("hashed"):
@@ -185,7 +196,11 @@ def _leaked(config, directory, made: dict, shards: shards_lib.Shards, guard: Sou
 
 
 def _relabel(
-    config, directory: pathlib.Path, made: dict, counts: report_lib.Tally, num_images: int
+    config: config_dict.ConfigDict,
+    directory: pathlib.Path,
+    made: dict,
+    counts: report_lib.Tally,
+    num_images: int,
 ) -> tuple:
     """Writes the rows of the selection `label.subset` with their new labels; returns as `_choose`.
 
@@ -232,7 +247,7 @@ def _in_parts(blocks: Iterator, sizes: Iterable[int]) -> Iterator[tuple[np.ndarr
 
 
 def _write(
-    directory: pathlib.Path, made_of: dict, rows: int, parts, counts: report_lib.Tally
+    directory: pathlib.Path, made_of: dict, rows: int, parts: Iterable, counts: report_lib.Tally
 ) -> str:
     """Writes the parts, `rows` rows at most; returns a digest of them."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -249,7 +264,7 @@ def _write(
     return writer.digest()
 
 
-def _shards(settings, made: dict) -> tuple[shards_lib.Shards, int]:
+def _shards(settings: config_dict.ConfigDict, made: dict) -> tuple[shards_lib.Shards, int]:
     """The label shards, and how many rows of them to take at once with all of their columns."""
     made_of, each = made["inputs"], balance_lib.copied_bytes(made["inputs"]["k"])
     size = min(made_of["images_per_shard"], made["outputs"]["num_images"])
@@ -265,7 +280,7 @@ def _shards(settings, made: dict) -> tuple[shards_lib.Shards, int]:
     return shards, min(balance_lib.COPIED_ROWS, _bytes(settings) // 2 // shards.in_flight // each)
 
 
-def _bytes(settings) -> int:
+def _bytes(settings: config_dict.ConfigDict) -> int:
     return int(settings.memory_gb * 1e9)
 
 
@@ -294,7 +309,7 @@ def _earlier(subset: str, digest: str | None, labels: str) -> dict | None:
     return earlier
 
 
-def _source(config, made_of: dict) -> Source | None:
+def _source(config: config_dict.ConfigDict, made_of: dict) -> Source | None:
     """What was labelled, if `data.unlabelled` names it. Raises InputError if it is another one."""
     if not config.data.unlabelled:
         return None
@@ -303,7 +318,9 @@ def _source(config, made_of: dict) -> Source | None:
     return source
 
 
-def _nothing(settings, num_images: int, shards: shards_lib.Shards) -> InputError:
+def _nothing(
+    settings: config_dict.ConfigDict, num_images: int, shards: shards_lib.Shards
+) -> InputError:
     """The error of a selection without a row; it says the highest confidence that there is."""
 
     def highest(opened: Iterator[shards_lib.Shard]) -> float:

@@ -4,11 +4,13 @@ import copy
 import pathlib
 
 import numpy as np
+from ml_collections import config_dict
 
 from ns_jax import config as config_lib
 from ns_jax import model_card
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import open as open_lib
+from ns_jax.data.source import Source
 from ns_jax.errors import DamagedError, InputError
 from ns_jax.parallel import processes
 from ns_jax.programs import evaluate, label, select, train
@@ -20,7 +22,7 @@ FINETUNE = "finetune"  # directory of an iteration's fine-tune
 FILTER = "filter"  # directory of the labels and the selection of `selftrain.filter`
 
 
-def run(config, workdir: pathlib.Path) -> list[dict]:
+def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> list[dict]:
     """Runs what is not done yet and returns a summary of each iteration, the teacher's first."""
     configs = [
         _iteration_config(config, workdir, k) for k in range(config.selftrain.iterations + 1)
@@ -49,7 +51,7 @@ def run(config, workdir: pathlib.Path) -> list[dict]:
     return summaries
 
 
-def _say_what_is_there(config, workdir: pathlib.Path) -> None:
+def _say_what_is_there(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
     """Where to find what was made, and what to do next."""
     last = config.evaluate.checkpoint
     say(f"the last network: {last}; all iterations, with labels and selections: {workdir}")
@@ -62,7 +64,7 @@ def _say_what_is_there(config, workdir: pathlib.Path) -> None:
         )
 
 
-def _label_and_select(config, directory: pathlib.Path) -> dict:
+def _label_and_select(config: config_dict.ConfigDict, directory: pathlib.Path) -> dict:
     """Both stages' outputs. Shards found damaged when they are needed are labelled again."""
     while True:
         labels = label.run(config, directory)
@@ -73,14 +75,14 @@ def _label_and_select(config, directory: pathlib.Path) -> dict:
                 raise  # it was something else
 
 
-def _outcome(config, workdir: pathlib.Path, k: int) -> pathlib.Path:
+def _outcome(config: config_dict.ConfigDict, workdir: pathlib.Path, k: int) -> pathlib.Path:
     """Where the weights of iteration k are in the end."""
     directory = workdir / f"iteration_{k}"
     return directory / FINETUNE if config_lib.at_iteration(config, k).finetune.epochs else directory
 
 
-def _filter_config(config, workdir: pathlib.Path):
-    """Of the first iteration, with the filter as its teacher and the whole pool to label."""
+def _filter_config(config: config_dict.ConfigDict, workdir: pathlib.Path) -> config_dict.ConfigDict:
+    """The first iteration's config, with the filter as its teacher and the whole pool to label."""
     config = copy.deepcopy(config)
     config.label.checkpoint = config.selftrain.filter
     config.label.subset = ""
@@ -88,14 +90,18 @@ def _filter_config(config, workdir: pathlib.Path):
     return config
 
 
-def _finetune_config(config, directory: pathlib.Path):
+def _finetune_config(
+    config: config_dict.ConfigDict, directory: pathlib.Path
+) -> config_dict.ConfigDict:
     """The fine-tune of an iteration, from the weights that its training left in `directory`."""
     config = config_lib.finetuned(config)
     config.train.init = str(directory)
     return config
 
 
-def _iteration_config(config, workdir: pathlib.Path, k: int):
+def _iteration_config(
+    config: config_dict.ConfigDict, workdir: pathlib.Path, k: int
+) -> config_dict.ConfigDict:
     """The config of iteration k with its paths and its own seed filled in."""
     directory, given = workdir / f"iteration_{k}", config.selftrain.teacher
     iteration = config_lib.at_iteration(config, k)
@@ -123,7 +129,7 @@ def _validate(configs: list) -> None:
     """All that can be known before the first step: a mistake in iteration 3 is said now."""
     opened = {}  # of a million files, opening takes half a minute
 
-    def source(config, which: str):
+    def source(config: config_dict.ConfigDict, which: str) -> Source:
         key = (which, *config.data.values())
         if key not in opened:
             opened[key] = open_lib.open_from_config(config, which)
@@ -162,7 +168,9 @@ def _validate(configs: list) -> None:
         model_card.check_classes(test.class_names, labelled.class_names, test.name, labelled.name)
 
 
-def _check_init(config, teacher_config, k: int) -> None:
+def _check_init(
+    config: config_dict.ConfigDict, teacher_config: config_dict.ConfigDict, k: int
+) -> None:
     student, teacher = config.model, teacher_config.model
     if config.train.init and (student.name, student.small_images) != (
         teacher.name,
@@ -177,7 +185,7 @@ def _check_init(config, teacher_config, k: int) -> None:
 def _rows(summaries: list[dict]) -> tuple[list[str], list[list[str]]]:
     columns = ["iteration", "network", "labels right", "kept", "copies", "kept right", "top-1"]
 
-    def percent(value):
+    def percent(value: float | None) -> str:
         return "-" if value is None else f"{value:.2%}"
 
     rows = []

@@ -5,8 +5,10 @@ import copy
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 
 import jax
+from ml_collections import config_dict
 
 from ns_jax import config as config_lib
 from ns_jax import model_card, trees
@@ -14,6 +16,7 @@ from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import open as open_lib
 from ns_jax.data.batch import BatchSpec
+from ns_jax.data.source import Source
 from ns_jax.errors import DamagedError
 from ns_jax.model_card import ModelCard, TrainingCounts
 from ns_jax.parallel import mesh as mesh_lib
@@ -29,7 +32,7 @@ from ns_jax.training.run import Inputs, Start, TrainingRun
 from ns_jax.training.trainer import Trainer
 
 
-def run(config, workdir: pathlib.Path) -> dict:
+def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     """Trains in `workdir` (`checkpoints/`, `metrics.jsonl`, `manifest.json`); returns the outputs.
 
     Raises InputError for numbers that do not go together, a workdir of other inputs, too many bad
@@ -110,7 +113,13 @@ def run(config, workdir: pathlib.Path) -> dict:
 
 
 def _train(
-    config, workdir, trainer: Trainer, start: Start, inputs: Inputs, checkpoints, card
+    config: config_dict.ConfigDict,
+    workdir: pathlib.Path,
+    trainer: Trainer,
+    start: Start,
+    inputs: Inputs,
+    checkpoints: checkpoint.Checkpoints,
+    card: ModelCard,
 ) -> list:
     """The loop, from `start` to the last step or to the notice that the machine will be gone.
 
@@ -148,7 +157,13 @@ def _is_sound(workdir: pathlib.Path) -> bool:
 
 
 def _start(
-    config, trainer, checkpoints, initial: dict | None, inputs: dict, workdir, k: int
+    config: config_dict.ConfigDict,
+    trainer: Trainer,
+    checkpoints: checkpoint.Checkpoints,
+    initial: dict | None,
+    inputs: dict,
+    workdir: pathlib.Path,
+    k: int,
 ) -> Start:
     """From its own newest checkpoint, else from `train.init`, else from the seed."""
     placed = state_lib.placed(trainer.shapes, trainer.shardings)
@@ -177,7 +192,7 @@ def _start(
     return Start(0, state_lib.init_from(initial, trainer.optimiser, trainer.shardings))
 
 
-def _fresh(config, trainer: Trainer, k: int) -> state_lib.TrainState:
+def _fresh(config: config_dict.ConfigDict, trainer: Trainer, k: int) -> state_lib.TrainState:
     """A state from the seed. What draws it and the step are compiled at the same time."""
     spec = trainer.batch_spec(k)
     _say_what_is_compiled(trainer, spec)
@@ -189,7 +204,7 @@ def _fresh(config, trainer: Trainer, k: int) -> state_lib.TrainState:
 
 
 @functools.lru_cache(maxsize=8)  # of equal steps the first one alone is compiled
-def _say_once(step, rows: int, places: int, text: str) -> None:
+def _say_once(step: Callable, rows: int, places: int, text: str) -> None:
     say(text)
 
 
@@ -201,7 +216,9 @@ def _say_what_is_compiled(trainer: Trainer, spec: BatchSpec) -> None:
     _say_once(trainer.step, spec.rows, spec.places, text)
 
 
-def _made_of(config, source, initial: dict | None, teacher: tuple | None) -> dict:
+def _made_of(
+    config: config_dict.ConfigDict, source: Source, initial: dict | None, teacher: tuple | None
+) -> dict:
     """What the training is made of besides its config."""
     inputs = {"labelled": source.fingerprint}
     if config.train.unlabelled_ratio and config.train.selection:
@@ -213,7 +230,9 @@ def _made_of(config, source, initial: dict | None, teacher: tuple | None) -> dic
     return inputs
 
 
-def _with_stat_groups_of(config, workdir: pathlib.Path):
+def _with_stat_groups_of(
+    config: config_dict.ConfigDict, workdir: pathlib.Path
+) -> config_dict.ConfigDict:
     """With the BatchNorm groups of a run that resumes, on however many devices."""
     found = checkpoint.newest_card(workdir / "checkpoints")
     if found and config.model.stat_groups is None:

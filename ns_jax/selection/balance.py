@@ -90,7 +90,7 @@ def plan_selection(
 def _pass(shards: Shards, rules: Rules, rows: int, function: Callable) -> Iterator:
     """`function` of the labels and keys of all candidates, in parts of about `rows` rows."""
 
-    def blocks(opened: Iterator[Shard]):
+    def blocks(opened: Iterator[Shard]) -> ranking.Blocks:
         for shard in opened:
             index = np.arange(shard.rows.start, shard.rows.stop)
             label, key, _ = rules.candidates(*shard.predictions(), index)

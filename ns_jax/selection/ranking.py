@@ -110,7 +110,9 @@ def _parts(num_classes: int, num_bytes: int, in_flight: int) -> int:
     return min(PARTS, 1 << (most.bit_length() - 1))
 
 
-def _count(low, width: int, parts: int, searched, blocks: Blocks) -> np.ndarray:
+def _count(
+    low: np.ndarray, width: int, parts: int, searched: np.ndarray, blocks: Blocks
+) -> np.ndarray:
     """Rows of each class in each part of its interval, int64 `[C, parts]`."""
     places = [np.zeros(0, np.int64)]
     for label, key in blocks:
@@ -122,7 +124,14 @@ def _count(low, width: int, parts: int, searched, blocks: Blocks) -> np.ndarray:
     return found.reshape(len(low), parts)
 
 
-def _collect(map_blocks, low, width: int, searched, left, cuts) -> None:
+def _collect(
+    map_blocks: Callable,
+    low: np.ndarray,
+    width: int,
+    searched: np.ndarray,
+    left: np.ndarray,
+    cuts: np.ndarray,
+) -> None:
     """Writes the cuts of the classes `searched` by sorting the rows of their intervals."""
 
     def inside(blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -24,7 +24,9 @@ class Rules:
     seed: int  # of the fraction and the random order
     excluded: np.ndarray | None  # a bit for each image, uint8: those left out
 
-    def candidates(self, label, confidence, index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def candidates(
+        self, label: np.ndarray, confidence: np.ndarray, index: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """label int32, confidence float32, index int64 `[n]` -> those rows that are candidates:
 
         their labels int32, ranking keys uint64 and places among the n, int64 `[m]`. The indices of
@@ -51,7 +53,7 @@ class Rules:
             lowest = int(ranking.confidence_score(np.asarray([self.threshold], np.float32))[0])
         return lowest << bits, (1 << (ranking.SCORE_BITS + bits)) - 1
 
-    def _eligible(self, label, index) -> np.ndarray:
+    def _eligible(self, label: np.ndarray, index: np.ndarray) -> np.ndarray:
         """bool `[n]`: labelled, within the fraction, and not excluded."""
         chosen = label >= 0  # -1: a bad image
         if self.fraction < 1:
@@ -89,7 +91,7 @@ def exclude(bits: np.ndarray, index: np.ndarray) -> None:
     np.bitwise_or.at(bits, index >> 3, np.uint8(128) >> (index & 7).astype(np.uint8))
 
 
-def _blocks(path: pathlib.Path, lines, num_images: int) -> Iterator[list[int]]:
+def _blocks(path: pathlib.Path, lines: Iterable[str], num_images: int) -> Iterator[list[int]]:
     """The indices that a file lists, some at a time."""
     found = []
     for number, line in enumerate(lines, 1):

@@ -12,8 +12,10 @@ import mmap
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from ns_jax import files
@@ -76,10 +78,10 @@ class Column:
             parts.append(self._last[start - self._in_whole : stop - self._in_whole])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return _open_column, (self._directory, self._name)
 
 
@@ -119,7 +121,7 @@ class Selection:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return Selection, (self._directory,)
 
     def images(self, rows_at_once: int = MAX_BATCH_ROWS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -217,7 +219,7 @@ class Writer:
         }
         self._filled, self._rows, self._expected = 0, 0, 0
 
-    def __enter__(self):
+    def __enter__(self) -> "Writer":
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._explained())
             temporary = stack.enter_context(files.replacing(self._path))
@@ -255,10 +257,10 @@ class Writer:
     def digest(self) -> str:
         return str(self._total)
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> bool | None:
         return self._open.__exit__(*error)
 
-    def _finish(self, kind, *_) -> None:
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
         """Writes what is left, unless there was an error."""
         if kind is None:
             self._flush()
@@ -283,7 +285,7 @@ class Writer:
         self._filled = 0
 
     @contextlib.contextmanager
-    def _explained(self):
+    def _explained(self) -> Iterator[None]:
         """Says what to do where the disk is full."""
         try:
             yield

@@ -1,5 +1,7 @@
 """Scores of the averaged weights while a training runs. They change no bit of it."""
 
+from ml_collections import config_dict
+
 from ns_jax import model_card
 from ns_jax.data import bad_images
 from ns_jax.data import open as open_lib
@@ -12,7 +14,14 @@ from ns_jax.training.numbers import Numbers
 class Evaluation:
     """On `data.holdout`, or without one on `data.test`, every so many steps and at the end."""
 
-    def __init__(self, config, numbers: Numbers, source: Source, split: str, card: ModelCard):
+    def __init__(
+        self,
+        config: config_dict.ConfigDict,
+        numbers: Numbers,
+        source: Source,
+        split: str,
+        card: ModelCard,
+    ):
         self._source, self._split, self._card = source, split, card
         self._batch_size = config.evaluate.batch_size
         self._max_bad_fraction = config.data.max_bad_fraction
@@ -34,7 +43,7 @@ class Evaluation:
         return {f"{self._split}/{name}": found[name] for name in ("top1", "top5", "ece")}
 
 
-def prepare(config, numbers: Numbers, card: ModelCard) -> Evaluation | None:
+def prepare(config: config_dict.ConfigDict, numbers: Numbers, card: ModelCard) -> Evaluation | None:
     """The evaluation that a config asks for; None without a source, or where none would pay.
 
     Raises InputError for a source of other classes than the network's.

@@ -1,6 +1,7 @@
 """What a training is fed: images with their targets, labelled or pseudo-labelled."""
 
 import numpy as np
+from ml_collections import config_dict
 
 from ns_jax import model_card
 from ns_jax.data import open as open_lib
@@ -20,7 +21,7 @@ def labelled_examples(source: Source, smoothing: float, k: int) -> Examples:
     if not num_classes or (source.labels is not None and (source.labels < 0).any()):
         raise InputError(f"{source.name} has images without a label; it cannot be trained on")
 
-    def target(position: int, label: int):
+    def target(position: int, label: int) -> targets.Target:
         if not 0 <= label < num_classes:
             raise InputError(
                 f"{source.name}[{position}] has the label {label}; it cannot be trained on"
@@ -31,7 +32,7 @@ def labelled_examples(source: Source, smoothing: float, k: int) -> Examples:
 
 
 def pseudo_labelled_examples(
-    source: Source, selection: table_lib.Selection, loss, num_classes: int
+    source: Source, selection: table_lib.Selection, loss: config_dict.ConfigDict, num_classes: int
 ) -> Examples:
     """Every row of a selection with the teacher's distribution, or its best class as a label."""
     source.check_fingerprint(selection.metadata["source"], "the selection")
@@ -41,7 +42,7 @@ def pseudo_labelled_examples(
         loss.temperature,
     )
 
-    def target(row: int, _: int):
+    def target(row: int, _: int) -> targets.Target:
         if hard:
             return targets.hard_target(int(selection.label[row]), num_classes, smoothing, 1)
         return targets.soft_target(
@@ -58,7 +59,7 @@ def teacher_labelled_examples(source: Source, selection: table_lib.Selection | N
     return Examples(source, index, lambda position, label: target, 1)
 
 
-def from_config(config, source: Source) -> tuple[Examples, Examples | None]:
+def from_config(config: config_dict.ConfigDict, source: Source) -> tuple[Examples, Examples | None]:
     """Labelled and, for a student, pseudo-labelled examples; all targets in equally many places."""
     smoothing, num_classes = config.loss.label_smoothing, len(source.class_names)
     if not config.train.unlabelled_ratio:

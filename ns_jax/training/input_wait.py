@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import time
+from collections.abc import Iterator
 
 import jax
 
@@ -22,7 +23,7 @@ class InputWait:
         self._paused = 0.0
         self._watcher = concurrent.futures.ThreadPoolExecutor(1, "input-wait")
 
-    def dispatched(self, result) -> None:
+    def dispatched(self, result: jax.Array) -> None:
         """Called right after a step was dispatched, with some array of its result."""
         now = time.monotonic()
         if self._began is None:
@@ -32,7 +33,7 @@ class InputWait:
         self._finished = self._watcher.submit(_finish_time, result)
 
     @contextlib.contextmanager
-    def paused(self):
+    def paused(self) -> Iterator[None]:
         """What happens in here, an evaluation, is no wait for images."""
         began = time.monotonic()
         try:
@@ -53,7 +54,7 @@ class InputWait:
         self._watcher.shutdown()
 
 
-def _finish_time(result) -> float:
+def _finish_time(result: jax.Array) -> float:
     jax.block_until_ready(result)
     return time.monotonic()
 

@@ -1,8 +1,10 @@
 """Policy for losses or gradients that are not finite: skip the step or roll back, up to a limit."""
 
 import math
+import pathlib
 
 import numpy as np
+from ml_collections import config_dict
 
 from ns_jax.errors import DivergedError
 from ns_jax.progress import say
@@ -17,7 +19,7 @@ class Rollback(Exception):  # noqa: N818 (it is no error: the training resumes e
 class NonFinitePolicy:
     """Looks at the metrics of each step. A step that is not finite has changed no weights."""
 
-    def __init__(self, train, count: int, directory):
+    def __init__(self, train: config_dict.ConfigDict, count: int, directory: pathlib.Path):
         """`count` such steps were met before; more than `train.nonfinite_limit` are too many.
 
         `directory`: of the checkpoints, for the message.

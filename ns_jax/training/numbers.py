@@ -94,7 +94,7 @@ def images_per_step(config: config_dict.ConfigDict) -> tuple[int, int]:
 
 
 def _unlabelled_weight(config: config_dict.ConfigDict) -> float:
-    """Of a row in the loss, so that it is L_labelled + ratio * L_unlabelled, as official.
+    """Weight of a row in the loss, so that this is L_labelled + ratio * L_unlabelled, as official.
 
     That code divides the sum over kept labelled images by the batch, not by those kept.
     """

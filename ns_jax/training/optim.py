@@ -1,15 +1,19 @@
 """The official optimiser: TensorFlow's RMSProp, staircase schedule, EMA with a ramp."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import config_dict
 
 from ns_jax import trees
 
 
-def learning_rate_schedule(optim, batch_size: int, steps_per_epoch: float):
+def learning_rate_schedule(
+    optim: config_dict.ConfigDict, batch_size: int, steps_per_epoch: float
+) -> optax.Schedule:
     """step -> learning rate: linear warm-up from 0, then a staircase counted from step 0.
 
     Only labelled images count in `batch_size`. As in the official code, the staircase includes the
@@ -21,7 +25,7 @@ def learning_rate_schedule(optim, batch_size: int, steps_per_epoch: float):
     decay_steps = steps_per_epoch * optim.decay_epochs
     begun = int(optim.start_epoch * steps_per_epoch)
 
-    def schedule(step):
+    def schedule(step: jax.Array | int) -> jax.Array:
         step = jnp.asarray(step, jnp.float32) + begun
         # As exp(n log r): r itself rounded to float32 would be off by 4e-6 after 145 powers.
         staircase = peak * jnp.exp(jnp.floor(step / decay_steps) * math.log(optim.decay_rate))
@@ -30,7 +34,9 @@ def learning_rate_schedule(optim, batch_size: int, steps_per_epoch: float):
     return schedule
 
 
-def decayed(params, is_frozen=lambda path: False):
+def decayed(
+    params: trees.Tree, is_frozen: Callable[[str], bool] = lambda path: False
+) -> trees.Tree:
     """Tree of bool: the parameters of the L2 penalty. All but BatchNorm's; biases included."""
     flat = [
         not path.split("/")[-2].endswith("_bn") and not is_frozen(path)
@@ -39,7 +45,11 @@ def decayed(params, is_frozen=lambda path: False):
     return jax.tree.unflatten(jax.tree.structure(params), flat)
 
 
-def make_optimiser(optim, schedule, decays=decayed) -> optax.GradientTransformation:
+def make_optimiser(
+    optim: config_dict.ConfigDict,
+    schedule: optax.Schedule,
+    decays: Callable[[trees.Tree], trees.Tree] = decayed,
+) -> optax.GradientTransformation:
     """TensorFlow's RMSProp after the gradient of the L2 penalty.
 
     `decays` maps parameters to the tree of bool that says which of them the penalty is of. Frozen
@@ -60,7 +70,7 @@ def make_optimiser(optim, schedule, decays=decayed) -> optax.GradientTransformat
     )
 
 
-def update_ema(average, new, step, decay: float):
+def update_ema(average: trees.Tree, new: trees.Tree, step: jax.Array, decay: float) -> trees.Tree:
     """The moving average of `new` after `step` updates, with TensorFlow's ramp of the decay.
 
     The official code does not settle whether t counts this update; here step 0's update has t = 0.

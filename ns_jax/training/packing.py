@@ -8,19 +8,22 @@ set for every layer; on long vectors they are a handful, which compiles and runs
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ns_jax import trees
+
 
 class Unpacked:
     """The state as it is: on accelerators, and wherever arrays are split over devices."""
 
-    def pack(self, tree):
+    def pack(self, tree: trees.Tree) -> trees.Tree:
         return tree
 
-    def unpack(self, tree):
+    def unpack(self, tree: trees.Tree) -> trees.Tree:
         return tree
 
 
@@ -36,7 +39,7 @@ class _Vectors:
     shapes: tuple[tuple[int, ...], ...]  # of its leaves
     groups: tuple[str, ...]  # of each leaf
 
-    def pack(self, tree) -> dict:
+    def pack(self, tree: trees.Tree) -> dict:
         leaves = jax.tree.leaves(tree)
         of_group = {name: [] for name in dict.fromkeys(self.groups)}
         for leaf, name in zip(leaves, self.groups, strict=True):
@@ -44,7 +47,7 @@ class _Vectors:
         join = np.concatenate if isinstance(leaves[0], np.ndarray) else jnp.concatenate
         return {name: join(parts) for name, parts in of_group.items()}
 
-    def unpack(self, vectors: dict):
+    def unpack(self, vectors: dict) -> trees.Tree:
         starts, leaves = dict.fromkeys(vectors, 0), []
         for shape, name in zip(self.shapes, self.groups, strict=True):
             start, size = starts[name], math.prod(shape)
@@ -56,7 +59,7 @@ class _Vectors:
 class Packing:
     """Packs parameters, statistics, and whatever in a larger tree has the structure of either."""
 
-    def __init__(self, shapes, decayed):
+    def __init__(self, shapes: Any, decayed: trees.Tree):
         """`shapes`: of a `TrainState`; `decayed`: tree of bool, parameters of the L2 penalty."""
         names = [DECAYED if one else SPARED for one in jax.tree.leaves(decayed)]
         stats = ["all"] * len(jax.tree.leaves(shapes.batch_stats))
@@ -67,11 +70,11 @@ class Packing:
         """`optim.decayed` of packed parameters."""
         return {name: name == DECAYED for name in params}
 
-    def pack(self, tree):
+    def pack(self, tree: trees.Tree) -> trees.Tree:
         by_structure = {one.structure: one.pack for one in self._vectors}
         return _replaced(by_structure, tree)
 
-    def unpack(self, tree):
+    def unpack(self, tree: trees.Tree) -> trees.Tree:
         """The inverse of `pack`."""
         by_structure = {
             jax.tree.structure(dict.fromkeys(one.groups, 0)): one.unpack for one in self._vectors
@@ -79,18 +82,18 @@ class Packing:
         return _replaced(by_structure, tree)
 
 
-def _vectors(shapes, groups: list[str]) -> _Vectors:
+def _vectors(shapes: trees.Tree, groups: list[str]) -> _Vectors:
     leaves, structure = jax.tree.flatten(shapes)
     return _Vectors(structure, tuple(leaf.shape for leaf in leaves), tuple(groups))
 
 
-def _replaced(by_structure: dict[object, Callable], tree):
+def _replaced(by_structure: dict[object, Callable], tree: trees.Tree) -> trees.Tree:
     """The tree with each part of these structures replaced by what its function makes of it."""
 
-    def is_part(node) -> bool:
+    def is_part(node: trees.Tree) -> bool:
         return jax.tree.structure(node) in by_structure
 
-    def replace(node):
+    def replace(node: trees.Tree) -> trees.Tree:
         function = by_structure.get(jax.tree.structure(node))
         return function(node) if function else node
 

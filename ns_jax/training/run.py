@@ -4,9 +4,11 @@ import contextlib
 import dataclasses
 import pathlib
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
+from ml_collections import config_dict
 
 from ns_jax.data import bad_images, pipeline
 from ns_jax.data import open as open_lib
@@ -47,7 +49,12 @@ class TrainingRun:
     """One stretch of a training, from a start to its last step or to a notice; a context."""
 
     def __init__(
-        self, config, workdir: pathlib.Path, trainer: Trainer, start: Start, inputs: Inputs
+        self,
+        config: config_dict.ConfigDict,
+        workdir: pathlib.Path,
+        trainer: Trainer,
+        start: Start,
+        inputs: Inputs,
     ):
         self._config, self._workdir, self._trainer = config, workdir, trainer
         self._start, self._evaluation, counts = start, inputs.evaluation, start.counts
@@ -80,10 +87,10 @@ class TrainingRun:
         self._progress = self._open.enter_context(progress)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def _read(self):
+    def _read(self) -> Iterator[dict[str, np.ndarray]]:
         """Batches of this process's rows, from the start's step on."""
         config, numbers = self._config, self._trainer.numbers
         self._places = mesh_lib.local_rows(self._spec.rows, self._trainer.mesh)
@@ -159,7 +166,7 @@ class TrainingRun:
         return TrainingCounts(self._start.counts.attempt, self._policy.count, (*bad, ())[:2])
 
     def unreadable(self) -> list[bad_images.BadImages]:
-        """Of labelled and unlabelled images, as all processes found them."""
+        """The unreadable labelled and unlabelled images, as all processes found them."""
         return self._bad
 
     def leave(self, step: int) -> None:

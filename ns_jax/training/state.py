@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from ns_jax.models import efficientnet
 from ns_jax.parallel import mesh as mesh_lib
 
 
@@ -27,7 +29,7 @@ class TrainState:
         return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
 
 
-def from_variables(variables: dict, optimiser) -> TrainState:
+def from_variables(variables: dict, optimiser: optax.GradientTransformation) -> TrainState:
     """Step 0 with these weights; the averages start from them."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -39,14 +41,21 @@ def from_variables(variables: dict, optimiser) -> TrainState:
     )
 
 
-def abstract(model, optimiser, size: int) -> TrainState:
+def abstract(
+    model: efficientnet.EfficientNet, optimiser: optax.GradientTransformation, size: int
+) -> TrainState:
     """Shapes and dtypes of the state; nothing is allocated."""
     return jax.eval_shape(
         lambda rng: from_variables(model.init(rng, size), optimiser), jax.random.key(0)
     )
 
 
-def shardings(shapes: TrainState, optimiser, mesh, shard_above: int) -> TrainState:
+def shardings(
+    shapes: TrainState,
+    optimiser: optax.GradientTransformation,
+    mesh: mesh_lib.DeviceMesh,
+    shard_above: int,
+) -> TrainState:
     """The sharding of each leaf of an abstract state."""
     params = mesh_lib.params_shardings(shapes.params, mesh, shard_above)
     whole = mesh_lib.replicated(mesh)
@@ -69,10 +78,15 @@ def placed(shapes: TrainState, state_shardings: TrainState) -> TrainState:
     )
 
 
-def compile_init(model, optimiser, size: int, state_shardings: TrainState) -> Callable:
+def compile_init(
+    model: efficientnet.EfficientNet,
+    optimiser: optax.GradientTransformation,
+    size: int,
+    state_shardings: TrainState,
+) -> Callable:
     """`random key -> state` of fresh arrays, made where they belong."""
 
-    def fresh(rng):
+    def fresh(rng: jax.Array) -> TrainState:
         return from_variables(model.init(rng, size), optimiser)
 
     # Every array is drawn by code of its own, which a CPU's compiler need not polish.
@@ -81,10 +95,12 @@ def compile_init(model, optimiser, size: int, state_shardings: TrainState) -> Ca
     return jax.jit(fresh, out_shardings=state_shardings, compiler_options=options)
 
 
-def init_from(variables: dict, optimiser, state_shardings: TrainState) -> TrainState:
+def init_from(
+    variables: dict, optimiser: optax.GradientTransformation, state_shardings: TrainState
+) -> TrainState:
     """Step 0 with given weights, put where they belong."""
 
-    def start(variables):
+    def start(variables: dict) -> TrainState:
         return from_variables(variables, optimiser)
 
     return jax.jit(start, out_shardings=state_shardings)(variables)

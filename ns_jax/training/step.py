@@ -2,15 +2,18 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ns_jax.models import efficientnet
+from ns_jax import trees
+from ns_jax.models import efficientnet, layers
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.training import losses, optim
-from ns_jax.training.packing import UNPACKED
+from ns_jax.training.packing import UNPACKED, Packing, Unpacked
 from ns_jax.training.state import TrainState
 
 
@@ -49,7 +52,7 @@ def train_step(
     model: efficientnet.EfficientNet,
     optimiser: optax.GradientTransformation,
     objective: Objective,
-    packing=UNPACKED,
+    packing: Packing | Unpacked = UNPACKED,
 ) -> tuple[TrainState, dict]:
     """One update on a batch as `data.batch.BatchSpec` has it; metrics are scalars on the device.
 
@@ -111,7 +114,7 @@ def batch_loss(
     return loss, (batch_stats, sums)
 
 
-def _sums(each, right, weight, chosen) -> dict:
+def _sums(each: jax.Array, right: jax.Array, weight: jax.Array, chosen: jax.Array | None) -> dict:
     """Over the chosen rows (None: all), each as its weight says."""
     weight = weight if chosen is None else weight * chosen
     return {
@@ -132,7 +135,13 @@ def summarise(sums: dict, grads: dict) -> dict[str, jax.Array]:
     return metrics
 
 
-def advance(state: TrainState, params, batch_stats, opt_state, ema_decay: float) -> TrainState:
+def advance(
+    state: TrainState,
+    params: trees.Tree,
+    batch_stats: trees.Tree,
+    opt_state: trees.Tree,
+    ema_decay: float,
+) -> TrainState:
     """The state after an update, its moving averages included."""
     average = functools.partial(optim.update_ema, step=state.step, decay=ema_decay)
     return TrainState(
@@ -168,7 +177,13 @@ def teacher_probs(given: Teacher, variables: dict, batch: dict, rng: jax.Array) 
 
 
 def accumulate_gradients(
-    loss, params, batch_stats, batch: dict, rng, microbatches: int, placement
+    loss: Callable,
+    params: trees.Tree,
+    batch_stats: trees.Tree,
+    batch: dict,
+    rng: jax.Array,
+    microbatches: int,
+    placement: layers.Placement,
 ) -> tuple[dict, dict, dict]:
     """`(grads, batch_stats, sums)` of a loss like `batch_loss`, summed over microbatches.
 
@@ -184,18 +199,18 @@ def accumulate_gradients(
         grads, (batch_stats, sums) = gradients(params, batch_stats, batch, rng)
         return grads, batch_stats, sums
 
-    def cut(rows):
+    def cut(rows: jax.Array) -> jax.Array:
         parts = rows.reshape(-1, microbatches, *rows.shape[1:]).swapaxes(0, 1)
         return jnp.moveaxis(parts, -1, 2) if _is_image(rows) else parts
 
-    def whole(part):
+    def whole(part: jax.Array) -> jax.Array:
         return placement.rows(jnp.moveaxis(part, 1, -1) if _is_image(part) else part)
 
-    def of_microbatch(batch_stats, number, waiting):
+    def of_microbatch(batch_stats: trees.Tree, number: jax.Array, waiting: dict) -> tuple:
         rows = jax.tree.map(whole, waiting)
         return gradients(params, batch_stats, rows, jax.random.fold_in(rng, number))
 
-    def add(carry, turn):
+    def add(carry: tuple, turn: tuple) -> tuple[tuple, None]:
         grads, batch_stats, sums = carry
         new, (batch_stats, found) = of_microbatch(batch_stats, *turn)
         added = jax.tree.map(jnp.add, (grads, sums), (new, found))
@@ -213,7 +228,12 @@ def _is_image(rows: jax.Array) -> bool:
     return rows.ndim == 4
 
 
-def compile_train_step(mesh, state_shardings: TrainState, teacher_shardings=None, **static):
+def compile_train_step(
+    mesh: mesh_lib.DeviceMesh,
+    state_shardings: TrainState,
+    teacher_shardings: trees.Tree = None,
+    **static: Any,
+) -> Any:
     """`(state, batch, rng, teacher) -> (state, metrics)`; the new state takes the old's memory."""
     rows, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
     return jax.jit(

@@ -4,15 +4,19 @@ import numpy as np
 
 from ns_jax.labelling import shards
 
+Target = tuple[np.ndarray, np.ndarray]  # classes int32 [k], probabilities float32 [k]
 
-def hard_target(label: int, num_classes: int, smoothing: float, k: int):
+
+def hard_target(label: int, num_classes: int, smoothing: float, k: int) -> Target:
     """One class with its smoothed probability, in k places: (int32 `[k]`, float32 `[k]`)."""
     classes, probs = np.full(k, -1, np.int32), np.zeros(k, np.float32)
     classes[0], probs[0] = label, 1 - smoothing + smoothing / num_classes
     return classes, probs
 
 
-def soft_target(classes: np.ndarray, stored: np.ndarray, num_classes: int, temperature: float):
+def soft_target(
+    classes: np.ndarray, stored: np.ndarray, num_classes: int, temperature: float
+) -> Target:
     """A stored p as p^(1/T), normalised over all classes: (int32 `[k]`, float32 `[k]`).
 
     What the stored classes leave of 1 counts as spread evenly over the others, among which are

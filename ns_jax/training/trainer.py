@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+import optax
 from ml_collections import config_dict
 
 from ns_jax.data import crops, randaugment, views
@@ -32,8 +33,8 @@ class Trainer:
     view: views.TrainView  # of labelled images
     unlabelled_view: views.TrainView
     schedule: Callable  # step -> learning rate
-    optimiser: object
-    mesh: object
+    optimiser: optax.GradientTransformation
+    mesh: mesh_lib.DeviceMesh
     shapes: state_lib.TrainState  # of ShapeDtypeStruct
     shardings: state_lib.TrainState
     teacher: "StepTeacher | None"
@@ -41,7 +42,7 @@ class Trainer:
     packing: packing_lib.Packing | packing_lib.Unpacked
     # (packed state, batch, rng, teacher's variables or None) -> (packed state, metrics), compiled
     # at its first call
-    step: Callable
+    step: jax.stages.Wrapped
 
     def init(self, seed: int) -> state_lib.TrainState:
         """A state from scratch, on the devices."""
@@ -75,7 +76,7 @@ class Trainer:
 
     @property
     def variable_shardings(self) -> dict:
-        """Of `{"params", "batch_stats"}`."""
+        """The shardings of `{"params", "batch_stats"}`."""
         return {"params": self.shardings.params, "batch_stats": self.shardings.batch_stats}
 
     def batch_spec(self, places: int = 1) -> BatchSpec:
@@ -116,7 +117,7 @@ class StepTeacher:
 
 
 def build(
-    config,
+    config: config_dict.ConfigDict,
     numbers: Numbers,
     num_classes: int,
     devices: list | None = None,
@@ -171,7 +172,7 @@ def build(
 
 @functools.lru_cache(maxsize=4)
 def _compiled(
-    model,
+    model: efficientnet.EfficientNet,
     size: int,
     objective: step_lib.Objective,
     optim_settings: str,
@@ -214,7 +215,7 @@ def _compiled(
     }
 
 
-def _variables(model, size: int) -> tuple[dict, dict]:
+def _variables(model: efficientnet.EfficientNet, size: int) -> tuple[dict, dict]:
     """Shapes and shardings of a network's variables, on its placement."""
     mesh, shard_above = model.placement.mesh, model.placement.shard_above
     shapes = jax.eval_shape(lambda rng: model.init(rng, size), jax.random.key(0))
@@ -224,7 +225,10 @@ def _variables(model, size: int) -> tuple[dict, dict]:
 
 
 def _teacher(
-    config, card: ModelCard, placement: mesh_lib.Placement, student: crops.Preprocessing
+    config: config_dict.ConfigDict,
+    card: ModelCard,
+    placement: mesh_lib.Placement,
+    student: crops.Preprocessing,
 ) -> StepTeacher:
     """The network of the card as a part of the step."""
     preprocessing = card.preprocessing
@@ -251,11 +255,13 @@ def _teacher(
     )
 
 
-def build_model(config, num_classes: int) -> efficientnet.EfficientNet:
+def build_model(config: config_dict.ConfigDict, num_classes: int) -> efficientnet.EfficientNet:
     return efficientnet.build(num_classes=num_classes, **config.model.to_dict())
 
 
-def build_preprocessing(config, model) -> crops.Preprocessing:
+def build_preprocessing(
+    config: config_dict.ConfigDict, model: efficientnet.EfficientNet
+) -> crops.Preprocessing:
     data = config.data
     return crops.Preprocessing(
         size=data.image_size or model.resolution,
@@ -267,9 +273,11 @@ def build_preprocessing(config, model) -> crops.Preprocessing:
 
 
 def train_view(
-    config, evaluation: crops.Preprocessing, teacher: crops.Preprocessing | None = None
+    config: config_dict.ConfigDict,
+    evaluation: crops.Preprocessing,
+    teacher: crops.Preprocessing | None = None,
 ) -> views.TrainView:
-    """Of labelled images; `teacher` adds the view of a teacher in the step."""
+    """The view of labelled images; `teacher` adds the view of a teacher in the step."""
     settings = config.randaugment.to_dict()
     final_cutout = settings.pop("final_cutout")
     return views.TrainView(
@@ -283,8 +291,8 @@ def train_view(
     )
 
 
-def unlabelled_view(config, view: views.TrainView) -> views.TrainView:
-    """Of unlabelled images, where labelled ones are seen as `view` has it."""
+def unlabelled_view(config: config_dict.ConfigDict, view: views.TrainView) -> views.TrainView:
+    """The view of unlabelled images, where labelled ones are seen as `view` has it."""
     changes = {
         "all": {},
         "model": {"randaugment": randaugment.RandAugment(0), "final_cutout": 0},
@@ -293,7 +301,7 @@ def unlabelled_view(config, view: views.TrainView) -> views.TrainView:
     return dataclasses.replace(view, **changes[config.train.unlabelled_noise])
 
 
-def training_devices(config) -> list:
+def training_devices(config: config_dict.ConfigDict) -> list:
     """The devices that train: `mesh.devices` of them, or all.
 
     A CPU's devices are its cores, one for each part of a labelling batch. Training takes one of

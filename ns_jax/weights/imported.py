@@ -116,7 +116,13 @@ def _preprocessing(architecture: str, model: str) -> crops.Preprocessing:
     return crops.Preprocessing(size, "padded", *published.IMAGENET)
 
 
-def _with_card(network, variables, preprocessing, source, class_names=None):
+def _with_card(
+    network: efficientnet.EfficientNet,
+    variables: dict,
+    preprocessing: crops.Preprocessing,
+    source: str,
+    class_names: tuple[str, ...] | None = None,
+) -> tuple[ModelCard, dict]:
     names = class_names or published.class_names(network.num_classes)
     if len(names) != network.num_classes:
         raise InputError(f"{source}: {len(names)} class names for {network.num_classes} classes")

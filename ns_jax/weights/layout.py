@@ -12,6 +12,7 @@ import numpy as np
 
 from ns_jax import trees
 from ns_jax.errors import InputError
+from ns_jax.models import efficientnet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Block:
         return self.place - 1 if self.place else None
 
 
-def blocks(model) -> Iterator[Block]:
+def blocks(model: efficientnet.EfficientNet) -> Iterator[Block]:
     index = 0
     for stage, spec in enumerate(model.stages(), start=1):
         for place in range(spec.repeats):
@@ -50,12 +51,14 @@ def blocks(model) -> Iterator[Block]:
             index += 1
 
 
-def shapes(model) -> dict[str, jax.ShapeDtypeStruct]:
+def shapes(model: efficientnet.EfficientNet) -> dict[str, jax.ShapeDtypeStruct]:
     """Our abstract leaves by path; nothing is allocated."""
     return trees.by_path(jax.eval_shape(lambda rng: model.init(rng, 32), jax.random.key(0)))
 
 
-def their_shapes(model, entries: list[Entry]) -> dict[str, tuple[int, ...]]:
+def their_shapes(
+    model: efficientnet.EfficientNet, entries: list[Entry]
+) -> dict[str, tuple[int, ...]]:
     """The shape that each of their tensors must have."""
     ours, expected = shapes(model), {}
     for entry in entries:
@@ -65,7 +68,12 @@ def their_shapes(model, entries: list[Entry]) -> dict[str, tuple[int, ...]]:
     return expected
 
 
-def to_tree(model, entries: list[Entry], tensors: Mapping[str, np.ndarray], source: str) -> dict:
+def to_tree(
+    model: efficientnet.EfficientNet,
+    entries: list[Entry],
+    tensors: Mapping[str, np.ndarray],
+    source: str,
+) -> dict:
     """`{"params", "batch_stats"}` as float32 NumPy arrays.
 
     Raises InputError that lists every missing, surplus and misshapen tensor, and the tensors that

@@ -22,15 +22,21 @@ DEPTHWISE = (0, 1, 3, 2)  # [h, w, C, 1] -> [h, w, 1, C]
 
 def entries(model: efficientnet.EfficientNet) -> list[layout.Entry]:
     """Every variable below the model's scope, without scope and suffix."""
-    found = []
+    found: list[layout.Entry] = []
 
-    def kernel(theirs, ours, layer=None, axes=None, bias=False):
+    def kernel(
+        theirs: str,
+        ours: str,
+        layer: int | None = None,
+        axes: tuple[int, ...] | None = None,
+        bias: bool = False,
+    ) -> None:
         name = "depthwise_kernel" if axes else "kernel"
         found.append(layout.Entry(f"{theirs}/{name}", f"params/{ours}/kernel", layer, axes))
         if bias:
             found.append(layout.Entry(f"{theirs}/bias", f"params/{ours}/bias", layer))
 
-    def norm(theirs, ours, layer=None):
+    def norm(theirs: str, ours: str, layer: int | None = None) -> None:
         for name, path in BATCH_NORM.items():
             found.append(layout.Entry(f"{theirs}/{name}", path.format(ours), layer))
 

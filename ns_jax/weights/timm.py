@@ -28,14 +28,14 @@ CARD = "ns_jax.model.json"  # in the header of a file that we wrote
 
 def entries(model: efficientnet.EfficientNet) -> list[layout.Entry]:
     """Every tensor of timm's `tf_efficientnet_*` of this architecture."""
-    found = []
+    found: list[layout.Entry] = []
 
-    def conv(theirs, ours, layer=None, bias=False):
+    def conv(theirs: str, ours: str, layer: int | None = None, bias: bool = False) -> None:
         found.append(layout.Entry(f"{theirs}.weight", f"params/{ours}/kernel", layer, CONV))
         if bias:
             found.append(layout.Entry(f"{theirs}.bias", f"params/{ours}/bias", layer))
 
-    def norm(theirs, ours, layer=None):
+    def norm(theirs: str, ours: str, layer: int | None = None) -> None:
         for name, path in BATCH_NORM.items():
             found.append(layout.Entry(f"{theirs}.{name}", path.format(ours), layer))
 

@@ -4,7 +4,7 @@ import dataclasses
 
 from ns_jax import files
 from ns_jax.data import class_names
-from ns_jax.data.source import Source, digest, unlabelled
+from ns_jax.data.source import Record, Source, digest, unlabelled
 from ns_jax.errors import InputError
 
 IMAGES = ("image", "image/encoded")  # the names of an example's features that we know
@@ -22,7 +22,7 @@ class _Records:
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> Record:
         record, key = self.data[index], f"record-{index:08d}"
         if record[:1] != EXAMPLE:
             return record, -1, key

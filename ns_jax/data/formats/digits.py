@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from ns_jax.data.source import Source, digest
+from ns_jax.data.source import Record, Source, digest
 from ns_jax.errors import InputError
 
 SPLITS = ("train", "unlabelled", "test")
@@ -20,7 +20,7 @@ class _Digits:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> Record:
         return self.images[index], self.labels[index], f"digit-{self.numbers[index]:04d}"
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from ns_jax import files
-from ns_jax.data.source import Source, digest, unlabelled
+from ns_jax.data.source import Record, Source, digest, unlabelled
 from ns_jax.errors import InputError
 
 TABLE = "labels.csv"  # columns `file` (relative to DIR) and `label` (empty: unknown)
@@ -26,7 +26,7 @@ class _Files:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> Record:
         key = self.keys[index].as_py()
         try:
             image = files.read(f"{self.root}/{key}")

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from ns_jax import files
 from ns_jax.data import class_names
-from ns_jax.data.source import Source, digest, unlabelled
+from ns_jax.data.source import Record, Source, digest, unlabelled
 from ns_jax.errors import InputError
 
 GROUPS_KEPT = 4  # row groups in memory, of each data worker
@@ -31,7 +31,7 @@ class _Rows:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> Record:
         file = int(np.searchsorted(self.ends, index, side="right"))
         row = index - (int(self.ends[file - 1]) if file else 0)
         path = self.paths[file]

@@ -9,7 +9,7 @@ import dataclasses
 import re
 
 from ns_jax import files
-from ns_jax.data.source import Source, digest, unlabelled
+from ns_jax.data.source import Record, Source, digest, unlabelled
 from ns_jax.errors import InputError, MissingFileError
 
 KEYS = ("file_name", "id", "key")  # names of features that name an image
@@ -26,7 +26,7 @@ class _Examples:
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> Record:
         example = self.data[index]
         label = int(example[self.label]) if self.label else -1
         key = example[self.key] if self.key else f"{self.split}-{index:08d}"

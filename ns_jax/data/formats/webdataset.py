@@ -14,6 +14,7 @@ import os
 import pathlib
 import posixpath
 import tarfile
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 
 from ns_jax import files
 from ns_jax.data import class_names
-from ns_jax.data.source import Source, digest, unlabelled
+from ns_jax.data.source import Record, Source, digest, unlabelled
 from ns_jax.digest import Digest
 from ns_jax.errors import InputError
 from ns_jax.progress import say
@@ -46,7 +47,7 @@ class _Samples:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> Record:
         shard = int(np.searchsorted(self.ends, index, side="right"))
         row = index - (int(self.ends[shard - 1]) if shard else 0)
         keys, offsets, sizes, labels = _columns(self.indices[shard], self.version)
@@ -152,7 +153,7 @@ def build_index(shard: str, signature: str) -> str:
     raise AssertionError
 
 
-def _read_headers(shard: str):
+def _read_headers(shard: str) -> Iterator[tuple[str, int, int, str | None]]:
     """(key, offset, size, label) of each sample with an image. Raises tarfile.TarError."""
     sample = label = image = None
     with files.open_binary(shard) as file, tarfile.open(fileobj=file, mode="r:") as archive:
@@ -174,7 +175,7 @@ def _read_headers(shard: str):
         yield sample, *image, label
 
 
-def _members(archive: tarfile.TarFile, shard: str):
+def _members(archive: tarfile.TarFile, shard: str) -> Iterator[tarfile.TarInfo]:
     """The headers that there are; of a file that breaks off, those before its end."""
     try:
         for member in archive:
