@@ -39,6 +39,7 @@ demo: install
 lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/shellcheck launch/*.sh
 
 # No other process and no whole network to compile.

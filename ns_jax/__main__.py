@@ -7,6 +7,7 @@ import logging as std_logging
 import os
 import pathlib
 import sys
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_dict, config_flags
@@ -178,7 +179,7 @@ def _set_up_logging() -> bool:
     If not, neither every step of Orbax and Grain, which they tell at INFO, nor the error of each
     array of a save that failed.
     """
-    verbose = FLAGS["verbosity"].value > 0
+    verbose = FLAGS["verbosity"].value > 0  # type: ignore[operator]  # absl gives it a value
     logging.set_verbosity(logging.INFO if verbose else logging.WARNING)  # it sets the flag
     if not verbose:
         std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
@@ -194,7 +195,7 @@ def _set_up_jax(program: Program) -> None:
     elif not _looks_for_tpus():
         # Where the TPU compiler is installed, JAX would look for a TPU with it, and it would say at
         # length that there is none. So hidden it cannot be imported.
-        sys.modules.setdefault("libtpu", None)
+        sys.modules.setdefault("libtpu", None)  # type: ignore[arg-type]  # importlib takes it
     import jax
 
     default = pathlib.Path.home() / ".cache" / "ns_jax" / "compiled"
@@ -203,7 +204,8 @@ def _set_up_jax(program: Program) -> None:
         jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     # A CPU's devices are its cores: labelling on two of them is 1.5 times as fast as on one device.
-    chosen = (jax.config.jax_num_cpu_devices, os.environ.get("XLA_FLAGS", ""))
+    configured: Any = jax.config  # its options are attributes that no stub knows
+    chosen = (configured.jax_num_cpu_devices, os.environ.get("XLA_FLAGS", ""))
     if chosen[0] < 0 and "xla_force_host_platform_device_count" not in chosen[1]:
         jax.config.update("jax_num_cpu_devices", cores.count())
 

@@ -65,7 +65,8 @@ def listing(root: str) -> tuple[list[str], list[str]]:
         raise MissingFileError(f"{root} is not a directory")
     # Links to directories are followed: data sets are often made of them.
     walk = _remote(root).walk() if is_remote(root) else os.walk(root, followlinks=True)
-    top, found = [], []
+    top: list[str] = []
+    found: list[str] = []
     base = None  # the root as the walk spells it
     for directory, folders, names in walk:
         folders[:] = [name for name in folders if not name.startswith(".")]

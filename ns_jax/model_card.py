@@ -1,6 +1,7 @@
 """The model card: what travels with weights, enough to predict with them. `model.json` holds it."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from ns_jax.data import crops
@@ -82,7 +83,7 @@ class ModelCard:
         return card
 
 
-def check_classes(names: tuple[str, ...], expected: list[str], source: str, teacher: str) -> None:
+def check_classes(names: Sequence[str], expected: Sequence[str], source: str, teacher: str) -> None:
     """Raises InputError if a source's classes are not those of a checkpoint."""
     if list(names) == list(expected):
         return

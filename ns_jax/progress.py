@@ -4,7 +4,7 @@ import contextlib
 import sys
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import rich.console
 import rich.progress
@@ -43,7 +43,8 @@ class Progress:
 
     def __init__(self, what: str, total_images: int, done_images: int = 0, shown: bool = True):
         self._what, self._total, self._done = visible(what), total_images, done_images
-        self._started, self._done_at_start = None, done_images
+        self._started: float | None = None
+        self._done_at_start = done_images
         self._last_line = time.monotonic()
         self._bar, self._shown = None, shown
         if shown and console.is_terminal:
@@ -113,7 +114,7 @@ def say(text: str) -> None:
     console.print(visible(text), markup=False)
 
 
-def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """A table on standard output; what stands in it is text, whatever it looks like."""
     if console.quiet:
         return

@@ -49,7 +49,8 @@ class Checkpoints:
         self._kept = [checkpoint_managers.LatestN(keep)]
         if keep_every:
             self._kept.append(checkpoint_managers.EveryNSteps(keep_every))
-        self._manager = self._saving = None
+        self._manager: ocp.CheckpointManager | None = None
+        self._saving: int | None = None
 
     def prepare(self, state: trees.Tree) -> None:
         """Compiles what saving needs, so that a save in a hurry does not wait for it."""
@@ -175,7 +176,7 @@ def _together(function: Callable, *arguments: Any) -> Any:
     return result
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """The error that began it, in a line."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -31,7 +31,9 @@ class BatchSpec:
         float32 `[k]`; `weight` float32, 0 for an image that cannot be read; where there are
         unlabelled rows `is_labelled` bool.
         """
-        columns = {name: (shape, np.uint8) for name, shape in self.images.items()}
+        columns: dict[str, tuple[tuple[int, ...], type]] = {
+            name: (shape, np.uint8) for name, shape in self.images.items()
+        }
         columns["target_classes"] = ((self.places,), np.int32)
         columns["target_probs"] = ((self.places,), np.float32)
         columns["weight"] = ((), np.float32)
@@ -61,7 +63,7 @@ class BatchSpec:
         )
         return sum(size + -size % alignment for size in sizes)
 
-    def is_labelled(self, row: np.ndarray) -> np.ndarray:
+    def is_labelled(self, row: np.ndarray | int) -> np.ndarray | bool:
         """Whether rows of a step, by number, are labelled."""
         return row % (self.rows // self.groups) < self.labelled // self.groups
 

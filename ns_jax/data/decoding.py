@@ -8,6 +8,7 @@ and only down to the last row that is wanted.
 import ctypes
 import dataclasses
 import struct
+from typing import Any
 
 import cv2
 import numpy as np
@@ -56,7 +57,9 @@ class Picture:
 
         Raises BadImageError: empty, not an image, or more than `max_pixels`.
         """
-        self._data, self._whole, self._header = data, None, None
+        self._data: Any = data  # bytes, unless it is what `_whole` is
+        self._whole: np.ndarray | None = None
+        self._header: _JpegHeader | None = None
         if isinstance(data, np.ndarray):
             if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3 or not data.size:
                 raise BadImageError(f"not an RGB image: {data.dtype}{list(data.shape)}")

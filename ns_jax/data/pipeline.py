@@ -14,7 +14,7 @@ import numpy as np
 
 from ns_jax.data import crops, decoding, perceptual, views, workers
 from ns_jax.data.batch import BatchSpec
-from ns_jax.data.source import Source
+from ns_jax.data.source import Indices, Source
 from ns_jax.data.workers import Reading
 
 
@@ -24,7 +24,7 @@ class Examples:
 
     source: Source
     # Of each example, into the source. Pickled for data workers: a range or a mapped column.
-    index: Sequence[int]
+    index: Indices
     target: Callable  # (position, the source's label) -> (classes int32 [k], probs float32 [k])
     k: int
 
@@ -101,7 +101,8 @@ class Rows:
         number = self.spec.number_in_stream(step, row)
         if self.spec.is_labelled(row):
             return self._weighted(self.labelled[number], self._kept(number))
-        return self._weighted(self.unlabelled[number], self.weights.unlabelled)
+        unlabelled: Any = self.unlabelled  # there are such rows, so it is not None
+        return self._weighted(unlabelled[number], self.weights.unlabelled)
 
     def _kept(self, number: int) -> float:
         kept = self.weights.labelled_kept
@@ -125,9 +126,9 @@ def train_batches(
     seed: int,
     reading: Reading,
     unlabelled_view: views.TrainView | None = None,
-    places: Sequence[int] | None = None,
+    places: Indices | None = None,
     weights: Weights = Weights(),  # noqa: B008  (frozen)
-) -> Iterator[dict[str, np.ndarray]]:
+) -> workers.Batches:
     """Batches, as `spec` has them, of steps `start_step` to `steps`, in order.
 
     `places`: the rows of each step that this host's devices hold; None: all. Unlabelled images are
@@ -143,7 +144,7 @@ def train_batches(
             )
         )
 
-    places = np.arange(spec.rows) if places is None else np.asarray(places)
+    own = np.arange(spec.rows) if places is None else np.asarray(places)
     rows = Rows(
         stream(labelled, 0, view),
         None if unlabelled is None else stream(unlabelled, 2, unlabelled_view or view),
@@ -153,15 +154,15 @@ def train_batches(
     )
 
     def make(step: int, empty: Callable) -> dict:
-        batch = spec.empty(len(places), empty)
-        for number, place in enumerate(places):
+        batch = spec.empty(len(own), empty)
+        for number, place in enumerate(own):
             for name, value in rows.row(step, int(place)).items():
                 batch[name][number] = value
         if "is_labelled" in batch:
-            batch["is_labelled"][:] = spec.is_labelled(places)
+            batch["is_labelled"][:] = spec.is_labelled(own)
         return batch
 
-    num_bytes = spec.num_bytes(len(places), workers.ALIGNMENT)
+    num_bytes = spec.num_bytes(len(own), workers.ALIGNMENT)
     return reading.iterate(make, range(start_step, steps), num_bytes)
 
 
@@ -182,11 +183,12 @@ def _augmented(
     return {**example, **seen, "weight": np.float32(not bad), "bad": np.bool_(bad)}
 
 
-def full_batches(chunks: Iterable[Sequence[int]], batch_size: int) -> Iterator[np.ndarray]:
+def full_batches(chunks: Iterable[Indices], batch_size: int) -> Iterator[np.ndarray]:
     """The indices of `chunks` in order, int64 `[batch_size]` at a time; the last may be fewer."""
-    held, count = [], 0
-    for chunk in chunks:
-        chunk = np.asarray(chunk, np.int64)
+    held: list[np.ndarray] = []
+    count = 0
+    for given in chunks:
+        chunk = np.asarray(given, np.int64)
         while count + len(chunk) >= batch_size:
             yield np.concatenate([*held, chunk[: batch_size - count]])
             chunk, held, count = chunk[batch_size - count :], [], 0
@@ -205,7 +207,7 @@ def evaluation_batches(
     batch_size: int,
     reading: Reading,
     hashed: bool = False,
-) -> Iterator[dict]:
+) -> workers.Batches:
     """A batch of the images of each of `parts` (at most `batch_size` indices), in order, un-noised.
 
     `image_0`, `image_1`, ...: for each of `preprocessings` uint8 `[B, S, S, 3]`, padded with zeros;
@@ -217,7 +219,7 @@ def evaluation_batches(
 
     def make(part: np.ndarray, empty: Callable) -> dict:
         views = [empty((batch_size, *shape), np.uint8) for shape in shapes]
-        batch = {
+        batch: dict[str, Any] = {
             "index": np.asarray(part, np.int64),
             "label": np.zeros(len(part), np.int32),
             "key": [],

@@ -7,7 +7,7 @@ arguments. Floats are float32 in the order of the official TensorFlow code, trun
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -23,8 +23,8 @@ _HALF = np.nextafter(np.float32(0.5), np.float32(0))  # 0.5 itself would round 0
 def auto_contrast(image: np.ndarray) -> np.ndarray:
     """Stretches each channel to [0, 255]; a channel of a single value stays as it is."""
     planes = cv2.split(image)
-    low, high = np.float32([cv2.minMaxLoc(plane)[:2] for plane in planes]).T[:, :, None]
-    levels = np.float32(_LEVELS)
+    low, high = np.asarray([cv2.minMaxLoc(plane)[:2] for plane in planes], np.float32).T[:, :, None]
+    levels = np.asarray(_LEVELS, np.float32)
     scale = 255 / np.maximum(high - low, 1)
     return _look_up_each(planes, np.where(high > low, levels * scale - low * scale, levels))
 
@@ -68,7 +68,7 @@ def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
 
 def color(image: np.ndarray, factor: float) -> np.ndarray:
     """Saturation: 0 is the grey image, 1 the image itself."""
-    channels = [np.float32(plane) for plane in cv2.split(image)]
+    channels = [np.asarray(plane, np.float32) for plane in cv2.split(image)]
     grey = _luma(*channels)
     return cv2.merge([_blend(grey, channel, factor) for channel in channels])
 
@@ -120,7 +120,7 @@ def solarize_add(image: np.ndarray, addition: int) -> np.ndarray:
     return image ^ ((image ^ brighter) & _mask(image < 128))
 
 
-def cutout(image: np.ndarray, half_size: int, centre: tuple[int, int]) -> np.ndarray:
+def cutout(image: np.ndarray, half_size: int, centre: Sequence[int] | np.ndarray) -> np.ndarray:
     """Greys the square of side 2 * `half_size` about `centre` (row, column), as far as it fits."""
     row, column = centre
     top, left = max(row - half_size, 0), max(column - half_size, 0)
@@ -177,7 +177,7 @@ class RandAugment:
         output = image if self.num_layers else image.copy()
         for _ in range(self.num_layers):
             name = _NAMES[rng.integers(len(_NAMES))]
-            argument = self._arguments[name]
+            argument: tuple = self._arguments[name]
             if name in SIGNED and rng.random() < 0.5:
                 argument = tuple(-value for value in argument)
             if name == "Cutout":
@@ -220,7 +220,7 @@ def _blend_table(level: int, factor: float) -> np.ndarray:
     return _blend(level, _LEVELS, factor)
 
 
-def _look_up_each(planes: list[np.ndarray], tables: np.ndarray) -> np.ndarray:
+def _look_up_each(planes: Sequence[np.ndarray], tables: np.ndarray) -> np.ndarray:
     """Each channel [H, W] through its own table of [3, 256]; twice as fast as interleaved."""
     pairs = zip(planes, tables, strict=True)
     return cv2.merge([cv2.LUT(plane, _to_uint8(table)) for plane, table in pairs])
@@ -256,7 +256,9 @@ def _smooth(image: np.ndarray) -> np.ndarray:
     decides whether truncation takes one off; cv2.filter2D differs on 0.4% of values.
     """
     height, width = image.shape[0] - 2, image.shape[1] - 2
-    outer, centre = (np.float32(image) * (np.float32(tap) / np.float32(13)) for tap in (1, 5))
+    outer, centre = (
+        np.asarray(image, np.float32) * (np.float32(tap) / np.float32(13)) for tap in (1, 5)
+    )
     total = np.zeros((height, width, 3), np.float32)
     for row, column in np.ndindex(3, 3):
         window = centre if (row, column) == (1, 1) else outer

@@ -35,14 +35,14 @@ def _bicubic_tf(image: np.ndarray, size: int) -> np.ndarray:
     """float32 `[size, size, 3]`, summed in the order of TensorFlow's kernel: columns first."""
     rows, row_weights = _taps(image.shape[0], size)
     columns, column_weights = _taps(image.shape[1], size)
-    image = np.float32(image)
+    image = np.asarray(image, np.float32)
     values = np.zeros((size, *image.shape[1:]), np.float32)
     for places, weights in zip(rows, row_weights, strict=True):
         values += image[places] * weights[:, None, None]
     output = np.zeros((size, size, 3), np.float32)
     y = np.repeat(np.arange(size, dtype=np.float32)[:, None], size, axis=1)
     for places, weights in zip(columns, column_weights, strict=True):
-        x = np.repeat(np.float32(places)[None], size, axis=0)
+        x = np.repeat(np.asarray(places, np.float32)[None], size, axis=0)
         # values[:, places], which NumPy copies pixel by pixel
         output += cv2.remap(values, x, y, cv2.INTER_NEAREST) * np.repeat(weights, 3).reshape(-1, 3)
     return output

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,6 +19,14 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Record: ...
+
+
+class Indices(Protocol):
+    """Whole numbers by position: a range, an array, or a mapped column."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, position: int, /) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,4 +93,4 @@ def _reduced(box: crops.Box, reduction: int, shape: tuple[int, ...]) -> crops.Bo
     sides = [side // reduction for side in box[2:]]
     starts = [round(start / reduction) for start in box[:2]]
     fitting = [min(start, shape[axis] - sides[axis]) for axis, start in enumerate(starts)]
-    return (*fitting, *sides)
+    return (*fitting, *sides)  # type: ignore[return-value]  # two and two

@@ -22,9 +22,9 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 import cloudpickle
 import numpy as np
@@ -39,6 +39,12 @@ LONELY_SECONDS = 5.0  # after which a waiting worker looks whether its trainer s
 _context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
 
 
+class Batches(Iterator[dict], Protocol):
+    """Batches in order. Close it to end what makes them."""
+
+    def close(self) -> None: ...
+
+
 class Workers:
     """Batches in order, made ahead. An iterator; close it to end its processes."""
 
@@ -51,7 +57,8 @@ class Workers:
         `batch_bytes` is what the arrays of a batch may take.
         """
         self._parts = iter(parts)
-        self._asked = collections.deque()  # the workers that owe a batch, in order
+        # The workers that owe a batch, in order.
+        self._asked: collections.deque[_Worker] = collections.deque()
         work = cloudpickle.dumps(make)
         slot_bytes = batch_bytes + -batch_bytes % ALIGNMENT
         self._workers = [_Worker(work, number, ahead, slot_bytes) for number in range(count)]
@@ -88,7 +95,8 @@ class _Slot:
     """One batch's share of the memory; `empty` gives arrays in it."""
 
     def __init__(self, memory: np.ndarray):
-        self._memory, self._used, self._places = memory, 0, {}
+        self._memory, self._used = memory, 0
+        self._places: dict[int, _Place] = {}
 
     def empty(self, shape: tuple, dtype: npt.DTypeLike) -> np.ndarray:
         place = _Place(self._used, shape, np.dtype(dtype))
@@ -180,7 +188,7 @@ def _copy(value: Any, memory: np.ndarray) -> Any:
 def _work(work: bytes, memory: Any, ahead: int, pipe: Connection, trainer: int) -> None:
     """The life of a worker process: it waits for a part, makes its batch in a slot, and says so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's, which ends its workers
-    asked = queue.SimpleQueue()
+    asked: queue.SimpleQueue = queue.SimpleQueue()
 
     def listen() -> None:
         """Reads what is asked while a batch is made or sent, so that the trainer never waits."""
@@ -238,7 +246,7 @@ class Reading:
             if value is not None and value < least:
                 raise InputError(f"data.{name} is {value}; set it to {least} or more")
 
-    def iterate(self, make: Callable, parts: Iterable, num_bytes: int) -> Iterator[dict]:
+    def iterate(self, make: Callable, parts: Iterable, num_bytes: int) -> Batches:
         """`make(part, empty)` of each of `parts` in order, ahead; see `workers.Workers`.
 
         `num_bytes` is what a batch's arrays may take. `parts` is read as batches are asked for, no
@@ -249,7 +257,7 @@ class Reading:
             return self._threaded(make, parts)
         return Workers(make, parts, count, -(-self.prefetch // count), num_bytes)
 
-    def _threaded(self, make: Callable, parts: Iterable) -> Iterator[dict]:
+    def _threaded(self, make: Callable, parts: Iterable) -> Generator[dict, None, None]:
         parts, seconds = iter(parts), 0.0
         for part in itertools.islice(parts, 2):  # the second one tells: caches are full
             began = time.perf_counter()
@@ -258,7 +266,7 @@ class Reading:
             yield batch
         threads = self.threads if seconds > SLOW_IMAGE_SECONDS else 1
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-            owed = collections.deque()
+            owed: collections.deque[concurrent.futures.Future] = collections.deque()
 
             def ask(count: int) -> None:
                 for part in itertools.islice(parts, count):

@@ -48,9 +48,9 @@ def _evaluate(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dic
         losses.append(-np.log(np.maximum(probs[np.arange(len(true)), true], 1e-300)))
         confidence.append(probs.max(1))
         right.append(probs.argmax(1) == true)
-    confidence, right = np.concatenate(confidence), np.concatenate(right)
+    confidences, rights = np.concatenate(confidence), np.concatenate(right)
     return {
         "cross_entropy": float(np.concatenate(losses).mean()),
-        "ece": metrics.calibration_error(confidence, right),
-        "top1": float(right.mean()),
+        "ece": metrics.calibration_error(confidences, rights),
+        "top1": float(rights.mean()),
     }

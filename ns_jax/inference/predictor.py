@@ -5,14 +5,15 @@ import contextlib
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
 
 from ns_jax import trees
 from ns_jax.data import pipeline, source
-from ns_jax.data.workers import Reading
+from ns_jax.data.source import Indices
+from ns_jax.data.workers import Batches, Reading
 from ns_jax.inference import step as inference_step
 from ns_jax.model_card import ModelCard
 from ns_jax.models import layers
@@ -25,7 +26,7 @@ IN_FLIGHT = 2  # batches that the device has or may begin with while the host re
 class Waits:
     """What the host waited for, and so what bounds the speed: images, or the device."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._seconds = {"input": 0.0, "device": 0.0}
 
     @contextlib.contextmanager
@@ -46,7 +47,7 @@ class Waits:
     def __str__(self) -> str:
         total = sum(self._seconds.values()) or 1.0
         bound = {"input": "reading and decoding images", "device": "the network"}
-        most = max(self._seconds, key=self._seconds.get)
+        most = max(self._seconds, key=self._seconds.__getitem__)
         return f"bound by {bound[most]} ({self._seconds[most] / total:.0%} of the waiting)"
 
 
@@ -97,7 +98,7 @@ class Predictor:
     def predict(
         self,
         source: source.Source,
-        chunks: Iterable[Sequence[int]],
+        chunks: Iterable[Indices],
         reading: Reading,
         k: int,
         batch_size: int,
@@ -120,7 +121,7 @@ class Predictor:
     def logits(
         self,
         source: source.Source,
-        chunks: Iterable[Sequence[int]],
+        chunks: Iterable[Indices],
         reading: Reading,
         batch_size: int,
     ) -> Iterator[dict]:
@@ -134,7 +135,7 @@ class Predictor:
         """
         size = self.local_batch_size(batch_size)
 
-        def batches() -> Iterator[dict]:
+        def batches() -> Generator[dict, None, None]:
             for start in range(0, len(images), size):
                 rows = images[start : start + size]
                 padded = np.zeros((size, *images.shape[1:]), np.uint8)
@@ -150,11 +151,11 @@ class Predictor:
     def _batches(
         self,
         source: source.Source,
-        chunks: Iterable[Sequence[int]],
+        chunks: Iterable[Indices],
         reading: Reading,
         batch_size: int,
         hashed: bool = False,
-    ) -> Iterator[dict]:
+    ) -> Batches:
         size = self.local_batch_size(batch_size)
         return pipeline.evaluation_batches(
             source,
@@ -165,20 +166,21 @@ class Predictor:
             hashed=hashed,
         )
 
-    def _with_logits(self, batches: Iterator[dict]) -> Iterator[dict]:
+    def _with_logits(self, batches: Batches) -> Iterator[dict]:
         step = inference_step.compile_inference(
             self._mesh, inference_step.member_logits, members=self._members, flip=self._flip
         )
         for batch, logits in self._run(step, self._weights, batches):
             yield {**batch, "logits": logits}
 
-    def _run(self, step: Callable, whole: trees.Tree, batches: Iterator[dict]) -> Iterator[tuple]:
+    def _run(self, step: Callable, whole: trees.Tree, batches: Batches) -> Iterator[tuple]:
         """Each batch's host columns, and what `step` returned of it, less the padding.
 
         `whole` is what `step` takes beside the views. While the host reads a batch back, the
         device has the next one and its result is already on its way.
         """
-        names, in_flight = self._view_names(), collections.deque()
+        names = self._view_names()
+        in_flight: collections.deque[tuple] = collections.deque()
         try:
             for batch in self.waits.timed("input", batches):
                 views = mesh_lib.put_batch({name: batch.pop(name) for name in names}, self._mesh)

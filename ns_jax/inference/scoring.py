@@ -1,5 +1,7 @@
 """A network's scores on a labelled source: every image once, over all processes."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ns_jax.data import bad_images
@@ -24,7 +26,9 @@ def score(
     """
     share = np.array_split(np.arange(len(source)), processes.count())[processes.index()]
     k = min(predictor.CLASSES_KEPT, len(network.class_names))  # as labelling: one compiled pass
-    parts = [(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), np.zeros(0, np.int32))]
+    parts: list[Sequence[np.ndarray]] = [
+        (np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), np.zeros(0, np.int32))
+    ]
     with Progress("evaluating", len(share), shown=shown) as progress:
         for batch in network.predict(source, [share], reading, k, batch_size):
             ok = np.asarray([status == "ok" for status in batch["status"]])

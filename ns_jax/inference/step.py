@@ -46,7 +46,11 @@ def member_logits(
     for member, own in zip(members, variables, strict=True):
         images = views[member.view]
         for seen in (images, images[:, :, ::-1]) if flip else (images,):
-            settings = {"model": member.model, "mean": member.mean, "std": member.std}
+            settings: dict[str, Any] = {
+                "model": member.model,
+                "mean": member.mean,
+                "std": member.std,
+            }
             found.append(logits_step(own, seen, **settings))
     return jnp.stack(found, axis=1)
 

@@ -75,7 +75,7 @@ class Leases:
 
     def _generations(self) -> dict[str, int]:
         """The newest generation of each lease that is there; -1 of others."""
-        newest = collections.defaultdict(lambda: -1)
+        newest: dict[str, int] = collections.defaultdict(lambda: -1)
         for file in files.names(self._directory):
             name, _, generation = file.rpartition(".")
             if generation.isdigit():

@@ -258,7 +258,7 @@ class Shards:
         `more` gives further arguments, an item for each run, as `map` takes them.
         """
         with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
-            waiting = collections.deque()
+            waiting: collections.deque[concurrent.futures.Future] = collections.deque()
             tasks = zip(runs, *more, strict=False)  # the others may be endless
             try:
                 for run, *arguments in tasks:

@@ -110,7 +110,9 @@ class MBConv(nn.Module):
     place: layers.Placement
 
     @nn.compact
-    def __call__(self, x: jax.Array, keep_prob: jax.Array, noisy: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, keep_prob: jax.Array, noisy: jax.Array | None
+    ) -> tuple[jax.Array, None]:
         spec, inputs, expanded = self.spec, x, x.shape[-1] * self.spec.expand_ratio
         conv = functools.partial(layers.Conv, place=self.place)
         if spec.expand_ratio != 1:
@@ -288,9 +290,9 @@ class EfficientNet:
         """
         mode = Mode(train, train if noise is None else noise)
         images = images.astype(self.dtype)
-        rngs = {"dropout": rng} if mode.noise else {}
+        rngs: dict[str, Any] = {"dropout": rng} if mode.noise else {}
         if not train:
-            logits = _Network(self).apply(variables, images, mode, noisy, rngs=rngs)
+            logits: Any = _Network(self).apply(variables, images, mode, noisy, rngs=rngs)
             return logits, variables["batch_stats"]
         logits, found = _Network(self).apply(
             variables, images, mode, noisy, rngs=rngs, mutable=["group_stats"]

@@ -6,7 +6,7 @@ Images are `[B, H, W, C]`, kernels `[kh, kw, in, out]` as in TensorFlow (depthwi
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -227,8 +227,9 @@ class BatchNorm(nn.Module):
             return swish(y) if self.activate else y
         grouped = x.reshape(self.stat_groups, -1, *x.shape[1:])
         y, mean, var = _normalise(grouped, scale, bias, self.epsilon, self.activate)
-        self.variable("group_stats", "mean", lambda: None).value = mean
-        self.variable("group_stats", "var", lambda: None).value = var
+        # Flax gives a variable the type of its first value, of which there is none.
+        self.variable("group_stats", "mean", lambda: None).value = mean  # type: ignore[assignment]
+        self.variable("group_stats", "var", lambda: None).value = var  # type: ignore[assignment]
         return y.reshape(x.shape)
 
 
@@ -245,7 +246,7 @@ def moved(
     """
 
     def new(path: tuple, old: jax.Array) -> jax.Array:
-        found = group_stats
+        found: Any = group_stats  # at first a dict, in the end an array
         for key in path:
             found = found.get(key.key) if found else None
         if found is None:

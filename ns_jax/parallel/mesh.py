@@ -71,7 +71,8 @@ def of_copies(function: Callable, mesh: Mesh, shardings: trees.Tree) -> Any:
     specs = jax.tree.map(lambda one: one.spec, shardings)
 
     def of_leaf(leaf: jax.Array, one: NamedSharding) -> jax.Array:
-        firsts, shape = [0] * leaf.ndim, list(leaf.shape)
+        firsts: list[int | jax.Array] = [0] * leaf.ndim
+        shape = list(leaf.shape)
         split = [dim for dim, axis in enumerate(one.spec) if axis is not None]
         for dim in split:
             firsts[dim] = jax.lax.axis_index("fsdp") * leaf.shape[dim]
@@ -117,7 +118,8 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 def local_rows(num_rows: int, mesh: Mesh) -> np.ndarray:
     """Which rows of a batch this process's devices hold, in the order `put_batch` takes them."""
-    slices = batch_sharding(mesh).addressable_devices_indices_map((num_rows,)).values()
+    found = batch_sharding(mesh).addressable_devices_indices_map((num_rows,)).values()
+    slices: list[Any] = list(found)  # of this process's devices: none is None
     starts = sorted((rows.start or 0, rows.stop or num_rows) for (rows,) in slices)
     return np.concatenate([np.arange(*ends) for ends in starts])
 

@@ -93,12 +93,12 @@ def exit_now() -> NoReturn:
     """Ends the process and its children. Nothing is unwound: an interpreter that shuts down while
     threads of libraries are at work may crash.
     """
-    with contextlib.suppress(Exception):  # a full disk, a closed pipe
-        if sys.__stderr__.isatty():
-            sys.__stderr__.write(SHOW_CURSOR)
+    with contextlib.suppress(Exception):  # a full disk, a closed pipe, none at all
+        if sys.__stderr__.isatty():  # type: ignore[union-attr]
+            sys.__stderr__.write(SHOW_CURSOR)  # type: ignore[union-attr]
     for stream in (sys.stdout, sys.stderr, sys.__stderr__):
         with contextlib.suppress(Exception):
-            stream.flush()
+            stream.flush()  # type: ignore[union-attr]
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(STATUS)

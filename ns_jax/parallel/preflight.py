@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -71,6 +71,7 @@ def check(config: config_dict.ConfigDict, workdir: pathlib.Path, where: tuple) -
         **{f"config.{name}": value for name, value in config_lib.flat(config).items()},
     }
     work = threading.Thread(target=_work, args=(where, index, facts), daemon=True)
+    troubles: list | None
     if index == 0:
         troubles = _call(directory, facts, work, seconds)
     else:
@@ -90,11 +91,11 @@ class _Caller:
 
     def __init__(self, directory: pathlib.Path):
         self._directory, self._token = directory, uuid.uuid4().hex
-        self.answers = collections.defaultdict(dict)  # index -> nonce -> facts
+        self.answers: dict[int, dict] = collections.defaultdict(dict)  # index -> nonce -> facts
         shutil.rmtree(directory, ignore_errors=True)
         self.tell("")
 
-    def tell(self, stage: str, troubles: list = ()) -> None:
+    def tell(self, stage: str, troubles: Sequence = ()) -> None:
         """Writes the call for all that have been heard."""
         heard = [nonce for those in self.answers.values() for nonce in those]
         call = {"token": self._token, "stage": stage, "heard": heard, "troubles": list(troubles)}

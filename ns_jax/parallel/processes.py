@@ -34,7 +34,8 @@ def connect(coordinator: str | None, count: int | None, index: int | None, wante
     if _given(coordinator, count, index):
         if count == 1:
             return
-        bind = coordinator if on_loopback(coordinator) else None  # None: on all addresses
+        # None: on all addresses.
+        bind = coordinator if coordinator and on_loopback(coordinator) else None
         jax.distributed.initialize(coordinator, count, index, coordinator_bind_address=bind)
     elif wanted or _tasks() > 1:
         jax.distributed.initialize()
@@ -51,7 +52,7 @@ def place(
     Raises InputError as `connect` does, and where nothing tells.
     """
     if _given(coordinator, count, index):
-        return index, count
+        return index, count  # type: ignore[return-value]  # they are given
     if not wanted and _tasks() == 1:
         return 0, 1
     # There is no public way to ask before processes are connected; this is what `initialize` asks.
@@ -78,8 +79,9 @@ def _given(coordinator: str | None, count: int | None, index: int | None) -> boo
     given = [value is not None for value in (coordinator, count, index)]
     if any(given) and not all(given):
         raise InputError("--coordinator, --num_processes and --process_id belong together")
-    if all(given) and not 0 <= index < count:
-        raise InputError(f"--process_id={index}: there are processes 0 to {count - 1}")
+    if all(given) and not 0 <= index < count:  # type: ignore[operator]  # so neither is None
+        last = count - 1  # type: ignore[operator]
+        raise InputError(f"--process_id={index}: there are processes 0 to {last}")
     return all(given)
 
 

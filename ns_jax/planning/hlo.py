@@ -56,7 +56,8 @@ def read(text: str) -> Reading:
     Raises RuntimeError for a text without estimates: another compiler's, or of a new form.
     """
     bodies, entry = _computations(text)
-    cycles, found = 0, collections.Counter()
+    cycles = 0
+    found: collections.Counter[tuple[str, int, int, str]] = collections.Counter()
     for name, times in _times(bodies, entry).items():
         for line in bodies[name]:
             if match := _COLLECTIVE.search(line):
@@ -73,7 +74,9 @@ def read(text: str) -> Reading:
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     """Lines of each computation, and the name of the one that begins."""
-    bodies, entry, lines = {}, "", []
+    bodies: dict[str, list[str]] = {}
+    lines: list[str] = []
+    entry = ""
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):
             lines = bodies[match[1]] = []
@@ -85,7 +88,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 def _times(bodies: dict[str, list[str]], entry: str) -> dict[str, int]:
     """How often each computation runs in a step. Bodies of fusions are left to their fusion."""
-    times = collections.Counter()
+    times: collections.Counter[str] = collections.Counter()
     waiting = [(entry, 1)]
     while waiting:
         name, count = waiting.pop()
@@ -109,7 +112,7 @@ def _turns(line: str, bodies: dict[str, list[str]]) -> int:
     """Turns of a loop: what the compiler says, or the bound that its condition compares with."""
     if match := re.search(r'known_trip_count[^}]*?"?n"?:"(\d+)"', line):
         return int(match[1])
-    condition = re.search(r"condition=(%[\w.\-]+)", line)[1]
+    condition = re.search(r"condition=(%[\w.\-]+)", line)[1]  # type: ignore[index]  # it has one
     bounds = [int(n) for n in re.findall(r" constant\((\d+)\)", "\n".join(bodies[condition]))]
     return max(bounds, default=1)
 

@@ -5,6 +5,7 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -57,8 +58,8 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     for name, source in sources.items():
         found[name], samples[name] = _examine(config, source)
     table("Sources", *_source_rows(found))
-    for name, source in found.items():
-        for line in source["bad"]:
+    for name, facts in found.items():
+        for line in facts["bad"]:
             say(f"{name}, unreadable: {line.strip()}")
     result = {
         "sources": found,
@@ -148,7 +149,7 @@ def _leaks(samples: dict[str, Sample], distance: int) -> dict:
     `{"unlabelled": {"test": [[key, key of the nearest test image, bits], ...]}}`, of samples,
     the nearest ones first.
     """
-    result = {}
+    result: dict[str, dict] = {}
     for name in filter(samples.get, TRAINED_ON):
         result[name] = {}
         for held_out in filter(samples.get, HELD_OUT):
@@ -260,7 +261,7 @@ def _training_speed(
     """Images/s of the compiled step on all devices that train, from batches in memory."""
     spec, size = trainer.batch_spec(), trainer.preprocessing.size
     rng = np.random.default_rng(config.seed)
-    batch = {
+    batch: dict[str, Any] = {
         name: np.ones((spec.rows, *shape), dtype)
         for name, (shape, dtype) in spec.device_columns.items()
     }
@@ -268,7 +269,8 @@ def _training_speed(
     batch["target_classes"][:] = 0
     batch = mesh_lib.put_batch(batch, trainer.mesh)
     say(f"compiles the training step of {trainer.model.name}")
-    teacher = teacher and mesh_lib.put(teacher, trainer.teacher.shardings)
+    if teacher and trainer.teacher:
+        teacher = mesh_lib.put(teacher, trainer.teacher.shardings)
     state, times = trainer.init(config.seed), []
     state = trainer.packed(state)
     for _ in range(TIMED_STEPS + 1):  # the first one compiles

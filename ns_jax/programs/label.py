@@ -9,7 +9,8 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from ml_collections import config_dict
@@ -146,7 +147,9 @@ def _begin(worker: str) -> float:
     return int(match[1]) / int(match[2])
 
 
-def _images(config: config_dict.ConfigDict, source: Source) -> tuple[Sequence[int], str | None]:
+def _images(
+    config: config_dict.ConfigDict, source: Source
+) -> tuple[np.ndarray | range, str | None]:
     """Indices to label, and the digest of the selection that they come from, or None."""
     if not config.label.subset:
         return range(len(source)), None
@@ -222,7 +225,7 @@ def _label(
     first = next(claims, None)
     if first is None:  # before readers are started
         return False
-    claimed = collections.deque()
+    claimed: collections.deque[int] = collections.deque()
 
     def ranges() -> Iterator[range]:
         for number in itertools.chain([first], claims):
@@ -230,7 +233,7 @@ def _label(
             yield queue.ranges[number]
 
     with concurrent.futures.ThreadPoolExecutor(1) as writer:
-        writing = None
+        writing: Any = None
         for number, columns in _by_shard(predictions(ranges()), claimed, queue, progress):
             ok = np.asarray(columns["status"]) == "ok"
             bad.add(columns["index"][~ok])

@@ -211,7 +211,7 @@ def _compile(name: str, what: str, step: Any, arguments: tuple) -> dict:
         return {"fits": False, "peak_bytes": used, "compile_seconds": time.perf_counter() - began}
     memory = made.memory_analysis()
     reading = hlo.read(made.as_text())
-    totals = {}
+    totals: dict[str, tuple[int, int]] = {}
     for one in reading.collectives:
         key = f"{one.kind} of {one.group_size}" if one.group_size else one.kind
         count, num_bytes = totals.get(key, (0, 0))

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import pathlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from ml_collections import config_dict
@@ -93,7 +94,7 @@ def _select(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
         say(f"{directory}: selected already")
         return
     class_names = made["inputs"]["class_names"]
-    counts = report_lib.Tally(class_names, source and source.known_labels(class_names))
+    counts = report_lib.Tally(class_names, source.known_labels(class_names) if source else None)
     if earlier:
         digest, found = _relabel(config, directory, made, counts, earlier["outputs"]["kept"])
     else:
@@ -128,7 +129,7 @@ def _choose(
     if settings.exclude:
         excluded = rules_lib.read_excluded(pathlib.Path(settings.exclude), num_images)
     shards, rows = _shards(settings, made)
-    leaked = _leaked(config, directory, made, shards, guard) if guard else None
+    leaked: Any = _leaked(config, directory, made, shards, guard) if guard else None
     if guard and settings.drop_leaks:
         excluded = rules_lib.nothing_excluded(num_images) if excluded is None else excluded
         rules_lib.exclude(excluded, leaked)
@@ -242,7 +243,7 @@ def _in_parts(blocks: Iterator, sizes: Iterable[int]) -> Iterator[tuple[np.ndarr
     for size in sizes:
         while len(held[0]) < size:
             held = [np.concatenate(both) for both in zip(held, next(blocks), strict=True)]
-        yield tuple(array[:size] for array in held)
+        yield held[0][:size], held[1][:size]
         held = [array[size:] for array in held]
 
 
@@ -342,4 +343,4 @@ def _digest(path: str) -> str | None:
     if not path:
         return None
     with open(path, "rb") as file:
-        return str(hashlib.file_digest(file, Digest))
+        return str(hashlib.file_digest(file, Digest))  # type: ignore[arg-type]  # it has `update`

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from ml_collections import config_dict
@@ -79,7 +80,9 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
         labelled,
         unlabelled,
         evaluation_lib.prepare(config, numbers, card),
-        teacher and mesh_lib.put(teacher[1], trainer.teacher.shardings),
+        mesh_lib.put(teacher[1], trainer.teacher.shardings)
+        if teacher and trainer.teacher
+        else None,
     )
     rollbacks = 0
     with preemption.deferred():
@@ -213,7 +216,8 @@ def _say_what_is_compiled(trainer: Trainer, spec: BatchSpec) -> None:
     text = "compiling the training step, once: later starts find it ready"
     if mesh_lib.on_cpu(trainer.mesh):  # measured on two cores: a second or less for each body
         text += f"; about {-(-trainer.model.num_bodies() // 10) * 10} s"
-    _say_once(trainer.step, spec.rows, spec.places, text)
+    step: Any = trainer.step  # a jitted function can be hashed, which its type does not say
+    _say_once(step, spec.rows, spec.places, text)
 
 
 def _made_of(

@@ -141,7 +141,8 @@ class NearDuplicates:
             nearest = self._nearest(hashes[start : start + _ROWS_AT_ONCE])
             rows = np.flatnonzero(nearest != _FAR)
             found.append((start + rows, nearest[rows] & 0xFFFFFFFF, nearest[rows] >> 32))
-        return tuple(np.concatenate(part) for part in zip(*found, strict=True))
+        rows, given, distances = (np.concatenate(part) for part in zip(*found, strict=True))
+        return rows, given, distances
 
     def _nearest(self, hashes: np.ndarray) -> np.ndarray:
         """int64 `[N]`: distance << 32 | number of the nearest given hash, or `_FAR`."""

@@ -74,7 +74,9 @@ def find_cuts(
     parts = _parts(num_classes, num_bytes // 2, in_flight)
     low = np.full(num_classes, key_range[0], np.uint64)
     width = (key_range[1] - key_range[0]).bit_length()  # of the interval that is known, in bits
-    rows = cuts = left = None
+    rows: np.ndarray | None = None
+    cuts: np.ndarray
+    left: np.ndarray
     searched = np.ones(num_classes, bool)
     while True:
         width = max(0, width - (parts.bit_length() - 1))

@@ -178,7 +178,7 @@ def _arrays(batch: pa.RecordBatch) -> dict[str, np.ndarray]:
     arrays = {}
     for name, kind in DTYPES.items():
         column = batch.column(name)
-        shape = (len(column),)
+        shape: tuple[int, ...] = (len(column),)
         if name in _WIDE:
             shape, column = (len(column), column.type.list_size), column.flatten()
         array = column.to_numpy(zero_copy_only=True)
@@ -272,7 +272,7 @@ class Writer:
         arrays = {name: buffer[: self._filled] for name, buffer in self._buffers.items()}
         columns = []
         for name, array in arrays.items():
-            self._total.update(array)
+            self._total.update(array)  # type: ignore[arg-type]  # whose buffer is bytes
             column = pa.array(array.reshape(-1))
             if name in _WIDE:
                 column = pa.FixedSizeListArray.from_arrays(

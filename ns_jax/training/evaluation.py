@@ -1,5 +1,7 @@
 """Scores of the averaged weights while a training runs. They change no bit of it."""
 
+from typing import Any
+
 from ml_collections import config_dict
 
 from ns_jax import model_card
@@ -26,7 +28,8 @@ class Evaluation:
         self._batch_size = config.evaluate.batch_size
         self._max_bad_fraction = config.data.max_bad_fraction
         self._reading = open_lib.loader_settings(config)
-        self._every = numbers.steps_between_evaluations(len(source))
+        every: Any = numbers.steps_between_evaluations(len(source))  # not None: see `prepare`
+        self._every = every
         self._total = numbers.total_steps
 
     def is_due(self, step: int) -> bool:

@@ -1,5 +1,7 @@
 """What a training is fed: images with their targets, labelled or pseudo-labelled."""
 
+from typing import Any
+
 import numpy as np
 from ml_collections import config_dict
 
@@ -65,7 +67,7 @@ def from_config(config: config_dict.ConfigDict, source: Source) -> tuple[Example
     if not config.train.unlabelled_ratio:
         return labelled_examples(source, smoothing, k=1), None
     unlabelled_source = open_lib.open_from_config(config, "unlabelled")
-    selection = None
+    selection: Any = None  # with neither it nor a teacher there would be no training
     if config.train.selection:
         selection = table_lib.Selection(config.train.selection)
     if config.train.teacher:

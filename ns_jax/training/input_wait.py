@@ -17,9 +17,10 @@ CLEAR_AFTER_SECONDS = 30.0  # ... after so long a time
 class InputWait:
     """Seconds between the end of each step on the device and the dispatch of the next one."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds = 0.0
-        self._began = self._finished = None
+        self._began: float | None = None
+        self._finished: concurrent.futures.Future[float] | None = None
         self._paused = 0.0
         self._watcher = concurrent.futures.ThreadPoolExecutor(1, "input-wait")
 

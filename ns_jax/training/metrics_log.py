@@ -28,7 +28,7 @@ class MetricsLog:
 
         `wandb`: a project. Raises MissingPackageError where its library is not installed.
         """
-        self._sinks = []
+        self._sinks: list[_JsonLines | _TensorBoard | _WandB] = []
         if not write:
             return
         self._sinks.append(_JsonLines(workdir / "metrics.jsonl", start_step))

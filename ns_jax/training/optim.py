@@ -12,7 +12,7 @@ from ns_jax import trees
 
 
 def learning_rate_schedule(
-    optim: config_dict.ConfigDict, batch_size: int, steps_per_epoch: float
+    optim: config_dict.ConfigDict, batch_size: float, steps_per_epoch: float
 ) -> optax.Schedule:
     """step -> learning rate: linear warm-up from 0, then a staircase counted from step 0.
 
@@ -76,6 +76,6 @@ def update_ema(average: trees.Tree, new: trees.Tree, step: jax.Array, decay: flo
     The official code does not settle whether t counts this update; here step 0's update has t = 0.
     """
     t = jnp.asarray(step, jnp.float32)
-    decay = jnp.minimum(decay, (1.0 + t) / (10.0 + t))
+    ramped = jnp.minimum(decay, (1.0 + t) / (10.0 + t))
     # As TensorFlow writes it: what does not change stays to the last bit.
-    return jax.tree.map(lambda old, new: old - (1.0 - decay) * (old - new), average, new)
+    return jax.tree.map(lambda old, new: old - (1.0 - ramped) * (old - new), average, new)

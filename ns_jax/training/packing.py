@@ -41,7 +41,7 @@ class _Vectors:
 
     def pack(self, tree: trees.Tree) -> dict:
         leaves = jax.tree.leaves(tree)
-        of_group = {name: [] for name in dict.fromkeys(self.groups)}
+        of_group: dict[str, list] = {name: [] for name in dict.fromkeys(self.groups)}
         for leaf, name in zip(leaves, self.groups, strict=True):
             of_group[name].append(leaf.reshape(-1))
         join = np.concatenate if isinstance(leaves[0], np.ndarray) else jnp.concatenate

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from ml_collections import config_dict
 
 from ns_jax.data import bad_images, pipeline
 from ns_jax.data import open as open_lib
+from ns_jax.data.workers import Batches
 from ns_jax.model_card import TrainingCounts
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.parallel import preemption, processes
@@ -68,7 +68,9 @@ class TrainingRun:
         ]
         self._policy = NonFinitePolicy(config.train, counts.nonfinite, workdir / "checkpoints")
         self._due = _Due(config.train.save_every_steps, config.train.save_every_minutes)
-        self._previous, self._warned, self._scores = None, False, {}
+        self._previous: dict | None = None  # metrics of the step before
+        self._scores: dict[str, float] = {}
+        self._warned = False
         self._inputs, self._open = inputs, contextlib.ExitStack()
 
     def __enter__(self) -> "TrainingRun":
@@ -90,7 +92,7 @@ class TrainingRun:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def _read(self) -> Iterator[dict[str, np.ndarray]]:
+    def _read(self) -> Batches:
         """Batches of this process's rows, from the start's step on."""
         config, numbers = self._config, self._trainer.numbers
         self._places = mesh_lib.local_rows(self._spec.rows, self._trainer.mesh)
@@ -121,7 +123,9 @@ class TrainingRun:
     def observe(self, step: int, state: TrainState, metrics: dict) -> None:
         """After a step was dispatched: looks at the step before, which is done, while it runs."""
         self._wait.dispatched(metrics["loss"])
-        seen = self._policy.look(step - 1, self._previous) if self._previous else {}
+        seen: dict[str, float] = {}
+        if self._previous:
+            seen = self._policy.look(step - 1, self._previous)
         self._previous = metrics
         shown = {name: value for name, value in self._scores.items() if name.endswith("/top1")}
         self._progress.advance(self._spec.rows, **seen, **shown)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ns_jax import trees
 from ns_jax.models import efficientnet
 from ns_jax.parallel import mesh as mesh_lib
 
@@ -60,7 +61,7 @@ def shardings(
     params = mesh_lib.params_shardings(shapes.params, mesh, shard_above)
     whole = mesh_lib.replicated(mesh)
     return TrainState(
-        step=whole,
+        step=whole,  # type: ignore[arg-type]  # a sharding in an array's place, as all of these
         params=params,
         batch_stats=jax.tree.map(lambda _: whole, shapes.batch_stats),
         opt_state=mesh_lib.like_params(optimiser, shapes.opt_state, params, mesh),
@@ -69,7 +70,7 @@ def shardings(
     )
 
 
-def placed(shapes: TrainState, state_shardings: TrainState) -> TrainState:
+def placed(shapes: trees.Tree, state_shardings: trees.Tree) -> trees.Tree:
     """Abstract leaves that know their sharding: what a checkpoint is restored into."""
     return jax.tree.map(
         lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),

@@ -92,7 +92,7 @@ def batch_loss(
     Also the new moving statistics, and sums over the rows for `summarise`.
     """
     images = efficientnet.normalise(batch["image"], objective.mean, objective.std)
-    is_labelled = batch.get("is_labelled")  # not there: all rows are
+    is_labelled: Any = batch.get("is_labelled")  # not there: all rows are
     logits, batch_stats = model.apply(
         {"params": params, "batch_stats": batch_stats},
         images,
@@ -103,7 +103,8 @@ def batch_loss(
     each = losses.cross_entropy(logits, batch["target_classes"], batch["target_probs"])
     best = batch["target_classes"][:, 0]
     if objective.teacher:
-        probs = teacher_probs(objective.teacher, teacher, batch, rng)
+        variables: Any = teacher  # which come with an objective that has a teacher
+        probs = teacher_probs(objective.teacher, variables, batch, rng)
         each = jnp.where(is_labelled, each, losses.dense_cross_entropy(logits, probs))
         best = jnp.where(is_labelled, best, probs.argmax(-1))
     loss = (batch["weight"] * each).sum() / objective.loss_divisor

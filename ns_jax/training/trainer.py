@@ -4,12 +4,14 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import numpy as np
 import optax
 from ml_collections import config_dict
 
+from ns_jax import trees
 from ns_jax.data import crops, randaugment, views
 from ns_jax.data.batch import BatchSpec
 from ns_jax.errors import InputError
@@ -138,7 +140,7 @@ def build(
         stat_groups=numbers.stat_groups,
     )
     preprocessing = build_preprocessing(config, model)
-    in_step = teacher and _teacher(config, teacher, placement, preprocessing)
+    in_step = _teacher(config, teacher, placement, preprocessing) if teacher else None
     objective = step_lib.Objective(
         mean=preprocessing.mean,
         std=preprocessing.std,
@@ -146,7 +148,7 @@ def build(
         loss_divisor=numbers.loss_divisor,
         microbatches=numbers.microbatches,
         unlabelled_noise=config.train.unlabelled_noise != "none",
-        teacher=in_step and in_step.step,
+        teacher=in_step.step if in_step else None,
     )
     of_teacher = None if teacher is None or config.train.teacher_noise else teacher.preprocessing
     view = train_view(config, preprocessing, of_teacher)
@@ -183,19 +185,24 @@ def _compiled(
     """What a training compiles, and what that is made of: the same for all of equal numbers, so
     that the second student of a self-training neither traces nor compiles anything again.
     """
-    mesh, shard_above = model.placement.mesh, model.placement.shard_above
+    placement = cast(mesh_lib.Placement, model.placement)
+    mesh, shard_above = placement.mesh, placement.shard_above
     settings = config_dict.ConfigDict(json.loads(optim_settings))
     schedule = optim.learning_rate_schedule(settings, batch, steps_per_epoch)
     decays = functools.partial(optim.decayed, is_frozen=model.is_frozen)
     optimiser = optim.make_optimiser(settings, schedule, decays)
     shapes = state_lib.abstract(model, optimiser, size)
     shardings = state_lib.shardings(shapes, optimiser, mesh, shard_above)
-    carried, step_optimiser, step_shardings = packing_lib.UNPACKED, optimiser, shardings
+    carried: packing_lib.Packing | packing_lib.Unpacked = packing_lib.UNPACKED
+    step_optimiser = optimiser
+    step_shardings: trees.Tree = shardings
     if mesh_lib.is_one_cpu(mesh):
         carried = packing_lib.Packing(shapes, decays(shapes.params))
         step_optimiser = optim.make_optimiser(settings, schedule, carried.decayed)
         step_shardings = mesh_lib.replicated(mesh)  # of every vector
-    teacher_shardings = objective.teacher and _variables(objective.teacher.model, teacher_size)[1]
+    teacher_shardings = None
+    if objective.teacher and teacher_size:
+        teacher_shardings = _variables(objective.teacher.model, teacher_size)[1]
     return {
         "schedule": schedule,
         "optimiser": optimiser,
@@ -217,7 +224,8 @@ def _compiled(
 
 def _variables(model: efficientnet.EfficientNet, size: int) -> tuple[dict, dict]:
     """Shapes and shardings of a network's variables, on its placement."""
-    mesh, shard_above = model.placement.mesh, model.placement.shard_above
+    placement = cast(mesh_lib.Placement, model.placement)
+    mesh, shard_above = placement.mesh, placement.shard_above
     shapes = jax.eval_shape(lambda rng: model.init(rng, size), jax.random.key(0))
     params = mesh_lib.params_shardings(shapes["params"], mesh, shard_above)
     whole = jax.tree.map(lambda _: mesh_lib.replicated(mesh), shapes["batch_stats"])
@@ -293,7 +301,7 @@ def train_view(
 
 def unlabelled_view(config: config_dict.ConfigDict, view: views.TrainView) -> views.TrainView:
     """The view of unlabelled images, where labelled ones are seen as `view` has it."""
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "all": {},
         "model": {"randaugment": randaugment.RandAugment(0), "final_cutout": 0},
         "none": {"kind": "evaluation"},

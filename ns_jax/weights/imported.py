@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import crops
@@ -83,7 +84,7 @@ def _hub_config(path: pathlib.Path) -> dict:
     details = content.get("pretrained_cfg", {})
     name = f"{content['architecture']}.{details.get('tag', '')}"
     if name in published.names():
-        found = {"model": name}
+        found: dict[str, Any] = {"model": name}
     else:
         found = {"model": content["architecture"].replace("tf_efficientnet_", "efficientnet-")}
     if "mean" in details:
@@ -120,7 +121,7 @@ def _with_card(
     network: efficientnet.EfficientNet,
     variables: dict,
     preprocessing: crops.Preprocessing,
-    source: str,
+    source: str | pathlib.Path,
     class_names: tuple[str, ...] | None = None,
 ) -> tuple[ModelCard, dict]:
     names = class_names or published.class_names(network.num_classes)

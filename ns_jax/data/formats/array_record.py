@@ -1,6 +1,7 @@
 """array_record:GLOB: ArrayRecord files of `tf.train.Example`s, or of bare image files."""
 
 import dataclasses
+from typing import Any
 
 from ns_jax import files
 from ns_jax.data import class_names
@@ -16,7 +17,7 @@ KEYS = ("file_name", "image/filename", "key", "id")
 
 @dataclasses.dataclass(frozen=True)
 class _Records:
-    data: object  # array_record's data source; it pickles without its open files
+    data: Any  # array_record's data source; it pickles without its open files
     names: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -33,8 +34,8 @@ class _Records:
         return image, next(labels, -1) if self.names else -1, next(keys, key)
 
 
-def _features(record: bytes) -> dict[str, bytes | int]:
-    """The first value of each feature of a serialised example; none if it is damaged."""
+def _features(record: bytes) -> dict[str, Any]:
+    """The first value (bytes or int) of each feature of a serialised example; none if damaged."""
     from google.protobuf import message
     from tensorflow_datasets.proto import tf_example_pb2  # half a second to import
 

@@ -7,6 +7,7 @@ They are prepared once in a format with random access, below TFDS_DATA_DIR (~/te
 
 import dataclasses
 import re
+from typing import Any
 
 from ns_jax import files
 from ns_jax.data.source import Record, Source, digest, unlabelled
@@ -17,7 +18,7 @@ KEYS = ("file_name", "id", "key")  # names of features that name an image
 
 @dataclasses.dataclass(frozen=True)
 class _Examples:
-    data: object  # TFDS's data source; it pickles without its open files
+    data: Any  # TFDS's data source; it pickles without its open files
     split: str
     image: str
     label: str | None

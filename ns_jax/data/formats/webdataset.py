@@ -14,7 +14,8 @@ import os
 import pathlib
 import posixpath
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -98,14 +99,14 @@ def _indices(shards: list[str], signatures: list[str]) -> list[str]:
         say(f"indexes {len(todo):,} of {len(shards):,} tar files")
     arguments = [shards[i] for i in todo], [signatures[i] for i in todo]
     if len(todo) <= FEW:
-        built = map(build_index, *arguments)
+        built: Iterable[str] = map(build_index, *arguments)
     else:
         context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
         with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context) as pool:
             built = list(pool.map(build_index, *arguments))
     for i, path in zip(todo, built, strict=True):
         found[i] = path
-    return found
+    return found  # type: ignore[return-value]  # none is missing now
 
 
 def _places(shard: str) -> list[str]:
@@ -130,7 +131,7 @@ def build_index(shard: str, signature: str) -> str:
 
     Raises InputError for a file that is no tar archive.
     """
-    columns = {name: [] for name in SCHEMA.names}
+    columns: dict[str, list] = {name: [] for name in SCHEMA.names}
     try:
         for key, offset, size, label in _read_headers(shard):
             for name, value in zip(SCHEMA.names, (key, offset, size, label), strict=True):
@@ -153,7 +154,7 @@ def build_index(shard: str, signature: str) -> str:
     raise AssertionError
 
 
-def _read_headers(shard: str) -> Iterator[tuple[str, int, int, str | None]]:
+def _read_headers(shard: str) -> Iterator[tuple]:
     """(key, offset, size, label) of each sample with an image. Raises tarfile.TarError."""
     sample = label = image = None
     with files.open_binary(shard) as file, tarfile.open(fileobj=file, mode="r:") as archive:
@@ -170,7 +171,8 @@ def _read_headers(shard: str) -> Iterator[tuple[str, int, int, str | None]]:
             if extension.lower() in IMAGES and not image:
                 image = member.offset_data, member.size
             elif extension == LABEL:
-                label = archive.extractfile(member).read().decode().strip()
+                content: Any = archive.extractfile(member)  # not None: it is a file
+                label = content.read().decode().strip()
     if image:
         yield sample, *image, label
 
@@ -179,7 +181,7 @@ def _members(archive: tarfile.TarFile, shard: str) -> Iterator[tarfile.TarInfo]:
     """The headers that there are; of a file that breaks off, those before its end."""
     try:
         for member in archive:
-            archive.members.clear()  # which would keep all of them
+            archive.members.clear()  # type: ignore[attr-defined]  # which would keep all of them
             yield member
     except tarfile.ReadError as error:
         say(f"{shard}: {error}; its index ends there")
