@@ -74,7 +74,10 @@ class _TensorBoard:
         import tensorboardX  # half a second
 
         self._writer = tensorboardX.SummaryWriter(
-            str(directory), purge_step=start_step + 1, flush_secs=FLUSH_SECONDS
+            str(directory),
+            purge_step=start_step + 1,
+            flush_secs=FLUSH_SECONDS,
+            filename_suffix=f".{start_step}",  # two starts in one second write two files
         )
 
     def write(self, step: int, numbers: dict[str, float]) -> None:

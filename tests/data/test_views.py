@@ -166,4 +166,3 @@ def test_the_teachers_view_is_evaluations_and_decoded_once(monkeypatch):
     np.testing.assert_array_equal(seen["teacher_image"], teacher(image))
     assert len(calls) == 1
     assert {name: array.shape for name, array in seen.items()} == both.shapes()
-    assert sum(array.nbytes for array in seen.values()) == both.num_bytes
