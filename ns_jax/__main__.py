@@ -139,8 +139,7 @@ def _run(name: str, config: config_dict.ConfigDict, workdir: pathlib.Path) -> in
     processes.check_agreement(" ".join([name, str(workdir), config.to_json_best_effort()]))
     if program.alone and processes.count() > 1:
         raise InputError(f"{name} runs in one process, not in {processes.count()}")
-    with paths_of_the_user():
-        processes.call_on_first(workdir_lib.claim_workdir, config, workdir)
+    processes.call_on_first(workdir_lib.claim_workdir, config, workdir)
     importlib.import_module(f"ns_jax.programs.{name}").run(config, workdir)
     return 0
 

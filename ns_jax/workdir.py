@@ -13,7 +13,7 @@ from ml_collections import config_dict
 
 from ns_jax import config as config_lib
 from ns_jax import files, trees
-from ns_jax.errors import InputError, MissingFileError
+from ns_jax.errors import InputError, MissingFileError, paths_of_the_user
 
 CONFIG, MANIFEST = "config.json", "manifest.json"
 # Keys of earlier versions, in configs and in manifests, with the value that changed nothing.
@@ -53,10 +53,12 @@ def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None
     """
     ours = json.loads(config.to_json_best_effort())
     path = workdir / CONFIG
-    if not path.exists() or [entry.name for entry in workdir.iterdir()] == [path.name]:
-        write_json(path, ours)
-        return
-    theirs, ours = (dict(config_lib.leaves(one)) for one in (json.loads(path.read_text()), ours))
+    with paths_of_the_user():
+        if not path.exists() or [entry.name for entry in workdir.iterdir()] == [path.name]:
+            write_json(path, ours)
+            return
+        theirs = json.loads(path.read_text())
+    theirs, ours = (dict(config_lib.leaves(one)) for one in (theirs, ours))
     ours = _with_retired(ours, theirs)
     # Any other key that only one of them declares is of another version, and cannot differ.
     declared = (theirs.keys() & ours.keys()) - set(HARMLESS)
