@@ -1,6 +1,6 @@
 """A network's scores on a labelled source: every image once, over all processes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,6 +12,10 @@ from ns_jax.parallel import processes
 from ns_jax.progress import Progress
 
 
+class Stopped(Exception):  # noqa: N818 (it is no error)
+    """The scores are not wanted any more."""
+
+
 def score(
     network: predictor.Predictor,
     source: Source,
@@ -19,10 +23,12 @@ def score(
     bad: bad_images.BadImages,
     batch_size: int,
     shown: bool = True,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict:
     """`metrics.evaluate`'s numbers and `num_images` scored. Called by all processes.
 
-    Images that cannot be read are noted in `bad`, not scored. `shown`: with a progress bar.
+    Images that cannot be read are noted in `bad`, not scored. `shown`: with a progress bar. Raises
+    Stopped once `stop()` is true, which it may be where there is one process.
     """
     share = np.array_split(np.arange(len(source)), processes.count())[processes.index()]
     k = min(predictor.CLASSES_KEPT, len(network.class_names))  # as labelling: one compiled pass
@@ -31,6 +37,8 @@ def score(
     ]
     with Progress("evaluating", len(share), shown=shown) as progress:
         for batch in network.predict(source, [share], reading, k, batch_size):
+            if stop():
+                raise Stopped
             ok = np.asarray([status == "ok" for status in batch["status"]])
             bad.add(batch["index"][~ok])
             parts.append([batch[name][ok] for name in ("classes", "probs", "label")])

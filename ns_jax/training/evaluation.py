@@ -10,6 +10,7 @@ from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.inference import predictor, scoring
 from ns_jax.model_card import ModelCard
+from ns_jax.parallel import preemption, processes
 from ns_jax.training.numbers import Numbers
 
 
@@ -26,7 +27,6 @@ class Evaluation:
     ):
         self._source, self._split, self._card = source, split, card
         self._batch_size = config.evaluate.batch_size
-        self._max_bad_fraction = config.data.max_bad_fraction
         self._reading = open_lib.loader_settings(config)
         every: Any = numbers.steps_between_evaluations(len(source))  # not None: see `prepare`
         self._every = every
@@ -38,11 +38,22 @@ class Evaluation:
     def scores(self, variables: dict) -> dict[str, float]:
         """`{"test/top1": ..., ...}` of weights on the host. Called by all processes.
 
-        The pass is the one that labelling and evaluation compile.
+        The pass is the one that labelling and evaluation compile. Empty where a notice broke it
+        off, which of many processes it does not.
         """
         network = predictor.Predictor([(self._card, variables)])
-        bad = bad_images.BadImages(self._source, self._max_bad_fraction)
-        found = scoring.score(network, self._source, self._reading, bad, self._batch_size, False)
+        try:
+            found = scoring.score(
+                network,
+                self._source,
+                self._reading,
+                bad_images.BadImages(self._source, 1.0),
+                self._batch_size,
+                shown=False,
+                stop=lambda: processes.count() == 1 and preemption.noticed(),
+            )
+        except scoring.Stopped:
+            return {}
         return {f"{self._split}/{name}": found[name] for name in ("top1", "top5", "ece")}
 
 

@@ -70,7 +70,7 @@ class TrainingRun:
         self._due = _Due(config.train.save_every_steps, config.train.save_every_minutes)
         self._previous: dict | None = None  # metrics of the step before
         self._scores: dict[str, float] = {}
-        self._warned = False
+        self._warned = self._leaving = False
         self._inputs, self._open = inputs, contextlib.ExitStack()
 
     def __enter__(self) -> "TrainingRun":
@@ -142,10 +142,11 @@ class TrainingRun:
             self._warned = self._warned or warn_if_input_bound(
                 self._wait, self._config.data.workers
             )
-        if self._evaluation and self._evaluation.is_due(step):
+        if self._evaluation and self._evaluation.is_due(step) and not self.leaves(step):
             with self._wait.paused(), self._progress.paused():
-                self._scores = self._evaluation.scores(self._trainer.averaged_variables(state))
-            numbers |= self._scores
+                scores = self._evaluation.scores(self._trainer.averaged_variables(state))
+            numbers |= scores
+            self._scores = scores or self._scores
         if numbers:
             self._log.write(step, numbers)
 
@@ -153,8 +154,9 @@ class TrainingRun:
         return step == self._total or step % self._config.train.log_every_steps == 0
 
     def leaves(self, step: int) -> bool:
-        """Whether the machine is about to go. Called by all processes after each step."""
-        return processes.leave_after_this_step() and step < self._total
+        """Whether the machine is about to go. Called by all processes, at least once a step."""
+        self._leaving = self._leaving or processes.leave_after_this_step()
+        return self._leaving and step < self._total
 
     def saves(self, step: int) -> bool:
         return self._due.at(step, self.logs(step)) or step == self._total
