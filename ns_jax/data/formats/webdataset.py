@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ns_jax import files
+from ns_jax import cores, files
 from ns_jax.data import class_names
 from ns_jax.data.source import Record, Source, digest, unlabelled
 from ns_jax.digest import Digest
@@ -102,7 +102,7 @@ def _indices(shards: list[str], signatures: list[str]) -> list[str]:
         built: Iterable[str] = map(build_index, *arguments)
     else:
         context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
-        with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context) as pool:
+        with concurrent.futures.ProcessPoolExecutor(cores.count(), context) as pool:
             built = list(pool.map(build_index, *arguments))
     for i, path in zip(todo, built, strict=True):
         found[i] = path
