@@ -6,6 +6,10 @@ BIN := .venv/bin
 # Huge pages for large blocks: a training step of the demo is 1.3 to 1.7 times faster on CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
+# Modules are compiled when they are first imported, below: that must be kept, or every start of a
+# program compiles JAX again, 4 seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install dev demo quick test lint chaos pod parity bench bench-cpu bench-input bench-labelling bench-selection
 
 # Wheels alone: nothing is compiled here. (promise, which TensorFlow Datasets ask for, is Python and has

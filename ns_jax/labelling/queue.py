@@ -75,9 +75,14 @@ class ShardQueue:
         held.release(self._names[number])
 
     def tidy(self) -> None:
-        """Removes what killed workers left half written, once all shards are there."""
-        for directory in (self._directory, f"{self._directory}/leases"):
+        """Removes what killed workers left, once all shards are there: half-written files, and the
+        lease of a shard that was written just before its worker was killed.
+        """
+        leases_directory = f"{self._directory}/leases"
+        for directory in (self._directory, leases_directory):
             files.tidy(directory)
+        for name in files.names(leases_directory):
+            files.remove(f"{leases_directory}/{name}")
 
     def check(self) -> None:
         """Removes shards that are cut off, which are then computed again, and says so.
