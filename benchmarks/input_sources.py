@@ -22,7 +22,7 @@ from ns_jax import files
 from ns_jax.data import crops, pipeline, randaugment, views
 from ns_jax.data import open as open_lib
 from ns_jax.data.batch import BatchSpec
-from ns_jax.data.workers import Reading
+from ns_jax.data.workers import LoaderSettings
 from ns_jax.training import examples as examples_lib
 
 MEMBERS = 100_000
@@ -105,7 +105,7 @@ def _memory(directory: str) -> None:
         steps=IMAGES // batch,
         start_step=0,
         seed=0,
-        reading=Reading(workers=WORKERS),
+        reading=LoaderSettings(workers=WORKERS),
     )
     pids = [os.getpid(), *(worker.pid for worker in batches.processes())]
     used, began = [], time.perf_counter()

@@ -13,7 +13,7 @@ from ns_jax.data import (
 )
 from ns_jax.data import open as open_lib  # noqa: E402
 from ns_jax.data.batch import BatchSpec  # noqa: E402
-from ns_jax.data.workers import Reading  # noqa: E402  # noqa: E402
+from ns_jax.data.workers import LoaderSettings  # noqa: E402  # noqa: E402
 from ns_jax.training import examples as examples_lib  # noqa: E402
 
 BATCH = 64
@@ -28,7 +28,7 @@ def stream(directory: str, mode: str, cores: int):
     """Batches without an end, or for long enough."""
     source = open_lib.open_source(f"folder:{directory}", labels_per_class=1, seed=0)
     evaluation = crops.Preprocessing(224, "0.875", (0.485,) * 3, (0.229,) * 3)
-    reading = Reading(workers=cores)
+    reading = LoaderSettings(workers=cores)
     if mode == "training":
         view = views.TrainView(evaluation, "crop", True, randaugment.RandAugment(2, 9))
         return pipeline.train_batches(

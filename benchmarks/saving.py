@@ -38,7 +38,7 @@ def main() -> None:
         checkpoints.prepare(state)
         for step in range(arguments.times + 1):  # the first one makes directories
             began = time.perf_counter()
-            checksum.of_copies(state)
+            checksum.per_device_sums(state)
             summed.append(time.perf_counter() - began)
             began = time.perf_counter()
             checkpoints.save(step, state, {})

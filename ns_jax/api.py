@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ns_jax.data.source import Record, Source
-from ns_jax.data.workers import Reading
+from ns_jax.data.workers import LoaderSettings
 from ns_jax.errors import InputError, MissingFileError
 from ns_jax.inference import predictor
 from ns_jax.model_card import ModelCard
@@ -17,7 +17,7 @@ from ns_jax.weights import imported
 
 BATCH_SIZE = 64  # images on the devices at once
 LONG = 256  # images from which progress is shown
-READING = Reading(workers=0, prefetch=4)
+READING = LoaderSettings(workers=0, prefetch=4)
 
 
 class Prediction(NamedTuple):

@@ -1,10 +1,9 @@
 """What a person sees while it runs: lines, bars, tables."""
 
-import contextlib
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import rich.console
 import rich.progress
@@ -67,15 +66,10 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """What happens in here does not count for the speed."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            if self._started is not None:
-                self._started += time.monotonic() - began
+    def leave_out(self, seconds: float) -> None:
+        """Seconds that just went by and do not count for the speed."""
+        if self._started is not None:
+            self._started += seconds
 
     def images_per_second(self) -> float:
         """Since the first call of `advance`, which is when compilation is over."""

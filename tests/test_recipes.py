@@ -11,7 +11,7 @@ from ns_jax import config as config_lib
 from ns_jax.data import decoding, pipeline
 from ns_jax.data import open as open_lib
 from ns_jax.data.batch import BatchSpec
-from ns_jax.data.workers import Reading
+from ns_jax.data.workers import LoaderSettings
 from ns_jax.training import examples as examples_lib
 from ns_jax.training import numbers as numbers_lib
 from ns_jax.training import optim
@@ -105,7 +105,7 @@ def test_recipes_read_data_of_their_data_sets_features(
             steps=1,
             start_step=0,
             seed=0,
-            reading=Reading(workers=0),
+            reading=LoaderSettings(workers=0),
         )
     )
     assert batch["image"].shape == (4, size, size, 3) and batch["weight"].all()

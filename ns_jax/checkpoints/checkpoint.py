@@ -34,7 +34,7 @@ DAMAGED = "damaged_checkpoints"  # beside `checkpoints`: steps that could not be
 CHECKSUMS, SEAL = "checksums", "seal"
 # What reading raises for other reasons than damage: a lack of memory. All else (Orbax raises a bare
 # Exception for an array that is cut off) is taken for damage.
-OTHERWISE = (MemoryError, RuntimeError)
+NOT_DAMAGE = (MemoryError, RuntimeError)
 
 
 class Checkpoints:
@@ -61,7 +61,7 @@ class Checkpoints:
 
         Raises OSError if the save before this one failed, ReplicaError if devices disagree.
         """
-        sums = checksum.of_copies(state)
+        sums = checksum.per_device_sums(state)
         checksum.check_replicas(sums, state, step)
         sums = jax.tree.unflatten(jax.tree.structure(state), sums[0].tolist())
         checksums = {
@@ -69,10 +69,10 @@ class Checkpoints:
             "model": checksum.total(sums.ema_variables),
         }
         if self._manager:
-            with self._said():
+            with self._explain_save_errors():
                 self._manager.wait_until_finished()  # an error of the save before is its own
         self._saving = step
-        with self._said():
+        with self._explain_save_errors():
             self._manager = self._manager or self._open()
             self._manager.save(
                 step,
@@ -87,13 +87,13 @@ class Checkpoints:
     def check(self) -> None:
         """Raises OSError if a save that was begun has failed. Costs nothing."""
         if self._manager:
-            with self._said():
+            with self._explain_save_errors():
                 self._manager.check_for_errors()
 
     def close(self) -> None:
         """Waits for what is being written. Raises OSError if it failed."""
         if self._manager:
-            with self._said():
+            with self._explain_save_errors():
                 self._manager.wait_until_finished()
             self._manager.close()
             self._manager = None
@@ -111,15 +111,15 @@ class Checkpoints:
         for step in steps:
             directory = self.directory / str(step)
             try:
-                card, checksums, found = _together(_read_frame, directory)
+                card, checksums, found = _on_all_processes(_read_description_and_shapes, directory)
                 check(card)
                 expected = {"params": placed.params, "batch_stats": placed.batch_stats}
                 found = {name: found[name] for name in expected}
                 trees.check_same(expected, found, f"{directory} holds another network")
-                state = _together(_read_state, directory, placed)
-                sums = checksum.of_copies(state)[0].tolist()
+                state = _on_all_processes(_read_state, directory, placed)
+                sums = checksum.per_device_sums(state)[0].tolist()
                 _check_sum("state", jax.tree.unflatten(jax.tree.structure(state), sums), checksums)
-                _together(_read_model, directory, checksums)
+                _on_all_processes(_read_model, directory, checksums)
             except DamagedError as error:
                 say(f"{directory} is damaged, the one before it is taken: {error}")
                 continue
@@ -149,7 +149,7 @@ class Checkpoints:
         )
 
     @contextlib.contextmanager
-    def _said(self) -> Iterator[None]:
+    def _explain_save_errors(self) -> Iterator[None]:
         """Any error of saving as one that says what to do."""
         try:
             yield
@@ -160,12 +160,12 @@ class Checkpoints:
             ) from error
 
 
-def _together(function: Callable, *arguments: Any) -> Any:
+def _on_all_processes(function: Callable, *arguments: Any) -> Any:
     """`function(*arguments)` in every process. If it fails in one, all raise DamagedError."""
     result = error = None
     try:
         result = function(*arguments)
-    except OTHERWISE:
+    except NOT_DAMAGE:
         raise
     except Exception as raised:
         error = raised
@@ -201,7 +201,7 @@ def _reader() -> Iterator[ocp.StandardCheckpointHandler]:
         sys.unraisablehook = hook
 
 
-def _read_frame(directory: pathlib.Path) -> tuple[ModelCard, dict, dict]:
+def _read_description_and_shapes(directory: pathlib.Path) -> tuple[ModelCard, dict, dict]:
     """The card, the checksums of the items, and the shapes of the state."""
     with _reader() as reader:
         return *_read_json(directory), dict(reader.metadata(directory / "state"))
@@ -265,7 +265,7 @@ def load_model(path: str | pathlib.Path) -> tuple[ModelCard, dict]:
     try:
         card, checksums = _read_json(step_dir)
         variables = _read_model(step_dir, checksums)
-    except OTHERWISE:
+    except NOT_DAMAGE:
         raise
     except Exception as error:
         raise DamagedError(

@@ -39,7 +39,7 @@ def of_leaves(tree: trees.Tree) -> trees.Tree:
     return jax.tree.map(of_leaf, tree)
 
 
-def of_copies(tree: trees.Tree) -> np.ndarray:
+def per_device_sums(tree: trees.Tree) -> np.ndarray:
     """uint32 `[devices, leaves]`, in every process: of each leaf as each device has it.
 
     All rows are equal unless copies of one array differ. Arrays on one mesh, elements of 4 bytes.
@@ -48,7 +48,7 @@ def of_copies(tree: trees.Tree) -> np.ndarray:
 
 
 def prepare(tree: trees.Tree) -> Callable:
-    """`of_copies` for trees like this one, compiled once, in all processes together.
+    """`per_device_sums` for trees like this one, compiled once, in all processes together.
 
     One CPU device has its arrays where the host has them: nothing is compiled.
     """
@@ -60,7 +60,7 @@ def prepare(tree: trees.Tree) -> Callable:
 
 
 def check_replicas(sums: np.ndarray, tree: trees.Tree, step: int) -> None:
-    """Raises ReplicaError, naming devices and leaves, unless all rows of `of_copies` are equal."""
+    """Raises ReplicaError, naming devices and leaves, unless all rows of the sums are equal."""
     _, row_of, counts = np.unique(sums, axis=0, return_inverse=True, return_counts=True)
     if len(counts) == 1:
         return
@@ -89,7 +89,7 @@ def total(sums: trees.Tree) -> int:
 def _compiled(treedef: jax.tree_util.PyTreeDef, leaves: tuple) -> Callable:
     tree = jax.tree.unflatten(treedef, leaves)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, tree)
-    function = mesh_lib.of_copies(_of_part, leaves[0].sharding.mesh, shardings)
+    function = mesh_lib.per_device_reduction(_of_part, leaves[0].sharding.mesh, shardings)
     compiled = function.lower(tree).compile()
     processes.wait("checksum")  # one may have found it in its cache, and another compiles
     return compiled

@@ -8,7 +8,7 @@ from ml_collections import config_dict
 from ns_jax.data import decoding, source
 from ns_jax.data.formats import array_record, digits, folder, parquet, tfds, webdataset
 from ns_jax.data.source import Source
-from ns_jax.data.workers import Reading
+from ns_jax.data.workers import LoaderSettings
 from ns_jax.errors import InputError, paths_of_the_user
 
 KNOWN = {
@@ -69,6 +69,6 @@ def open_from_config(config: config_dict.ConfigDict, which: str) -> Source:
     )
 
 
-def loader_settings(config: config_dict.ConfigDict) -> Reading:
+def loader_settings(config: config_dict.ConfigDict) -> LoaderSettings:
     data = config.data
-    return Reading(data.workers, data.read_threads, data.prefetch)
+    return LoaderSettings(data.workers, data.read_threads, data.prefetch)

@@ -15,7 +15,7 @@ import numpy as np
 from ns_jax.data import crops, decoding, perceptual, views, workers
 from ns_jax.data.batch import BatchSpec
 from ns_jax.data.source import Indices, Source
-from ns_jax.data.workers import Reading
+from ns_jax.data.workers import LoaderSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ def train_batches(
     steps: int,
     start_step: int,
     seed: int,
-    reading: Reading,
+    reading: LoaderSettings,
     unlabelled_view: views.TrainView | None = None,
     places: Indices | None = None,
     weights: Weights = Weights(),  # noqa: B008  (frozen)
@@ -205,7 +205,7 @@ def evaluation_batches(
     preprocessings: Sequence[crops.Preprocessing],
     *,
     batch_size: int,
-    reading: Reading,
+    reading: LoaderSettings,
     hashed: bool = False,
 ) -> workers.Batches:
     """A batch of the images of each of `parts` (at most `batch_size` indices), in order, un-noised.

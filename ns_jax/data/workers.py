@@ -233,7 +233,7 @@ SLOW_IMAGE_SECONDS = 0.0005
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class LoaderSettings:
     """Who decodes and augments: processes of their own, or threads of this one."""
 
     workers: int | None = None  # processes; 0: none, None: as many as pay

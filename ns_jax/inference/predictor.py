@@ -13,7 +13,7 @@ import numpy as np
 from ns_jax import trees
 from ns_jax.data import pipeline, source
 from ns_jax.data.source import Indices
-from ns_jax.data.workers import Batches, Reading
+from ns_jax.data.workers import Batches, LoaderSettings
 from ns_jax.inference import step as inference_step
 from ns_jax.model_card import ModelCard
 from ns_jax.models import layers
@@ -99,7 +99,7 @@ class Predictor:
         self,
         source: source.Source,
         chunks: Iterable[Indices],
-        reading: Reading,
+        reading: LoaderSettings,
         k: int,
         batch_size: int,
         hashed: bool = False,
@@ -122,7 +122,7 @@ class Predictor:
         self,
         source: source.Source,
         chunks: Iterable[Indices],
-        reading: Reading,
+        reading: LoaderSettings,
         batch_size: int,
     ) -> Iterator[dict]:
         """As `predict`, with `logits` float32 `[n, M, classes]` of members and mirror images."""
@@ -152,7 +152,7 @@ class Predictor:
         self,
         source: source.Source,
         chunks: Iterable[Indices],
-        reading: Reading,
+        reading: LoaderSettings,
         batch_size: int,
         hashed: bool = False,
     ) -> Batches:

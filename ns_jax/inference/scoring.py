@@ -6,7 +6,7 @@ import numpy as np
 
 from ns_jax.data import bad_images
 from ns_jax.data.source import Source
-from ns_jax.data.workers import Reading
+from ns_jax.data.workers import LoaderSettings
 from ns_jax.inference import metrics, predictor
 from ns_jax.parallel import processes
 from ns_jax.progress import Progress
@@ -19,7 +19,7 @@ class Stopped(Exception):  # noqa: N818 (it is no error)
 def score(
     network: predictor.Predictor,
     source: Source,
-    reading: Reading,
+    reading: LoaderSettings,
     bad: bad_images.BadImages,
     batch_size: int,
     shown: bool = True,

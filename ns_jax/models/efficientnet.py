@@ -181,7 +181,7 @@ class _Network(nn.Module):
             frozen = arch.frozen_stages is not None and stage <= arch.frozen_stages
             return Mode(train=False, noise=False) if frozen else mode
 
-        x = conv(arch.features(STEM_FEATURES), 3, 2, name="stem_conv")(place.rows(x))
+        x = conv(arch.features(STEM_FEATURES), 3, 2, name="stem_conv")(place.constrain_batch(x))
         x = norm(activate=True, name="stem_bn")(x, mode_of(0).train)
         keep_probs, block = arch.keep_probs(), 0
         remat = arch.remat_of_stages()
@@ -297,7 +297,7 @@ class EfficientNet:
         logits, found = _Network(self).apply(
             variables, images, mode, noisy, rngs=rngs, mutable=["group_stats"]
         )
-        batch_stats = layers.moved(
+        batch_stats = layers.update_moving_averages(
             variables["batch_stats"],
             found.get("group_stats", {}),
             self.bn_momentum,

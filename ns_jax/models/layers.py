@@ -48,13 +48,13 @@ class Placement(Protocol):
     def on_cpu(self) -> bool | None:
         """Whether it runs on a CPU; None: not known before it is lowered."""
 
-    def rows(self, x: jax.Array) -> jax.Array:
+    def constrain_batch(self, x: jax.Array) -> jax.Array:
         """Activations `[B, ...]`: each device has its own rows."""
 
-    def weight(self, x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    def gather_weight(self, x: jax.Array, dtype: DTypeLike) -> jax.Array:
         """A parameter, whole on every device, in `dtype`."""
 
-    def each(self, function: Callable) -> Callable:
+    def map_per_device(self, function: Callable) -> Callable:
         """`function(rows, whole)`, which sees a device's own rows alone where that pays."""
 
     def mean_of_groups(self, x: jax.Array) -> jax.Array:
@@ -67,13 +67,13 @@ class Anywhere:
 
     on_cpu: bool | None = None  # None: not known yet
 
-    def rows(self, x: jax.Array) -> jax.Array:
+    def constrain_batch(self, x: jax.Array) -> jax.Array:
         return x
 
-    def weight(self, x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    def gather_weight(self, x: jax.Array, dtype: DTypeLike) -> jax.Array:
         return x.astype(dtype)
 
-    def each(self, function: Callable) -> Callable:
+    def map_per_device(self, function: Callable) -> Callable:
         return function
 
     def mean_of_groups(self, x: jax.Array) -> jax.Array:
@@ -95,8 +95,10 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.place.weight(self.param("kernel", conv_init, shape), x.dtype)
-        y = self.place.rows(cpu_convolutions.conv(x, kernel, self.stride, self.place.on_cpu))
+        kernel = self.place.gather_weight(self.param("kernel", conv_init, shape), x.dtype)
+        y = self.place.constrain_batch(
+            cpu_convolutions.conv(x, kernel, self.stride, self.place.on_cpu)
+        )
         y = checkpoint_name(y, self.name)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
@@ -113,11 +115,11 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
-        kernel = self.place.weight(self.param("kernel", depthwise_init, shape), x.dtype)
+        kernel = self.place.gather_weight(self.param("kernel", depthwise_init, shape), x.dtype)
         conv = functools.partial(
             cpu_convolutions.depthwise_conv, stride=self.stride, on_cpu=self.place.on_cpu
         )
-        y = self.place.rows(self.place.each(conv)(x, kernel))
+        y = self.place.constrain_batch(self.place.map_per_device(conv)(x, kernel))
         return checkpoint_name(y, self.name)
 
 
@@ -131,7 +133,9 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", dense_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return self.place.rows(x @ self.place.weight(kernel, x.dtype) + bias.astype(x.dtype))
+        return self.place.constrain_batch(
+            x @ self.place.gather_weight(kernel, x.dtype) + bias.astype(x.dtype)
+        )
 
 
 def sigmoid(x: jax.Array) -> jax.Array:
@@ -206,8 +210,8 @@ class BatchNorm(nn.Module):
 
     The batch is cut into `stat_groups` contiguous parts, each normalised by its own float32
     statistics (the official code groups TPU cores), which are left in the collection `group_stats`
-    as `[G, C]`: `moved` puts them into the moving averages, of all layers at once. The variance is
-    the biased one, in the normalisation and in its moving average alike.
+    as `[G, C]`: `update_moving_averages` takes them, of all layers at once. The variance is the
+    biased one, in the normalisation and in its moving average alike.
     """
 
     stat_groups: int = 1
@@ -233,7 +237,7 @@ class BatchNorm(nn.Module):
         return y.reshape(x.shape)
 
 
-def moved(
+def update_moving_averages(
     batch_stats: dict,
     group_stats: dict,
     momentum: float,

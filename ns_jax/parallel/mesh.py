@@ -61,7 +61,7 @@ def per_device(function: Callable, mesh: Mesh) -> Callable:
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=rows, check_vma=False)
 
 
-def of_copies(function: Callable, mesh: Mesh, shardings: trees.Tree) -> Any:
+def per_device_reduction(function: Callable, mesh: Mesh, shardings: trees.Tree) -> Any:
     """`tree -> [devices, leaves]` of `function(part, firsts, shape)`, a number, on each device.
 
     Each device works on its own copies; of an array that is split over `fsdp` the parts' numbers
@@ -176,16 +176,16 @@ class Placement:
     def on_cpu(self) -> bool:
         return on_cpu(self.mesh)
 
-    def rows(self, x: jax.Array) -> jax.Array:
+    def constrain_batch(self, x: jax.Array) -> jax.Array:
         """Activations `[B, ...]`: each device has its own rows."""
         return jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))
 
-    def weight(self, x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    def gather_weight(self, x: jax.Array, dtype: DTypeLike) -> jax.Array:
         """A parameter, whole on every device, in `dtype`."""
         own = NamedSharding(self.mesh, _spec(x.shape, self.mesh.shape["fsdp"], self.shard_above))
         return _gathered(x, dtype, replicated(self.mesh), own)
 
-    def each(self, function: Callable) -> Callable:
+    def map_per_device(self, function: Callable) -> Callable:
         """`function(rows, whole)` of a device's own rows, where the partitioner cannot see that.
 
         That is on CPUs, whose loops over rows it would gather every row for.
@@ -202,7 +202,7 @@ class Placement:
         """
         if self.mesh.size % len(x) == 0:
             x = jnp.repeat(x, self.mesh.size // len(x), axis=0)
-        return self.rows(x).mean(0) if len(x) % self.mesh.size == 0 else x.mean(0)
+        return self.constrain_batch(x).mean(0) if len(x) % self.mesh.size == 0 else x.mean(0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))

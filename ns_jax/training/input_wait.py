@@ -1,9 +1,7 @@
 """How long the device waited for its next step: exactly, and without making it wait."""
 
 import concurrent.futures
-import contextlib
 import time
-from collections.abc import Iterator
 
 import jax
 
@@ -21,7 +19,7 @@ class InputWait:
         self.seconds = 0.0
         self._began: float | None = None
         self._finished: concurrent.futures.Future[float] | None = None
-        self._paused = 0.0
+        self._left_out = 0.0
         self._watcher = concurrent.futures.ThreadPoolExecutor(1, "input-wait")
 
     def dispatched(self, result: jax.Array) -> None:
@@ -33,19 +31,14 @@ class InputWait:
             self.seconds += max(0.0, now - self._finished.result())
         self._finished = self._watcher.submit(_finish_time, result)
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """What happens in here, an evaluation, is no wait for images."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self._paused += time.monotonic() - began
-            self._finished = None
+    def leave_out(self, seconds: float) -> None:
+        """Seconds that just went by, of an evaluation, in which nothing waited for images."""
+        self._left_out += seconds
+        self._finished = None
 
     def elapsed(self) -> float:
         """Seconds of training since the first step was dispatched."""
-        return 0.0 if self._began is None else time.monotonic() - self._began - self._paused
+        return 0.0 if self._began is None else time.monotonic() - self._began - self._left_out
 
     def share(self) -> float:
         """The part of these seconds that the device waited."""

@@ -143,8 +143,10 @@ class TrainingRun:
                 self._wait, self._config.data.workers
             )
         if self._evaluation and self._evaluation.is_due(step) and not self.leaves(step):
-            with self._wait.paused(), self._progress.paused():
-                scores = self._evaluation.scores(self._trainer.averaged_variables(state))
+            began = time.monotonic()
+            scores = self._evaluation.scores(self._trainer.averaged_variables(state))
+            for clock in (self._wait, self._progress):
+                clock.leave_out(time.monotonic() - began)
             numbers |= scores
             self._scores = scores or self._scores
         if numbers:

@@ -205,7 +205,7 @@ def accumulate_gradients(
         return jnp.moveaxis(parts, -1, 2) if _is_image(rows) else parts
 
     def whole(part: jax.Array) -> jax.Array:
-        return placement.rows(jnp.moveaxis(part, 1, -1) if _is_image(part) else part)
+        return placement.constrain_batch(jnp.moveaxis(part, 1, -1) if _is_image(part) else part)
 
     def of_microbatch(batch_stats: trees.Tree, number: jax.Array, waiting: dict) -> tuple:
         rows = jax.tree.map(whole, waiting)

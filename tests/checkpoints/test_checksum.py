@@ -19,7 +19,7 @@ def test_one_cpu_device_sums_on_the_host():
     leaves = {"a": np.arange(7, dtype=np.float32), "b": np.ones((2, 3), np.float32)}
     mesh = mesh_lib.make_mesh(1, jax.devices()[:1])
     tree = mesh_lib.put_whole(leaves, mesh)
-    sums = checksum.of_copies(tree)
+    sums = checksum.per_device_sums(tree)
     assert sums.dtype == np.uint32 and sums.shape == (1, 2)
     assert sums[0].tolist() == jax.tree.leaves(checksum.of_leaves(leaves))
     checksum.check_replicas(sums, tree, 7)
@@ -42,7 +42,7 @@ for fsdp in (1, 2, 8):
     mesh = mesh_lib.make_mesh(fsdp, jax.devices())
     found = mesh_lib.params_shardings(params, mesh, 16)
     tree = mesh_lib.put(params, found)
-    sums = checksum.of_copies(tree)
+    sums = checksum.per_device_sums(tree)
     totals = {checksum.total(jax.tree.unflatten(jax.tree.structure(tree), row)) for row in sums}
     split = len({str(shard.index) for shard in tree["a"]["kernel"].addressable_shards})
     result["meshes"][fsdp] = [split, list(totals)]
@@ -57,7 +57,7 @@ wrong[3] = np.nextafter(wrong[3], 9)
 copies[5] = jax.device_put(wrong, copies[5].device)
 tree["b"]["bias"] = jax.make_array_from_single_device_arrays(bias.shape, bias.sharding, copies)
 try:
-    checksum.check_replicas(checksum.of_copies(tree), tree, 7)
+    checksum.check_replicas(checksum.per_device_sums(tree), tree, 7)
 except checksum.ReplicaError as error:
     result["error"] = str(error)
     result["device"] = str(copies[5].device)

@@ -8,7 +8,7 @@ from ml_collections import config_dict
 from ns_jax.data import bad_images, crops, perceptual, pipeline, randaugment, views
 from ns_jax.data import open as open_lib
 from ns_jax.data.batch import BatchSpec
-from ns_jax.data.workers import Reading
+from ns_jax.data.workers import LoaderSettings
 from ns_jax.training import examples as examples_lib
 from ns_jax.training import targets
 from tests.data import made
@@ -27,8 +27,8 @@ def view(**changes):
     return views.TrainView(evaluation=EVALUATION, randaugment=augment, **settings)
 
 
-THREADS = Reading(workers=0, threads=2, prefetch=2)
-WORKERS = Reading(workers=2, prefetch=3)
+THREADS = LoaderSettings(workers=0, threads=2, prefetch=2)
+WORKERS = LoaderSettings(workers=2, prefetch=3)
 
 
 class FakeSelection:
@@ -101,7 +101,7 @@ def test_batches_have_the_contracted_form():
 
 def test_starting_at_a_step_gives_the_same_bytes_as_running_up_to_it():
     assert_same(batches(start_step=4), batches()[4:])
-    assert_same(batches(reading=Reading(workers=0, threads=1, prefetch=1)), batches())
+    assert_same(batches(reading=LoaderSettings(workers=0, threads=1, prefetch=1)), batches())
 
 
 @pytest.mark.large
@@ -331,4 +331,4 @@ def test_bad_images_are_counted_listed_and_limited(tmp_path):
 @pytest.mark.parametrize("changes", [{"workers": -1}, {"threads": 0}, {"prefetch": 0}])
 def test_numbers_of_readers_that_make_no_sense_are_refused(changes):
     with pytest.raises(ValueError, match="data.*set it to"):
-        Reading(**changes)
+        LoaderSettings(**changes)

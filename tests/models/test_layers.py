@@ -22,7 +22,7 @@ def test_batch_norm_is_tensorflows_in_each_group(groups):
     normal = (parts - mean[:, None]) / np.sqrt(var[:, None] + 1e-3)
     expected = (normal * np.arange(1, 6) + np.arange(5)).reshape(x.shape)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
-    stats = layers.moved(
+    stats = layers.update_moving_averages(
         variables["batch_stats"], found["group_stats"], 0.9, layers.ANYWHERE.mean_of_groups
     )
     np.testing.assert_allclose(stats["mean"], 0.1 * mean.mean(0), rtol=1e-4)

@@ -17,7 +17,7 @@ from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import open as open_lib
 from ns_jax.data import perceptual
-from ns_jax.data.workers import Reading
+from ns_jax.data.workers import LoaderSettings
 from ns_jax.inference import metrics, predictor
 from ns_jax.labelling import leases
 from ns_jax.labelling import shards as shards_lib
@@ -128,7 +128,7 @@ def test_the_temperature_is_fitted_on_held_out_images(config, tmp_path, capfd):
     source = open_lib.open_from_config(config, "holdout")
     network = checkpoint.load_model(config.label.checkpoint)
     teacher = predictor.Predictor([network], temperature=found["temperature"])
-    reading = Reading(workers=0)
+    reading = LoaderSettings(workers=0)
     batches = list(teacher.predict(source, [range(len(source))], reading, 1, batch_size=64))
     confidence = np.concatenate([batch["probs"][:, 0] for batch in batches])
     right = np.concatenate([batch["classes"][:, 0] == batch["label"] for batch in batches])
@@ -270,6 +270,18 @@ def test_what_killed_workers_left_half_written_is_removed(config, tmp_path):
         path.with_name(f".{path.name}.0123.tmp").write_bytes(b"half")
     label.run(config, tmp_path)
     assert not list((tmp_path / "labels").rglob("*.tmp"))
+
+
+def test_the_lease_of_a_worker_killed_after_it_wrote_its_shard_goes(config, tmp_path):
+    label.run(config, tmp_path)
+    (tmp_path / "labels" / "manifest.json").unlink()
+    shard = tmp_path / "labels" / shards_lib.shard_name(3, 12)
+    written = shard.stat().st_mtime_ns
+    content = {"worker": "w", "host": "elsewhere", "pid": 1, "started": "1", "beat": 1}
+    lease = tmp_path / "labels" / "leases" / f"{shard.name}.0"
+    lease.write_text(json.dumps(content))
+    label.run(config, tmp_path)
+    assert not lease.exists() and shard.stat().st_mtime_ns == written
 
 
 def test_workers_of_one_directory_share_the_work(config, tmp_path):
