@@ -6,6 +6,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -118,6 +119,37 @@ class Predictor:
         for batch, (classes, probs) in self._run(step, whole, batches):
             yield {**batch, "classes": classes, "probs": probs}
 
+    def compute(
+        self,
+        function: Callable,
+        source: source.Source,
+        chunks: Iterable[Indices],
+        reading: LoaderSettings,
+        batch_size: int,
+        told: dict,
+        **static: Any,
+    ) -> Iterator[dict]:
+        """As `predict`, with `result`, what `function(whole, rows, members, flip, **static)` found.
+
+        `whole` has the `members`' variables and what is `told`, `rows` the `views` of the images,
+        their `label` and their `index`, int32 `[B]`.
+        """
+        step = inference_step.compile_inference(
+            self._mesh, function, members=self._members, flip=self._flip, **static
+        )
+        batches = self._batches(source, chunks, reading, batch_size)
+        whole = {"members": self._weights, **told}
+        size = self.local_batch_size(batch_size)
+
+        def rows(batch: dict, views: list) -> dict:
+            columns = {name: np.zeros(size, np.int32) for name in ("label", "index")}
+            for name, column in columns.items():
+                column[: len(batch[name])] = batch[name]
+            return {"views": views, **mesh_lib.put_batch(columns, self._mesh)}
+
+        for batch, result in self._run(step, whole, batches, rows):
+            yield {**batch, "result": result}
+
     def logits(
         self,
         source: source.Source,
@@ -173,10 +205,16 @@ class Predictor:
         for batch, logits in self._run(step, self._weights, batches):
             yield {**batch, "logits": logits}
 
-    def _run(self, step: Callable, whole: trees.Tree, batches: Batches) -> Iterator[tuple]:
+    def _run(
+        self,
+        step: Callable,
+        whole: trees.Tree,
+        batches: Batches,
+        rows: Callable[[dict, list], trees.Tree] = lambda batch, views: views,
+    ) -> Iterator[tuple]:
         """Each batch's host columns, and what `step` returned of it, less the padding.
 
-        `whole` is what `step` takes beside the views. While the host reads a batch back, the
+        `whole` is what `step` takes beside the `rows` made of a batch and its views. While the host reads a batch back, the
         device has the next one and its result is already on its way.
         """
         names = self._view_names()
@@ -184,7 +222,7 @@ class Predictor:
         try:
             for batch in self.waits.timed("input", batches):
                 views = mesh_lib.put_batch({name: batch.pop(name) for name in names}, self._mesh)
-                result = step(whole, [views[name] for name in names])
+                result = step(whole, rows(batch, [views[name] for name in names]))
                 jax.tree.map(lambda array: array.copy_to_host_async(), result)
                 in_flight.append((batch, result))
                 if len(in_flight) == IN_FLIGHT:

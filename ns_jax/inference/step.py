@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -76,16 +77,16 @@ PIECE_PIXELS = 65536  # that a CPU core takes through the network at once; at le
 def _in_pieces(function: Callable, whole: trees.Tree, rows: trees.Tree) -> trees.Tree:
     """`function` over a few images at a time, so that a core's activations stay in its cache.
 
-    `rows`: arrays of images `[B, S, S, 3]`, of the same B.
+    `rows`: arrays of images `[B, S, S, 3]`, and others `[B, ...]` that go with them.
     """
-    images = jax.tree.leaves(rows)
-    piece = max(2, PIECE_PIXELS // max(one.shape[1] * one.shape[2] for one in images))
-    count = len(images[0])
+    columns = jax.tree.leaves(rows)
+    piece = max(2, PIECE_PIXELS // max(math.prod(one.shape[1:3]) for one in columns))
+    count = len(columns[0])
     pieces = -(-count // piece)
 
-    def cut(images: jax.Array) -> jax.Array:
-        padded = jnp.pad(images, ((0, pieces * piece - count), (0, 0), (0, 0), (0, 0)))
-        return padded.reshape(pieces, piece, *images.shape[1:])
+    def cut(column: jax.Array) -> jax.Array:
+        missing = [(0, pieces * piece - count)] + [(0, 0)] * (column.ndim - 1)
+        return jnp.pad(column, missing).reshape(pieces, piece, *column.shape[1:])
 
     results = jax.lax.map(functools.partial(function, whole), jax.tree.map(cut, rows))
     return jax.tree.map(lambda r: r.reshape(-1, *r.shape[2:])[:count], results)
