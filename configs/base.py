@@ -178,6 +178,41 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     evaluate.checkpoint = ""
     evaluate.batch_size = 256
 
+    config.robustness = robustness = config_dict.ConfigDict()
+    robustness.checkpoint = ""
+    # A checkpoint of the same classes beside it, as a teacher beside its student: differences, and
+    # what corruption errors and flips of one's own images are divided by. "": none.
+    robustness.against = ""
+    # Several with commas between. ImageNet's test sets: a, r, v2, sketch, real, c, p; of data.test:
+    # own (corruptions and sequences of frames), fgsm, pgd. docs/robustness.md
+    robustness.suites = "own,fgsm"
+    # The sets of these suites, sources as in `data`; of c and p the directory of all their folders,
+    # for c also a source with {corruption} and {severity} in it.
+    robustness.a = ""
+    robustness.r = ""
+    robustness.v2 = ""
+    robustness.sketch = ""
+    robustness.real = ""  # ImageNet's validation images ...
+    robustness.real_labels = ""  # ... and real.json, the classes that each shows
+    robustness.c = ""
+    robustness.p = ""
+    robustness.clean = ""  # ImageNet's validation images: for relative mCE
+    robustness.corruptions = ""  # with commas between; "": the benchmark's fifteen
+    robustness.perturbations = ""  # of sequences; "": the benchmark's ten; "none": no sequences
+    robustness.variant = "224"  # whose severities own corruptions have: "224" or "299"
+    robustness.frost = ""  # directory of the benchmark's photographs; "": a stand-in
+    robustness.size = optional(int)  # pixels of every view; None: the network's
+    robustness.crop = ""  # of every view; "": the network's, and none of sets that come cropped
+    robustness.max_images = optional(int)  # of data.test, evenly spread; None: all
+    robustness.fgsm_epsilons = (0.0, 2.0, 4.0, 8.0, 16.0)  # levels of 255
+    robustness.pgd_epsilons = (16.0,)
+    robustness.pgd_steps = 10
+    robustness.pgd_step_size = optional(float)  # levels; None: 2.5 epsilon / steps
+    robustness.pgd_restarts = 0  # random starts, of which the worst counts; 0: from the image
+    robustness.attack_label = "true"  # the class to be led away from; or the "predicted" one
+    robustness.seed = 0  # of corruptions, sequences and random starts
+    robustness.batch_size = 256
+
     config.preemption = preemption = config_dict.ConfigDict()
     # Seconds from SIGTERM to the end of the process, at most: a little less than the machine gives
     # (Google's spot machines, Kubernetes and Slurm: 30).
@@ -209,6 +244,8 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     # then label only the images selected so, copies kept, as in the paper. "": each labels it all.
     selftrain.filter = ""
     selftrain.student_init = "scratch"  # or "teacher": from its weights (same network only)
+    # Suites of data.test that teacher and students are measured with, as ("own", "fgsm").
+    selftrain.robustness = ()
     # What iteration k changes: a tree like this one, holding only the keys that differ. An
     # iteration without an entry takes the nearest entry before it.
     selftrain.overrides = config_dict.ConfigDict()

@@ -37,6 +37,7 @@ PROGRAMS = {
     ),
     "select": Program("threshold, best per class, balance by copies: label shards -> selection"),
     "evaluate": Program("top-1, top-5, per class, calibration of a checkpoint"),
+    "robustness": Program("ImageNet-A to -P, corruptions of one's own images, FGSM and PGD"),
     "plan": Program(
         "compiles the steps for a TPU slice without one: memory, messages, time, cost",
         alone=True,
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     preemption.block_sigterm()
     argv = sys.argv if argv is None else argv
     if len(argv) < 2 or argv[1] not in PROGRAMS:
-        known = "\n".join(f"  {name:10} {program.does}" for name, program in PROGRAMS.items())
+        known = "\n".join(f"  {name:11} {program.does}" for name, program in PROGRAMS.items())
         print(f"{__doc__}\n\nprograms:\n{known}", file=sys.stderr)
         return 0 if argv[1:] in (["--help"], ["-h"]) else 2
     try:

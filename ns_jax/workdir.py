@@ -31,6 +31,7 @@ HARMLESS = (
     "label.worker",
     "label.lease_seconds",
     "evaluate.batch_size",
+    "robustness.batch_size",
     "select.memory_gb",
     "train.save_every_steps",
     "train.save_every_minutes",

@@ -55,14 +55,19 @@ def _open(name: str, labels_per_class: int, seed: int) -> source.Source:
 
 def open_from_config(config: config_dict.ConfigDict, which: str) -> Source:
     """The source that `data.labelled`, `data.unlabelled` or `data.test` names."""
-    data = config.data
-    if not data[which]:
+    if not config.data[which]:
         raise InputError(
             f"data.{which} is empty; set --config.data.{which}=folder:DIR or another source: "
             + ", ".join(KNOWN.values())
         )
+    return open_named(config, config.data[which])
+
+
+def open_named(config: config_dict.ConfigDict, name: str) -> Source:
+    """The source of that name, with a config's settings for all sources."""
+    data = config.data
     return open_source(
-        data[which],
+        name,
         labels_per_class=data.labels_per_class,
         seed=data.split_seed,
         max_pixels=data.max_pixels,

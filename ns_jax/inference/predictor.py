@@ -214,8 +214,8 @@ class Predictor:
     ) -> Iterator[tuple]:
         """Each batch's host columns, and what `step` returned of it, less the padding.
 
-        `whole` is what `step` takes beside the `rows` made of a batch and its views. While the host reads a batch back, the
-        device has the next one and its result is already on its way.
+        `whole` is what `step` takes beside the `rows` made of a batch and its views. While the host
+        reads a batch back, the device has the next one and its result is already on its way.
         """
         names = self._view_names()
         in_flight: collections.deque[tuple] = collections.deque()

@@ -13,8 +13,9 @@ from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import DamagedError, InputError
 from ns_jax.parallel import processes
-from ns_jax.programs import evaluate, label, select, train
+from ns_jax.programs import evaluate, label, robustness, select, train
 from ns_jax.progress import say, table
+from ns_jax.robustness import build
 from ns_jax.training import numbers as numbers_lib
 from ns_jax.training import trainer as trainer_lib
 
@@ -45,6 +46,8 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> list[dict]:
                 summary["finetune"] = train.run(finetune, directory / FINETUNE)
         if config.data.test:
             summary["evaluation"] = evaluate.run(iteration_config, directory)
+        if config.selftrain.robustness:
+            summary["robustness"] = robustness.run(iteration_config, directory, shared=workdir)
         summaries.append(summary)
     table("Self-training", *_rows(summaries))
     _say_what_is_there(configs[-1], workdir)
@@ -108,12 +111,16 @@ def _iteration_config(
     iteration.selftrain.overrides = {}  # in place
     iteration.seed = int(np.random.SeedSequence([config.seed, k]).generate_state(1)[0] >> 1)
     iteration.evaluate.checkpoint = str(_outcome(config, workdir, k))
+    iteration.robustness.suites = ",".join(config.selftrain.robustness)
+    iteration.robustness.checkpoint = iteration.evaluate.checkpoint
     if k == 0 and given:
         card = checkpoint.load_card(given)
         iteration.model.name, iteration.model.small_images = card.architecture, card.small_images
-        iteration.evaluate.checkpoint = given
+        iteration.evaluate.checkpoint = iteration.robustness.checkpoint = given
     if k == 0:
         return iteration
+    # Beside the first teacher: what is gained over all iterations.
+    iteration.robustness.against = given or str(_outcome(config, workdir, 0))
     teacher = given if given and k == 1 else _outcome(config, workdir, k - 1)
     iteration.label.checkpoint = str(teacher)
     if config.selftrain.filter:
@@ -163,9 +170,22 @@ def _validate(configs: list) -> None:
             model_card.check_classes(labelled.class_names, names, labelled.name, given)
     if configs[0].selftrain.filter and len(configs) == 1:
         raise InputError("selftrain.filter is set, but selftrain.iterations is 0")
+    if configs[0].selftrain.robustness:
+        _check_robustness(configs[0])
     if configs[0].data.test:
         test = source(configs[0], "test")
         model_card.check_classes(test.class_names, labelled.class_names, test.name, labelled.name)
+
+
+def _check_robustness(config: config_dict.ConfigDict) -> None:
+    names = build.names(",".join(config.selftrain.robustness))
+    if not set(names) <= set(build.ANYBODYS):
+        raise InputError(
+            f"selftrain.robustness is {tuple(names)}; in a self-training there are "
+            f"{', '.join(build.ANYBODYS)}; for the others run the program robustness afterwards"
+        )
+    if not config.data.test:
+        raise InputError("selftrain.robustness needs data.test, whose images it corrupts")
 
 
 def _check_init(
@@ -182,8 +202,22 @@ def _check_init(
         )
 
 
+def _robustness(suite: dict) -> float:
+    """What the last table shows of a suite: top-1, or how often a frame changes the class."""
+    found = suite["checkpoint"]
+    if "mean_flip_probability" in found:
+        return found["mean_flip_probability"] / 100
+    return found["top1"]
+
+
 def _rows(summaries: list[dict]) -> tuple[list[str], list[list[str]]]:
     columns = ["iteration", "network", "labels right", "kept", "copies", "kept right", "top-1"]
+    suites = {
+        name: {"own": "corrupted", "own_flips": "flips"}.get(name, name.upper())
+        for summary in summaries
+        for name in summary.get("robustness", {}).get("suites", {})
+    }
+    columns += suites.values()
 
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{value:.2%}"
@@ -200,6 +234,7 @@ def _rows(summaries: list[dict]) -> tuple[list[str], list[list[str]]]:
                 f"{selection['copies']:,}" if selection else "-",
                 percent(selection.get("accuracy")),
                 percent(summary.get("evaluation", {}).get("top1")),
+                *(percent(_robustness(summary["robustness"]["suites"][name])) for name in suites),
             ]
         )
     return columns, rows

@@ -57,9 +57,9 @@ class Attack:
 
 
 def fgsm(scores: Scores, images: jax.Array, labels: jax.Array, epsilon: float) -> jax.Array:
-    """The images, each pixel changed by epsilon the way that raises the loss; float32 `[B, H, W, 3]`.
+    """The images, each pixel changed by epsilon the way that raises the loss: float32, as `images`.
 
-    `scores`: logits or log-probabilities; `images` of 0..255; `labels` int32 `[B]`.
+    `scores`: logits or log-probabilities; `images` `[B, H, W, 3]` of 0..255; `labels` int32 `[B]`.
     """
     return pgd(scores, images, labels, epsilon, steps=1, step_size=epsilon)
 

@@ -17,6 +17,11 @@ NOISE = "noise"  # in the name of a perturbation whose frames are compared with 
 BEST = 5  # classes that the distance of two rankings looks at
 NORMAL = 1.959964  # standard errors on each side of a mean that hold 95 %
 
+
+class NothingToDivideByError(InputError):
+    """A baseline that makes no error, or never flips."""
+
+
 Errors = Mapping[str, Sequence[float]]  # corruption: errors at severities 1 to 5
 
 
@@ -26,10 +31,11 @@ def mean_corruption_error(errors: Errors, baseline: Errors = alexnet.ERRORS) -> 
 
     The published number is over the fifteen of `alexnet.ERRORS`; over fewer it is another number.
     Corruptions that only `errors` has, the four of validation, are left out, as in the benchmark.
-    Raises InputError for errors outside 0..1, other than five of them, or no corruption in common.
+    Raises InputError for errors outside 0..1, other than five of them, no corruption in common, or
+    a baseline without errors.
     """
     ours, theirs = _common(errors, baseline)
-    return float(100 * (ours.sum(1) / theirs.sum(1)).mean())
+    return _mean_ratio(ours.sum(1), theirs.sum(1))
 
 
 def relative_mean_corruption_error(
@@ -46,7 +52,7 @@ def relative_mean_corruption_error(
     ours, theirs = _common(errors, baseline)
     added = ours.mean(1) - _share(clean_error, "the clean error")
     baseline_added = theirs.mean(1) - _share(baseline_clean_error, "the baseline's clean error")
-    return float(100 * (added / baseline_added).mean())
+    return _mean_ratio(added, baseline_added)
 
 
 def mean_flip_rate(
@@ -59,11 +65,9 @@ def mean_flip_rate(
     probabilities outside 0..1, or no perturbation in common.
     """
     names = _shared_names(flip_probabilities, baseline, "perturbation")
-    rates = [
-        _share(flip_probabilities[name], name) / _share(baseline[name], f"the baseline's {name}")
-        for name in names
-    ]
-    return float(100 * np.mean(rates))
+    ours = np.asarray([_share(flip_probabilities[name], name) for name in names])
+    theirs = np.asarray([_share(baseline[name], f"the baseline's {name}") for name in names])
+    return _mean_ratio(ours, theirs)
 
 
 def flips(classes: np.ndarray, against_first: bool) -> np.ndarray:
@@ -115,6 +119,13 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
     mean = float(difference.mean())
     spread = NORMAL * float(difference.std(ddof=1)) / len(difference) ** 0.5
     return Difference(mean, mean - spread, mean + spread)
+
+
+def _mean_ratio(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """In percent."""
+    if (theirs == 0).any():
+        raise NothingToDivideByError("the baseline's number is 0: there is nothing to divide by")
+    return float(100 * (ours / theirs).mean())
 
 
 def _common(errors: Errors, baseline: Errors) -> tuple[np.ndarray, np.ndarray]:

@@ -86,7 +86,7 @@ def test_a_paired_interval_is_narrow_where_networks_err_on_the_same_images():
     theirs = (rng.random(4000) < 0.5).astype(float)
     ours = np.where(rng.random(4000) < 0.02, 1.0, theirs)
     mean, low, high = metrics.paired_difference(ours, theirs)
-    assert low < mean < high and 0 < low
+    assert low < mean < high and low > 0
     d = ours - theirs
     assert high - low == pytest.approx(2 * 1.96 * d.std(ddof=1) / 4000**0.5, rel=1e-4)
     alone = 2 * 1.96 * (2 * 0.25 / 4000) ** 0.5  # as if the images were different ones
@@ -121,3 +121,12 @@ def test_what_is_no_flip_probability_is_said():
         metrics.mean_flip_rate({"tilt": 7.05})
     with pytest.raises(InputError, match="no perturbation in common"):
         metrics.mean_flip_rate({"tilted": 0.1})
+
+
+def test_a_baseline_without_errors_is_nothing_to_divide_by():
+    for call in (
+        lambda: metrics.mean_corruption_error({"fog": [0.1] * 5}, {"fog": [0.0] * 5}),
+        lambda: metrics.mean_flip_rate({"tilt": 0.1}, {"tilt": 0.0}),
+    ):
+        with pytest.raises(metrics.NothingToDivideByError, match="nothing to divide by"):
+            call()

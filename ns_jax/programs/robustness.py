@@ -1,0 +1,126 @@
+"""Robustness of a checkpoint, and beside it of another: ImageNet-A to -P, corruptions, attacks."""
+
+import pathlib
+from typing import Any
+
+from ml_collections import config_dict
+
+from ns_jax import workdir as workdir_lib
+from ns_jax.data import open as open_lib
+from ns_jax.parallel import processes
+from ns_jax.progress import say, table
+from ns_jax.robustness import build, passes, suites
+from ns_jax.robustness.passes import Network, Settings
+from ns_jax.robustness.suites import Suite
+
+RESULT = "robustness.json"
+PASSES = "robustness"  # directory of what each pass found
+SHOWN = {  # numbers by the name they have in tables
+    "top1": "top-1 %",
+    "mce": "mCE %",
+    "mean_error": "mean error %",
+    "mfr": "mFR %",
+    "mean_flip_probability": "flips %",
+}
+
+
+def run(
+    config: config_dict.ConfigDict, workdir: pathlib.Path, shared: pathlib.Path | None = None
+) -> dict:
+    """Writes and returns `robustness.json`; passes that are done are not done again.
+
+    `shared`: where passes of the same networks lie, if not in this workdir. Raises InputError for
+    suites, sets and networks that do not go together, before the first pass.
+    """
+    settings = config.robustness
+    view: dict[str, Any] = {"size": settings.size, "crop": settings.crop}
+    paths = [path for path in (settings.checkpoint, settings.against) if path]
+    networks = [Network(path, **view) for path in paths]
+    asked = build.build(config, networks)
+    how = Settings(
+        open_lib.loader_settings(config), settings.batch_size, config.data.max_bad_fraction
+    )
+    directory = (shared or workdir) / PASSES
+    result: dict[str, Any] = {
+        "networks": [{"checkpoint": one.path, "model": one.digest} for one in networks],
+        "suites": {},
+    }
+    for suite in asked:
+        found = [
+            {one.name: passes.run(one, network, directory, how) for one in suite.passes}
+            for network in networks
+        ]
+        result["suites"][suite.name] = _summary(suite, found)
+        _say(suite, result["suites"][suite.name])
+    processes.call_on_first(workdir_lib.write_json, workdir / RESULT, result)
+    _table(asked, result)
+    return result
+
+
+def _summary(suite: Suite, found: list) -> dict:
+    """Both networks' numbers and their difference; the second one is the baseline."""
+    baseline = found[1] if len(found) == 2 else None
+    summary: dict[str, Any] = {"note": suite.note} if suite.note else {}
+    summary["checkpoint"] = suite.summarise(found[0], baseline)
+    if baseline is not None:
+        summary["against"] = suite.summarise(baseline, baseline)
+        difference = suites.difference(suite, found[0], baseline)
+        summary["difference"] = difference and {"of": suite.main, **difference._asdict()}
+    return summary
+
+
+def _say(suite: Suite, summary: dict) -> None:
+    numbers = {name: summary["checkpoint"][name] for name in SHOWN if name in summary["checkpoint"]}
+    shown = ", ".join(f"{SHOWN[name]} {_percent(name, value)}" for name, value in numbers.items())
+    say(f"{suite.name}: {shown} on {summary['checkpoint']['num_images']:,} images")
+
+
+def _percent(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value if name == 'top1' else value:.2f}"
+
+
+def _table(asked: list[Suite], result: dict) -> None:
+    """A line for each suite, and for corruptions, perturbations and epsilons one each."""
+    both = len(result["networks"]) == 2
+    columns = [
+        "suite",
+        "number",
+        "checkpoint",
+        *(["against", "difference"] if both else []),
+        "note",
+    ]
+    rows = []
+    for suite in asked:
+        summary = result["suites"][suite.name]
+        sides = [summary[side] for side in ("checkpoint", "against") if side in summary]
+        for name in (name for name in SHOWN if name in sides[0]):
+            row = [suite.name, SHOWN[name], *(_percent(name, side.get(name)) for side in sides)]
+            if both:
+                row.append(_interval(summary["difference"], name, suite))
+            rows.append([*row, suite.note if name == suite.main else ""])
+        for part, number in (("corruptions", "ce"), ("perturbations", "flip_rate")):
+            for kind in sides[0].get(part, {}):
+                values = [_part(side[part][kind], number) for side in sides]
+                rows.append([f"  {kind}", *values[0][:1], *(value for _, value in values)]
+                            + [""] * (1 + both))  # fmt: skip
+        for epsilon in sides[0].get("epsilons", {}):
+            values = [f"{100 * side['epsilons'][epsilon]:.2f}" for side in sides]
+            rows.append([f"  epsilon {epsilon}", "top-1 %", *values] + [""] * (1 + both))
+    table("Robustness", columns, rows)
+
+
+def _part(found: dict, number: str) -> tuple[str, str]:
+    """What is shown of a corruption or a perturbation: over the baseline's, or as it is."""
+    if found[number] is not None:
+        return {"ce": "CE %", "flip_rate": "FR %"}[number], f"{found[number]:.1f}"
+    if number == "ce":
+        return "error %", f"{100 * sum(found['errors']) / len(found['errors']):.1f}"
+    return "flips %", f"{100 * found['flip_probability']:.1f}"
+
+
+def _interval(difference: dict | None, name: str, suite: Suite) -> str:
+    if difference is None or name != suite.main:
+        return ""
+    return f"{difference['mean']:+.2f} ({difference['low']:+.2f} to {difference['high']:+.2f})"

@@ -1,0 +1,298 @@
+"""The suites that a config asks for, with all that can be checked before the first pass."""
+
+import functools
+import os
+from collections.abc import Callable
+
+import numpy as np
+from ml_collections import config_dict
+
+from ns_jax import files
+from ns_jax.data import open as open_lib
+from ns_jax.data.source import Source
+from ns_jax.digest import Digest
+from ns_jax.errors import InputError, MissingFileError
+from ns_jax.robustness import corruptions, imagenet, images, passes, perturbations, suites, video
+from ns_jax.robustness.attacks import Attack
+from ns_jax.robustness.passes import Network, Pass, Seen
+from ns_jax.robustness.suites import Suite
+
+IMAGENET = ("a", "r", "v2", "sketch", "real", "c", "p")
+ANYBODYS = ("own", "fgsm", "pgd")
+KNOWN = IMAGENET + ANYBODYS
+SUBSETS = {"a": "a", "r": "r"}  # suites of 200 classes, among which alone a network chooses
+UNCROPPED = "none"  # sets that come cropped are not cropped again
+TFDS = "tfds:imagenet2012_corrupted"
+TFDS_NOTE = (
+    "made by TensorFlow Datasets, not ImageNet-C as released: not to be compared with published "
+    "numbers (docs/robustness.md)"
+)
+FROST_NOTE = "frost without the six photographs is a stand-in (robustness.frost)"
+
+
+def build(config: config_dict.ConfigDict, networks: list[Network]) -> list[Suite]:
+    """The suites of `robustness.suites`, for networks of the same classes.
+
+    Raises InputError for what does not go together: unknown names, sets without all classes,
+    networks of other classes.
+    """
+    asked = names(config.robustness.suites)
+    first = networks[0]
+    for network in networks:
+        for name in asked:
+            if name in IMAGENET:
+                imagenet.check_network(network.class_names, network.path, name)
+        if network.class_names != first.class_names:
+            raise InputError(
+                f"{network.path} has other classes than {first.path}, or another order of them: "
+                "they cannot be compared"
+            )
+    makers: dict[str, Callable[[], list[Suite]]] = {
+        "c": lambda: [_imagenet_c(config, first)],
+        "p": lambda: [_imagenet_p(config, first)],
+        "real": lambda: [_real(config, first)],
+        "own": lambda: _own(config, first),
+        "fgsm": lambda: [_attacks(config, first, "fgsm")],
+        "pgd": lambda: [_attacks(config, first, "pgd")],
+    }
+    found: list[Suite] = []
+    for name in asked:
+        make = makers.get(name, functools.partial(_images, config, first, name))
+        made = make()
+        found += made if isinstance(made, list) else [made]
+    return found
+
+
+def names(asked: str) -> list[str]:
+    """The suites in `a,c,own`. Raises InputError for one that is unknown, and for none."""
+    found = list(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip()))
+    unknown = [name for name in found if name not in KNOWN]
+    if unknown or not found:
+        raise InputError(
+            f"robustness.suites is {asked!r}; known: {', '.join(KNOWN)}, with commas between"
+        )
+    return found
+
+
+def _source_name(config: config_dict.ConfigDict, suite: str) -> str:
+    name = config.robustness[suite]
+    if not name:
+        raise InputError(
+            f"suite {suite} is asked for, but robustness.{suite} is empty; name its images, as "
+            f"--config.robustness.{suite}=folder:DIR"
+        )
+    return name
+
+
+def _images(config: config_dict.ConfigDict, network: Network, suite: str) -> Suite:
+    """ImageNet-A, -R, -V2 and -Sketch."""
+    source = open_lib.open_named(config, _source_name(config, suite))
+    subset = SUBSETS.get(suite, "")
+    ids = imagenet.class_ids(source.class_names, source.name, subset)
+    among = imagenet.numbers(imagenet.wnids(subset), network.class_names) if subset else None
+    shown = images.renumbered(source, imagenet.numbers(ids, network.class_names))
+    one = Pass(suite, lambda: shown, passes.measure_top, among=among)
+    return suites.Accuracy(suite, one, f"among {len(among)} classes" if among is not None else "")
+
+
+def _real(config: config_dict.ConfigDict, network: Network) -> Suite:
+    """Top-1 where any of an image's classes is right; images that show none are left out."""
+    source = open_lib.open_named(config, _source_name(config, "real"))
+    if not config.robustness.real_labels:
+        raise InputError("suite real needs robustness.real_labels, the file real.json")
+    labels = imagenet.real_labels(config.robustness.real_labels)
+    imagenet.image_number(source[0]["key"], source)  # a set of other names is said now
+    places = imagenet.numbers(imagenet.wnids(), network.class_names)
+
+    def measure(seen: Seen) -> dict[str, np.ndarray]:
+        hits = np.full((len(seen.labels), 2), np.nan, np.float32)
+        for row, number in enumerate(seen.labels):
+            if seen.readable[row] and labels[number]:
+                right = np.isin(seen.classes[row], places[labels[number]])
+                hits[row] = right[0], right.any()
+        return {"top1": hits[:, 0], "top5": hits[:, 1]}
+
+    numbered = images.numbered(source, len(labels))
+    digest = str(Digest(files.read(config.robustness.real_labels)))
+    one = Pass("real", lambda: numbered, measure, inputs={"real_labels": digest})
+    return suites.Accuracy("real", one, "any of an image's classes counts")
+
+
+def _imagenet_c(config: config_dict.ConfigDict, network: Network) -> Suite:
+    where = _source_name(config, "c").rstrip("/")
+    chosen = _chosen(config.robustness.corruptions, corruptions.CORRUPTIONS, corruptions.EXTRA)
+    by_corruption = {}
+    for corruption in chosen:
+        severities = [_set_of(where, corruption, severity) for severity in range(1, 6)]
+        for name in severities:
+            kind, _, directory = name.partition(":")
+            if kind == "folder":
+                if not files.exists(directory):
+                    raise MissingFileError(
+                        f"robustness.c: there is no {directory}; ImageNet-C has a directory for "
+                        "each corruption, 1 to 5 in it, and in these the classes"
+                    )
+                imagenet.check_folders(directory)
+        by_corruption[corruption] = [
+            _labelled_pass(config, network, f"c-{corruption}-{severity}", name, UNCROPPED)
+            for severity, name in enumerate(severities, 1)
+        ]
+    clean = None
+    if config.robustness.clean:
+        clean = _labelled_pass(config, network, "c-clean", config.robustness.clean, None)
+    note = TFDS_NOTE if where.startswith(TFDS) else ""
+    return suites.Corruptions("c", by_corruption, clean, published=True, note=note)
+
+
+def _set_of(where: str, corruption: str, severity: int) -> str:
+    """The source of a corruption at a severity."""
+    if "{corruption}" in where:
+        return where.replace("{corruption}", corruption).replace("{severity}", str(severity))
+    if where.startswith(TFDS):
+        return f"{TFDS}/{corruption}_{severity}:validation"
+    return f"{where}/{corruption}/{severity}"
+
+
+def _labelled_pass(
+    config: config_dict.ConfigDict, network: Network, name: str, source_name: str, crop: str | None
+) -> Pass:
+    """A set of ImageNet's thousand classes, opened when it is its turn."""
+
+    def opened() -> Source:
+        source = open_lib.open_named(config, source_name)
+        ids = imagenet.class_ids(source.class_names, source.name)
+        return images.renumbered(source, imagenet.numbers(ids, network.class_names))
+
+    return Pass(name, opened, passes.measure_top, crop=crop)
+
+
+def _imagenet_p(config: config_dict.ConfigDict, network: Network) -> Suite:
+    """Videos in `DIR/PERTURBATION/WNID/*.mp4`."""
+    root = _source_name(config, "p").removeprefix("folder:").rstrip("/")
+    every = perturbations.PERTURBATIONS, perturbations.EXTRA
+    chosen = _chosen(config.robustness.perturbations, *every)
+    by_perturbation = {}
+    for perturbation in chosen:
+        directory = f"{root}/{perturbation}"
+        if not files.exists(directory):
+            raise MissingFileError(
+                f"robustness.p: there is no {directory}; ImageNet-P has a directory for each "
+                "perturbation, and in these the classes with their videos"
+            )
+        imagenet.check_folders(directory)
+        frames = perturbations.num_frames(perturbation)
+        first = next(iter(files.listing(directory)[1]), None)
+        if first:
+            video.check(f"{directory}/{first}", frames)
+        by_perturbation[perturbation] = Pass(
+            f"p-{perturbation}",
+            functools.partial(_videos, directory, frames, network.class_names),
+            suites.measure_frames(frames, perturbation),
+            crop=UNCROPPED,
+        )
+    return suites.Flips("p", by_perturbation, published=True)
+
+
+def _videos(directory: str, frames: int, class_names: tuple[str, ...]) -> Source:
+    keys = [key for key in files.listing(directory)[1] if key.lower().endswith(".mp4")]
+    labels = imagenet.numbers([os.path.dirname(key) for key in keys], class_names)
+    paths = [f"{directory}/{key}" for key in keys]
+    return images.videos(f"folder:{directory}", paths, labels.tolist(), class_names, frames)
+
+
+def _own(config: config_dict.ConfigDict, network: Network) -> list[Suite]:
+    """Corruptions and sequences of `data.test`."""
+    settings = config.robustness
+    source, chosen = _test_images(config, network)
+    view = network.view(None)
+    making = images.Making(view.size, view, settings.seed, settings.variant, settings.frost)
+    corruptions.check(view.size, settings.variant, settings.frost)
+    kinds = _chosen(settings.corruptions, corruptions.CORRUPTIONS, corruptions.EXTRA)
+
+    def one(name: str, made: Callable[[], Source]) -> Pass:
+        return Pass(
+            name,
+            made,
+            passes.measure_top,
+            crop=UNCROPPED,
+            chosen=chosen,
+            inputs={"making": making.inputs()},
+        )
+
+    by_corruption = {
+        kind: [
+            one(
+                f"own-{kind}-{severity}",
+                functools.partial(images.corrupted, source, kind, severity, making),
+            )
+            for severity in range(1, 6)
+        ]
+        for kind in kinds
+    }
+    clean = Pass("own-clean", lambda: source, passes.measure_top, chosen=chosen)
+    note = FROST_NOTE if "frost" in kinds and not settings.frost else ""
+    found: list[Suite] = [suites.Corruptions("own", by_corruption, clean, False, note)]
+    if settings.perturbations != "none":
+        every = perturbations.PERTURBATIONS, perturbations.EXTRA
+        indices = np.arange(len(source)) if chosen is None else chosen
+        by_perturbation = {}
+        for kind in _chosen(settings.perturbations, *every):
+            frames = perturbations.num_frames(kind)
+            by_perturbation[kind] = Pass(
+                f"own-flips-{kind}",
+                functools.partial(images.sequences, source, indices, kind, making, frames),
+                suites.measure_frames(frames, kind),
+                crop=UNCROPPED,
+                inputs={"making": making.inputs(), "images": len(indices)},
+            )
+        found.append(suites.Flips("own_flips", by_perturbation, published=False))
+    return found
+
+
+def _attacks(config: config_dict.ConfigDict, network: Network, name: str) -> Suite:
+    settings = config.robustness
+    source, chosen = _test_images(config, network)
+    several: dict = {"steps": 1}
+    if name == "pgd":
+        several = {
+            "steps": settings.pgd_steps,
+            "step_size": settings.pgd_step_size,
+            "restarts": settings.pgd_restarts,
+            "seed": settings.seed,
+        }
+    epsilons = settings[f"{name}_epsilons"]
+    if not epsilons:
+        raise InputError(f"robustness.{name}_epsilons is empty; the paper's: 2, 4, 8, 16")
+    by_epsilon = {
+        float(epsilon): Pass(
+            f"{name}-{epsilon:g}",
+            lambda: source,
+            passes.measure_top,
+            chosen=chosen,
+            attack=Attack(float(epsilon), label=settings.attack_label, **several),
+        )
+        for epsilon in epsilons
+    }
+    return suites.Attacks(name, by_epsilon)
+
+
+def _test_images(
+    config: config_dict.ConfigDict, network: Network
+) -> tuple[Source, np.ndarray | None]:
+    """`data.test`, its classes numbered as the network's, and the indices of those looked at."""
+    source = open_lib.open_from_config(config, "test")
+    numbers = passes.check_classes(network.class_names, source, network.path)
+    most = config.robustness.max_images
+    chosen = None
+    if most is not None and most < len(source):
+        chosen = np.linspace(0, len(source) - 1, most).round().astype(np.int64)  # evenly spread
+    return images.renumbered(source, numbers), chosen
+
+
+def _chosen(asked: str, usual: tuple[str, ...], extra: tuple[str, ...]) -> list[str]:
+    """Those asked for, with commas between; the benchmark's if none is."""
+    found = [name.strip() for name in asked.split(",") if name.strip()] or list(usual)
+    unknown = [name for name in found if name not in usual + extra]
+    if unknown:
+        raise InputError(f"unknown: {', '.join(unknown)}; known: {', '.join(usual + extra)}")
+    return list(dict.fromkeys(found))

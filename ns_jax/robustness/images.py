@@ -1,0 +1,200 @@
+"""What the suites show: corrupted images, frames of sequences and videos, as records of a source.
+
+A record is made when it is asked for, by whichever reader or worker it falls to, and is a function
+of the seed and its index alone.
+"""
+
+import collections
+import dataclasses
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ns_jax.data import crops, decoding
+from ns_jax.data.source import Record, Records, Source
+from ns_jax.digest import Digest
+from ns_jax.errors import InputError
+from ns_jax.robustness import corruptions, imagenet, perturbations, video
+
+SEQUENCES_KEPT = 4  # latest ones, of which a frame after the other is asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class Making:
+    """How corrupted images and sequences are made."""
+
+    size: int  # pixels of a side
+    view: crops.Preprocessing  # the crop and interpolation that bring an image to that size
+    seed: int
+    variant: str  # of the severities: "224" or "299"
+    frost: str  # directory of the six photographs; "": the stand-in
+
+    def inputs(self) -> dict:
+        """All that results depend on, for JSON."""
+        return dataclasses.asdict(self)
+
+
+class Recent:
+    """The latest few values of a function of an index, made once each, by whichever thread."""
+
+    def __init__(self, make: Callable[[int], Any]):
+        self._make = make
+        self._values: collections.OrderedDict[int, Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, index: int) -> Any:
+        with self._lock:
+            if index not in self._values:
+                self._values[index] = self._make(index)
+                while len(self._values) > SEQUENCES_KEPT:
+                    self._values.popitem(last=False)
+            return self._values[index]
+
+    def __reduce__(self) -> tuple:
+        return Recent, (self._make,)  # a worker begins with none
+
+
+@dataclasses.dataclass(frozen=True)
+class _Corrupted:
+    source: Source
+    corruption: str
+    severity: int
+    making: Making
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Record:
+        example = self.source[index]
+        try:
+            image = self.making.view(decoding.decode(example["image"], self.source.max_pixels))
+        except decoding.BadImageError:
+            return example["image"], example["label"], example["key"]  # reported with its reason
+        making = self.making
+        image = corruptions.corrupt(
+            image,
+            self.corruption,
+            self.severity,
+            seed=making.seed,
+            index=index,
+            variant=making.variant,
+            frost=making.frost,
+        )
+        return image, example["label"], example["key"]
+
+
+def corrupted(source: Source, corruption: str, severity: int, making: Making) -> Source:
+    """A source's images, each at `making.size` and then corrupted."""
+    return dataclasses.replace(
+        source,
+        name=f"{source.name}, {corruption} {severity}",
+        records=_Corrupted(source, corruption, severity, making),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frames:
+    """All frames of the sequences of the chosen images, one sequence after the other."""
+
+    sequence: Recent  # of an image's number in `chosen`: frames, label and key
+    count: int
+    frames: int
+
+    def __len__(self) -> int:
+        return self.count * self.frames
+
+    def __getitem__(self, index: int) -> Record:
+        number, frame = divmod(index, self.frames)
+        frames, label, key = self.sequence(number)
+        image = frames[frame] if isinstance(frames, np.ndarray) else frames
+        return image, label, f"{key}[{frame}]"
+
+
+def _sequence(
+    source: Source, chosen: Sequence[int], perturbation: str, making: Making, number: int
+) -> tuple:
+    index = int(chosen[number])
+    example = source[index]
+    try:
+        image = decoding.decode(example["image"], source.max_pixels)
+    except decoding.BadImageError:
+        return example["image"], example["label"], example["key"]
+    frames = perturbations.sequence(
+        image, perturbation, size=making.size, view=making.view, seed=making.seed, index=index
+    )
+    return frames, example["label"], example["key"]
+
+
+def sequences(
+    source: Source, chosen: Sequence[int], perturbation: str, making: Making, frames: int
+) -> Source:
+    """The frames of a perturbation of the chosen images, `frames` of each, as a source."""
+    make = functools.partial(_sequence, source, chosen, perturbation, making)
+    records = _Frames(Recent(make), len(chosen), frames)
+    return dataclasses.replace(
+        source, name=f"{source.name}, {perturbation}", records=records, labels=None, truth=None
+    )
+
+
+def _video(paths: Sequence[str], labels: Sequence[int], frames: int, number: int) -> tuple:
+    path = paths[number]
+    try:
+        return video.read(path, frames), labels[number], path
+    except decoding.BadImageError:
+        return b"", labels[number], path
+
+
+def videos(
+    name: str, paths: Sequence[str], labels: Sequence[int], class_names: Sequence[str], frames: int
+) -> Source:
+    """The frames of video files, `frames` of each, as a source."""
+    total = Digest()
+    for path in paths:
+        total.update(path.encode())
+    make = functools.partial(_video, paths, labels, frames)
+    records: Records = _Frames(Recent(make), len(paths), frames)
+    return Source(name, tuple(class_names), str(total), records)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Renumbered:
+    source: Source
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Record:
+        image, label, key = self.source.records[index]
+        return image, int(self.numbers[label]) if label >= 0 else -1, key
+
+
+def renumbered(source: Source, numbers: np.ndarray) -> Source:
+    """A source whose label `n` is `numbers[n]`: classes numbered as a network numbers them."""
+    return dataclasses.replace(
+        source, records=_Renumbered(source, numbers), labels=None, truth=None
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Numbered:
+    source: Source
+    count: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Record:
+        image, _, key = self.source.records[index]
+        number = imagenet.image_number(key, self.source)
+        if number >= self.count:
+            raise InputError(f"{self.source.name}: {key} has no labels; there are {self.count:,}")
+        return image, number, key
+
+
+def numbered(source: Source, count: int) -> Source:
+    """Images of ImageNet's validation set whose label is their number there, below `count`."""
+    return dataclasses.replace(source, records=_Numbered(source, count), labels=None, truth=None)

@@ -1,0 +1,211 @@
+"""One pass of one network over one set of images, and the file that says what came of it.
+
+A suite is a list of passes. Each is done once: what a run that was killed has finished stands in
+the workdir, `robustness/NETWORK/PASS.json` and `.npy`, and is not done again.
+"""
+
+import dataclasses
+import io
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from ns_jax import files
+from ns_jax import workdir as workdir_lib
+from ns_jax.checkpoints import checkpoint
+from ns_jax.data import bad_images, crops
+from ns_jax.data.source import Source
+from ns_jax.data.workers import LoaderSettings
+from ns_jax.errors import InputError
+from ns_jax.inference import predictor
+from ns_jax.inference import step as inference_step
+from ns_jax.model_card import ModelCard
+from ns_jax.parallel import processes
+from ns_jax.progress import Progress, say
+from ns_jax.robustness.attacks import Attack, attack_step
+
+BEST = 5  # classes of an image that are looked at
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What a network made of a pass's images, in order."""
+
+    classes: np.ndarray  # int32 [N, up to 5], best first
+    labels: np.ndarray  # int32 [N]: the network's number of the true class; -1: unknown
+    readable: np.ndarray  # bool [N]
+
+    def top(self, k: int) -> np.ndarray:
+        """Whether the true class is among the k best: float32 `[N]`, NaN where there is none."""
+        hits = (self.classes[:, :k] == self.labels[:, None]).any(1)
+        return np.where(self.readable & (self.labels >= 0), hits, np.nan).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """Images, how the network sees them, and what is measured.
+
+    `measure` makes of what was seen float32 `[M]` arrays by name, a number for each image or video,
+    NaN for unreadable ones.
+    """
+
+    name: str
+    # When it is its turn, for a set may have millions of files; labels are the network's numbers.
+    open: Callable[[], Source]
+    measure: Callable[[Seen], dict[str, np.ndarray]]
+    crop: str | None = None  # of the view; None: the network's
+    among: np.ndarray | None = None  # int32: the network's classes that it chooses among
+    chosen: np.ndarray | None = None  # indices of the images; None: all
+    attack: Attack | None = None
+    inputs: dict = dataclasses.field(default_factory=dict)  # what else results depend on
+
+
+class Network:
+    """A checkpoint, as often as a suite's view needs it."""
+
+    def __init__(self, path: str, size: int | None = None, crop: str = ""):
+        """`size` and `crop`, where given, take the place of every view's."""
+        self.path, self._size, self._crop = path, size, crop
+        self.card, self.variables = checkpoint.load_model(path)
+        self._predictors: dict[crops.Preprocessing, predictor.Predictor] = {}
+        self.digest = self.seeing(None).digest
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.card.class_names
+
+    def view(self, crop: str | None) -> crops.Preprocessing:
+        """How images are seen where a suite asks for a crop, or for the network's own (None)."""
+        own = self.card.preprocessing
+        crop = self._crop or crop or own.crop
+        return dataclasses.replace(own, size=self._size or own.size, crop=crop)
+
+    def seeing(self, crop: str | None) -> predictor.Predictor:
+        view = self.view(crop)
+        if view not in self._predictors:
+            card: ModelCard = dataclasses.replace(self.card, preprocessing=view)
+            self._predictors[view] = predictor.Predictor([(card, self.variables)])
+        return self._predictors[view]
+
+
+def best_among_step(whole: dict, rows: dict, *, members: tuple, flip: bool, k: int) -> jax.Array:
+    """The k best of the classes `whole["among"]`, int32 `[B, k]`; all others count for nothing."""
+    logits = inference_step.member_logits(
+        whole["members"], rows["views"], members=members, flip=flip
+    )
+    probs = jax.nn.softmax(logits[..., whole["among"]]).mean(axis=1)
+    return whole["among"][jax.lax.top_k(probs, k)[1]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How passes are run. No result depends on it."""
+
+    reading: LoaderSettings
+    batch_size: int
+    max_bad_fraction: float
+
+
+def run(one: Pass, network: Network, directory: pathlib.Path, settings: Settings) -> dict:
+    """`{"name": float32 [M], ...}` as `one.measure` has it; from its files where it is done.
+
+    Called by all processes. Raises InputError for files of a pass of other inputs.
+    """
+    source = one.open()
+    inputs = {
+        "model": network.digest,
+        "source": source.fingerprint,
+        "view": dataclasses.asdict(network.view(one.crop)),
+        "attack": one.attack and dataclasses.asdict(one.attack),
+        "chosen": None if one.chosen is None else len(one.chosen),
+        **one.inputs,
+    }
+    path = directory / network.digest / one.name
+    if not processes.call_on_first(_is_done, path, inputs):
+        seen, bad = _look(one, network, source, settings)
+        processes.call_on_first(_write, path, inputs, one.measure(seen), len(bad))
+        if len(bad):
+            say("\n".join([f"{source.name}: {len(bad)} unreadable", *bad.lines()]))
+    return _read(path)
+
+
+def _look(
+    one: Pass, network: Network, source: Source, settings: Settings
+) -> tuple[Seen, bad_images.BadImages]:
+    indices = np.arange(len(source)) if one.chosen is None else one.chosen
+    bad = bad_images.BadImages(source, settings.max_bad_fraction, num_images=len(indices))
+    share = np.array_split(indices, processes.count())[processes.index()]
+    among = np.arange(len(network.class_names)) if one.among is None else one.among
+    k = min(BEST, len(among))
+    function: Any = best_among_step
+    told: dict = {"among": among.astype(np.int32)}
+    if one.attack:
+        function, told = attack_step, {"attack": one.attack.numbers()}
+    network_at_work = network.seeing(one.crop)
+    parts = [(np.zeros((0, k), np.int32), np.zeros(0, np.int32), np.zeros(0, bool))]
+    with Progress(one.name, len(share)) as progress:
+        for batch in network_at_work.compute(
+            function, source, [share], settings.reading, settings.batch_size, told, k=k
+        ):
+            ok = np.asarray([status == "ok" for status in batch["status"]])
+            bad.add(batch["index"][~ok])
+            parts.append((batch["result"], batch["label"], ok))
+            progress.advance(len(ok))
+    arrays = [np.concatenate(found) for found in zip(*parts, strict=True)]
+    classes, labels, readable = (np.concatenate(processes.gather(array)) for array in arrays)
+    bad.add(processes.union(bad.indices()))
+    return Seen(classes, labels, readable), bad
+
+
+def _write(path: pathlib.Path, inputs: dict, measured: dict, num_bad: int) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **measured)
+    files.write(f"{path}.npz", buffer.getvalue())
+    means = {name: _mean(values) for name, values in measured.items()}
+    content = {"inputs": inputs, "means": means, "num_corrupt": num_bad}
+    workdir_lib.write_json(path.with_name(f"{path.name}.json"), content)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean(dtype=np.float64)) if len(known) else None
+
+
+def _is_done(path: pathlib.Path, inputs: dict) -> bool:
+    record = path.with_name(f"{path.name}.json")
+    if not record.exists():
+        return False
+    try:
+        found = json.loads(record.read_text())["inputs"]
+        _read(path)
+    except (ValueError, KeyError, TypeError, OSError, EOFError):
+        say(f"{record} or what lies beside it is damaged; the pass is done again")
+        return False
+    workdir_lib.check_inputs(found, inputs, record)
+    return True
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(files.read(f"{path}.npz")), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def measure_top(seen: Seen) -> dict[str, np.ndarray]:
+    """Whether each image's class is the best one, and among the five best."""
+    return {"top1": seen.top(1), "top5": seen.top(BEST)}
+
+
+def check_classes(class_names: tuple[str, ...], source: Source, checkpoint_path: str) -> np.ndarray:
+    """The network's number of each of a source's classes, int32. Raises InputError."""
+    unknown = [name for name in source.class_names if name not in class_names]
+    if unknown or not source.class_names:
+        raise InputError(
+            f"{source.name} has {len(source.class_names)} classes, of which {checkpoint_path} "
+            f"does not know {len(unknown)}: {', '.join(unknown[:10]) or 'it has no labels'}"
+        )
+    places = {name: number for number, name in enumerate(class_names)}
+    return np.asarray([places[name] for name in source.class_names], np.int32)
