@@ -18,8 +18,8 @@ BEST = 5  # classes that the distance of two rankings looks at
 NORMAL = 1.959964  # standard errors on each side of a mean that hold 95 %
 
 
-class NothingToDivideByError(InputError):
-    """A baseline that makes no error, or never flips."""
+class NoRatioError(InputError):
+    """No number in common with the baseline, or a baseline that makes no error or never flips."""
 
 
 Errors = Mapping[str, Sequence[float]]  # corruption: errors at severities 1 to 5
@@ -124,7 +124,7 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
 def _mean_ratio(ours: np.ndarray, theirs: np.ndarray) -> float:
     """In percent."""
     if (theirs == 0).any():
-        raise NothingToDivideByError("the baseline's number is 0: there is nothing to divide by")
+        raise NoRatioError("the baseline's number is 0: there is nothing to divide by")
     return float(100 * (ours / theirs).mean())
 
 
@@ -146,7 +146,7 @@ def _common(errors: Errors, baseline: Errors) -> tuple[np.ndarray, np.ndarray]:
 def _shared_names(ours: Mapping, theirs: Mapping, what: str) -> list[str]:
     names = [name for name in ours if name in theirs]
     if not names:
-        raise InputError(f"no {what} in common; the baseline has {', '.join(theirs)}")
+        raise NoRatioError(f"no {what} in common; the baseline has {', '.join(theirs)}")
     return names
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from ns_jax.errors import InputError
 from ns_jax.robustness import alexnet, metrics
+from ns_jax.robustness.alexnet import EXTRA_ERRORS
+from ns_jax.robustness.alexnet import EXTRA_FLIP_PROBABILITIES as EXTRA_FLIPS
 from ns_jax.robustness.passes import Pass, Seen
 
 Found = Mapping[str, dict[str, np.ndarray]]  # by the name of a pass, what it measured
@@ -70,7 +72,7 @@ class Corruptions:
         ratios: dict[str, float | None] = dict.fromkeys(errors)
         if over:
             ratios = {
-                name: _ratio(metrics.mean_corruption_error, {name: e}, over)
+                name: _ratio(metrics.mean_corruption_error, {name: e}, {**EXTRA_ERRORS, **over})
                 for name, e in errors.items()
             }
             summary["mce"] = _ratio(metrics.mean_corruption_error, errors, over)
@@ -88,12 +90,12 @@ class Corruptions:
 
     def values(self, found: Found) -> np.ndarray:
         """What each image adds to the main number, in percent, float64."""
-        over = alexnet.ERRORS if self.published else dict.fromkeys(self.by_corruption, (0.2,) * 5)
+        over = alexnet.ERRORS if self.published else dict.fromkeys(self.by_corruption, (1.0,) * 5)
         added = []
         for name in filter(over.__contains__, self.by_corruption):
             right = [found[one.name]["top1"] for one in self.by_corruption[name]]
             added.append((1 - np.asarray(right, np.float64)).sum(0) / sum(over[name]))
-        return 100 * np.mean(added, axis=0)
+        return 100 * np.mean(added, axis=0) if added else np.asarray(np.nan)
 
     def _errors(self, found: Found) -> dict[str, list[float]]:
         return {
@@ -147,7 +149,8 @@ class Flips:
         rates: dict[str, float | None] = dict.fromkeys(flips)
         if over:
             rates = {
-                name: _ratio(metrics.mean_flip_rate, {name: p}, over) for name, p in flips.items()
+                name: _ratio(metrics.mean_flip_rate, {name: p}, {**EXTRA_FLIPS, **over})
+                for name, p in flips.items()
             }
             summary["mfr"] = _ratio(metrics.mean_flip_rate, flips, over)
         summary["perturbations"] = {
@@ -168,7 +171,7 @@ class Flips:
         added = [
             found[every[name].name]["flips"].astype(np.float64) / over[name] for name in counted
         ]
-        return 100 * np.mean(added, axis=0)
+        return 100 * np.mean(added, axis=0) if added else np.asarray(np.nan)
 
     def _flips(self, found: Found) -> dict[str, float]:
         return {name: _mean(found[one.name]["flips"]) for name, one in self.by_perturbation.items()}
@@ -230,7 +233,7 @@ def measure_frames(frames: int, perturbation: str) -> Callable[[Seen], dict[str,
 def difference(suite: Suite, ours: Found, theirs: Found) -> metrics.Difference | None:
     """Of the main number in percent, with its paired interval; None of sets that do not pair."""
     sides = suite.values(ours), suite.values(theirs)
-    if sides[0].shape != sides[1].shape:
+    if sides[0].shape != sides[1].shape or not sides[0].ndim:
         return None
     return metrics.paired_difference(*sides)
 
@@ -257,8 +260,8 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _ratio(function: Callable[..., float], *arguments: object) -> float | None:
-    """None where there is nothing to divide by: a baseline without a single error."""
+    """None where nothing is to be divided, or by nothing: a baseline without a single error."""
     try:
         return function(*arguments)
-    except metrics.NothingToDivideByError:
+    except metrics.NoRatioError:
         return None

@@ -128,5 +128,5 @@ def test_a_baseline_without_errors_is_nothing_to_divide_by():
         lambda: metrics.mean_corruption_error({"fog": [0.1] * 5}, {"fog": [0.0] * 5}),
         lambda: metrics.mean_flip_rate({"tilt": 0.1}, {"tilt": 0.0}),
     ):
-        with pytest.raises(metrics.NothingToDivideByError, match="nothing to divide by"):
+        with pytest.raises(metrics.NoRatioError, match="nothing to divide by"):
             call()
