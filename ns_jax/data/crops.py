@@ -26,7 +26,7 @@ class Preprocessing:
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
-        self._fraction()
+        self.fraction()
         if self.size < 1:
             raise InputError(f"the image size is {self.size}; set it to at least 1 pixel")
         if self.interpolation not in resizing.INTERPOLATIONS:
@@ -36,11 +36,12 @@ class Preprocessing:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Evaluation's and the teacher's view: centre crop, resize, nothing random."""
         height, width = image.shape[:2]
-        side = max(1, int(self._fraction() * min(height, width)))
+        side = max(1, int(self.fraction() * min(height, width)))
         box = ((height - side + 1) // 2, (width - side + 1) // 2, side, side)
         return resizing.resize(cut(image, box), self.size, self.interpolation)
 
-    def _fraction(self) -> float:
+    def fraction(self) -> float:
+        """The share of the short side that evaluation's crop takes. Raises InputError."""
         named = {"padded": self.size / (self.size + 32), "none": 1.0}
         try:
             fraction = named.get(self.crop) or float(self.crop)

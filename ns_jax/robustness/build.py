@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import config_dict
 
 from ns_jax import files
+from ns_jax.data import decoding
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.digest import Digest
@@ -183,7 +184,7 @@ def _imagenet_p(config: config_dict.ConfigDict, network: Network) -> Suite:
         frames = perturbations.num_frames(perturbation)
         first = next(iter(files.listing(directory)[1]), None)
         if first:
-            video.check(f"{directory}/{first}", frames)
+            _check_video(f"{directory}/{first}", frames)
         by_perturbation[perturbation] = Pass(
             f"p-{perturbation}",
             functools.partial(_videos, directory, frames, network.class_names),
@@ -191,6 +192,13 @@ def _imagenet_p(config: config_dict.ConfigDict, network: Network) -> Suite:
             crop=UNCROPPED,
         )
     return suites.Flips("p", by_perturbation, published=True)
+
+
+def _check_video(path: str, frames: int) -> None:
+    try:
+        video.read_frames(path, frames)
+    except decoding.BadImageError as error:
+        raise InputError(f"{error}: OpenCV cannot read the first video of robustness.p") from None
 
 
 def _videos(directory: str, frames: int, class_names: tuple[str, ...]) -> Source:
@@ -205,9 +213,9 @@ def _own(config: config_dict.ConfigDict, network: Network) -> list[Suite]:
     settings = config.robustness
     source, chosen = _test_images(config, network)
     view = network.view(None)
-    making = images.Making(view.size, view, settings.seed, settings.variant, settings.frost)
-    corruptions.check(view.size, settings.variant, settings.frost)
     kinds = _chosen(settings.corruptions, corruptions.CORRUPTIONS, corruptions.EXTRA)
+    making = images.Making(view, settings.seed, settings.variant, settings.frost)
+    _check_making(making, kinds)
 
     def one(name: str, made: Callable[[], Source]) -> Pass:
         return Pass(
@@ -247,6 +255,13 @@ def _own(config: config_dict.ConfigDict, network: Network) -> list[Suite]:
             )
         found.append(suites.Flips("own_flips", by_perturbation, published=False))
     return found
+
+
+def _check_making(making: images.Making, kinds: list[str]) -> None:
+    """Makes one of each: a size, a variant or photographs that do not do are said now."""
+    grey = np.full((making.view.size, making.view.size, 3), 128, np.uint8)
+    for kind in kinds:
+        corruptions.corrupt(grey, kind, 1, making.seed, 0, making.variant, making.frost)
 
 
 def _attacks(config: config_dict.ConfigDict, network: Network, name: str) -> Suite:

@@ -26,11 +26,18 @@ SEQUENCES_KEPT = 4  # latest ones, of which a frame after the other is asked for
 class Making:
     """How corrupted images and sequences are made."""
 
-    size: int  # pixels of a side
-    view: crops.Preprocessing  # the crop and interpolation that bring an image to that size
+    view: crops.Preprocessing  # of the images that are corrupted
     seed: int
     variant: str  # of the severities: "224" or "299"
     frost: str  # directory of the six photographs; "": the stand-in
+
+    def uncropped(self, image: np.ndarray) -> np.ndarray:
+        """The largest square of an image, so large that its centre is what the view would show.
+
+        Moves of ImageNet-P show what lies beyond the crop, and black beyond the image.
+        """
+        size = round(self.view.size / self.view.fraction())
+        return dataclasses.replace(self.view, size=size, crop="none")(image)
 
     def inputs(self) -> dict:
         """All that results depend on, for JSON."""
@@ -78,16 +85,16 @@ class _Corrupted:
             image,
             self.corruption,
             self.severity,
-            seed=making.seed,
-            index=index,
-            variant=making.variant,
-            frost=making.frost,
+            making.seed,
+            index,
+            making.variant,
+            making.frost,
         )
         return image, example["label"], example["key"]
 
 
 def corrupted(source: Source, corruption: str, severity: int, making: Making) -> Source:
-    """A source's images, each at `making.size` and then corrupted."""
+    """A source's images as `making.view` sees them, corrupted."""
     return dataclasses.replace(
         source,
         name=f"{source.name}, {corruption} {severity}",
@@ -122,8 +129,9 @@ def _sequence(
         image = decoding.decode(example["image"], source.max_pixels)
     except decoding.BadImageError:
         return example["image"], example["label"], example["key"]
+    image = making.uncropped(image)
     frames = perturbations.sequence(
-        image, perturbation, size=making.size, view=making.view, seed=making.seed, index=index
+        image, perturbation, making.seed, index, making.view.size, making.variant
     )
     return frames, example["label"], example["key"]
 
@@ -142,7 +150,7 @@ def sequences(
 def _video(paths: Sequence[str], labels: Sequence[int], frames: int, number: int) -> tuple:
     path = paths[number]
     try:
-        return video.read(path, frames), labels[number], path
+        return video.read_frames(path, frames), labels[number], path
     except decoding.BadImageError:
         return b"", labels[number], path
 
