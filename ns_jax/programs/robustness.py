@@ -1,6 +1,7 @@
 """Robustness of a checkpoint, and beside it of another: ImageNet-A to -P, corruptions, attacks."""
 
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import config_dict
@@ -16,6 +17,7 @@ from ns_jax.robustness.suites import Suite
 RESULT = "robustness.json"
 PASSES = "robustness"  # directory of what each pass found
 SHOWN = {  # numbers by the name they have in tables
+    "clean_error": "clean error %",
     "top1": "top-1 %",
     "mce": "mCE %",
     "mean_error": "mean error %",
@@ -82,45 +84,50 @@ def _percent(name: str, value: float | None) -> str:
 
 
 def _table(asked: list[Suite], result: dict) -> None:
-    """A line for each suite, and for corruptions, perturbations and epsilons one each."""
+    """A line for each number of a suite, and for each corruption, perturbation and epsilon."""
     both = len(result["networks"]) == 2
-    columns = [
-        "suite",
-        "number",
-        "checkpoint",
-        *(["against", "difference"] if both else []),
-        "note",
-    ]
-    rows = []
+    compared = ["against", "difference"] if both else []
+    columns = ["suite", "number", "checkpoint", *compared, "note"]
+    rows: list[list[str]] = []
     for suite in asked:
         summary = result["suites"][suite.name]
         sides = [summary[side] for side in ("checkpoint", "against") if side in summary]
         for name in (name for name in SHOWN if name in sides[0]):
-            row = [suite.name, SHOWN[name], *(_percent(name, side.get(name)) for side in sides)]
-            if both:
-                row.append(_interval(summary["difference"], name, suite))
-            rows.append([*row, suite.note if name == suite.main else ""])
-        for part, number in (("corruptions", "ce"), ("perturbations", "flip_rate")):
-            for kind in sides[0].get(part, {}):
-                values = [_part(side[part][kind], number) for side in sides]
-                rows.append([f"  {kind}", *values[0][:1], *(value for _, value in values)]
-                            + [""] * (1 + both))  # fmt: skip
-        for epsilon in sides[0].get("epsilons", {}):
-            values = [f"{100 * side['epsilons'][epsilon]:.2f}" for side in sides]
-            rows.append([f"  epsilon {epsilon}", "top-1 %", *values] + [""] * (1 + both))
+            cells = [suite.name, SHOWN[name], *(_percent(name, side.get(name)) for side in sides)]
+            is_main = name == suite.main
+            difference = [_interval(summary["difference"] if is_main else None)] if both else []
+            rows.append([*cells, *difference, suite.note if is_main else ""])
+        for kind, *parts in _parts(sides):
+            names, values = zip(*parts, strict=True)
+            rows.append([f"  {kind}", names[0], *values, *[""] * (1 + both)])
     table("Robustness", columns, rows)
 
 
-def _part(found: dict, number: str) -> tuple[str, str]:
-    """What is shown of a corruption or a perturbation: over the baseline's, or as it is."""
-    if found[number] is not None:
-        return {"ce": "CE %", "flip_rate": "FR %"}[number], f"{found[number]:.1f}"
-    if number == "ce":
-        return "error %", f"{100 * sum(found['errors']) / len(found['errors']):.1f}"
+def _parts(sides: list[dict]) -> Iterator[tuple]:
+    """`(what, (number, value) of each side)` of corruptions, perturbations and epsilons."""
+    for kind in sides[0].get("corruptions", {}):
+        yield kind, *(_corruption(side["corruptions"][kind]) for side in sides)
+    for kind in sides[0].get("perturbations", {}):
+        yield kind, *(_perturbation(side["perturbations"][kind]) for side in sides)
+    for epsilon in sides[0].get("epsilons", {}):
+        values = (_percent("top1", side["epsilons"][epsilon]) for side in sides)
+        yield f"epsilon {epsilon}", *(("top-1 %", value) for value in values)
+
+
+def _corruption(found: dict) -> tuple[str, str]:
+    """Over the baseline's errors, or as it is."""
+    if found["ce"] is not None:
+        return "CE %", f"{found['ce']:.1f}"
+    return "error %", f"{100 * sum(found['errors']) / len(found['errors']):.1f}"
+
+
+def _perturbation(found: dict) -> tuple[str, str]:
+    if found["flip_rate"] is not None:
+        return "FR %", f"{found['flip_rate']:.1f}"
     return "flips %", f"{100 * found['flip_probability']:.1f}"
 
 
-def _interval(difference: dict | None, name: str, suite: Suite) -> str:
-    if difference is None or name != suite.main:
+def _interval(difference: dict | None) -> str:
+    if difference is None:
         return ""
     return f"{difference['mean']:+.2f} ({difference['low']:+.2f} to {difference['high']:+.2f})"

@@ -4,7 +4,6 @@ Classes are WordNet ids; ImageNet-V2's folders are numbers, 0 to 999, which are 
 text. ImageNet-A and -R hold 200 classes, among which alone a network then chooses.
 """
 
-import functools
 import importlib.resources
 import json
 import re
@@ -70,7 +69,6 @@ def check_folders(directory: str, subset: str = "") -> None:
     class_ids([name for name in files.names(directory) if name[:1] != "."], directory, subset)
 
 
-@functools.lru_cache(maxsize=1)
 def real_labels(path: str) -> list[list[int]]:
     """The classes that each of the 50,000 images of validation shows (real.json of ImageNet-ReaL).
 

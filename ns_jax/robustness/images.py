@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ns_jax.data import crops, decoding
-from ns_jax.data.source import Record, Records, Source
+from ns_jax.data.source import Indices, Record, Records, Source
 from ns_jax.digest import Digest
 from ns_jax.errors import InputError
 from ns_jax.robustness import corruptions, imagenet, perturbations, video
@@ -121,7 +121,7 @@ class _Frames:
 
 
 def _sequence(
-    source: Source, chosen: Sequence[int], perturbation: str, making: Making, number: int
+    source: Source, chosen: Indices, perturbation: str, making: Making, number: int
 ) -> tuple:
     index = int(chosen[number])
     example = source[index]
@@ -137,7 +137,7 @@ def _sequence(
 
 
 def sequences(
-    source: Source, chosen: Sequence[int], perturbation: str, making: Making, frames: int
+    source: Source, chosen: Indices, perturbation: str, making: Making, frames: int
 ) -> Source:
     """The frames of a perturbation of the chosen images, `frames` of each, as a source."""
     make = functools.partial(_sequence, source, chosen, perturbation, making)

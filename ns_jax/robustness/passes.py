@@ -8,6 +8,8 @@ import dataclasses
 import io
 import json
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -182,7 +184,7 @@ def _is_done(path: pathlib.Path, inputs: dict) -> bool:
     try:
         found = json.loads(record.read_text())["inputs"]
         _read(path)
-    except (ValueError, KeyError, TypeError, OSError, EOFError):
+    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
         say(f"{record} or what lies beside it is damaged; the pass is done again")
         return False
     workdir_lib.check_inputs(found, inputs, record)
