@@ -255,7 +255,7 @@ class TestImageNet:
         with pytest.raises(InputError, match="has no labels; there are 1"):
             robustness.run(thousand, tmp_path / "again")
 
-    def test_flips_are_of_videos_frame_by_frame(self, thousand, images, tmp_path):
+    def test_flips_are_of_videos_frame_by_frame(self, thousand, tmp_path):
         root = tmp_path / "p"
         for one in imagenet.wnids():
             (root / "tilt" / one).mkdir(parents=True)
@@ -264,12 +264,13 @@ class TestImageNet:
         thousand.robustness.perturbations = "tilt"
         looks = tmp_path / "looks"
         looks.mkdir()
-        for number, image in enumerate(images):
-            (looks / f"{number:02d}.png").write_bytes(image)
-        best = scores(thousand, f"folder:{tmp_path}/looks")[0].argmax(1)
+        plain = [(r, g, b) for r in (0, 255) for g in (0, 255) for b in (0, 255)]
+        pictures = [np.full((64, 64, 3), colour, np.uint8) for colour in plain]
+        for number, picture in enumerate(pictures):
+            cv2.imwrite(str(looks / f"{number}.png"), picture)
+        best = scores(thousand, f"folder:{looks}")[0].argmax(1)
         other = int(np.flatnonzero(best != best[0])[0])  # an image of another class than the first
-        two = [cv2.imread(str(looks / f"{number:02d}.png")) for number in (0, other)]
-        two = [cv2.resize(image, (64, 64), interpolation=cv2.INTER_NEAREST) for image in two]
+        two = pictures[0], pictures[other]
         for name, shown in (("still", [0] * 31), ("once", [0] * 10 + [1] * 21)):
             path = root / "tilt" / imagenet.wnids()[5] / f"{name}.mp4"
             fourcc = cv2.VideoWriter.fourcc(*"mp4v")
