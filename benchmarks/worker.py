@@ -1,5 +1,7 @@
 """The worker's half of a conversation with `sides.Side`: ready, then a time for each line."""
 
+from __future__ import annotations  # the authors' code of `corruptions.py` runs on Python 3.7
+
 import json
 import sys
 import time

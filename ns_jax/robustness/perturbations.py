@@ -43,17 +43,10 @@ def sequence(
             f"crop={crop} of an image of {width} x {height} pixels: it is at least "
             f"{corruptions.LEAST_SIDE} and at most the shorter side"
         )
-    rng = corruptions.generator(f"sequence of {name}", seed, index)
-    return frames(image, name, rng, crop, variant)
-
-
-def frames(
-    image: np.ndarray, name: str, rng: np.random.Generator, crop: int, variant: str = "224"
-) -> np.ndarray:
-    """As `sequence`, with the random values of `rng`."""
-    num_frames(name)
     if variant not in _CONSTANTS:
         raise InputError(f"variant={variant!r}: there are {', '.join(_CONSTANTS)}")
+    num_frames(name)
+    rng = corruptions.generator(f"sequence of {name}", seed, index)
     changed: Frames
     if name in _MOVES:
         changed = (_cropped(frame, crop) for frame in _MOVES[name](image))

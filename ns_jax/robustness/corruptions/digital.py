@@ -65,7 +65,8 @@ def elastic_transform(
         (width, height),
         borderMode=cv2.BORDER_REFLECT_101,
     )
-    right, down = _smooth(rng.uniform(-1, 1, (2, height, width)), sigma) * np.float32(alpha)
+    uniform = _smooth(rng.random((2, height, width), np.float32), sigma)
+    right, down = (2 * uniform - 1) * np.float32(alpha)
     right += np.arange(width, dtype=np.float32)
     down += np.arange(height, dtype=np.float32)[:, None]
     return cv2.remap(warped, right, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
@@ -77,7 +78,7 @@ def _smooth(fields: np.ndarray, sigma: float) -> np.ndarray:
     A filter with mirrored edges is a factor for each cosine wave, however long the filter is.
     """
     rows, columns = (_transfer(size, sigma) for size in fields.shape[1:])
-    waves = fft.dctn(fields.astype(np.float32), axes=(1, 2), overwrite_x=True)
+    waves = fft.dctn(fields.astype(np.float32), axes=(1, 2))
     waves *= rows[:, None] * columns
     return fft.idctn(waves, axes=(1, 2), overwrite_x=True)
 
