@@ -145,7 +145,9 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     finetune.remat = optional(str)  # None: as before
 
     config.label = label = config_dict.ConfigDict()
-    label.checkpoint = ""  # the teacher; or several with commas between: their mean
+    # The teacher; or several with commas between: their mean. Paths that hold commas: as a list,
+    # '["runs/a, b", "runs/c"]'.
+    label.checkpoint = ""
     label.subset = ""  # directory of a selection: label only its images, each once
     label.temperature = 1.0  # of what is stored: above 1 is less sure; data.holdout has it fitted
     label.flip = False  # the mean over an image and its mirror image

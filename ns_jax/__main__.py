@@ -111,7 +111,7 @@ def _parse(argv: list[str]) -> tuple:
     """Config and workdir. A bad flag is told before JAX is imported, which takes seconds."""
     if "" not in sys.path:
         sys.path.insert(0, "")  # `ns-jax` finds `configs` where `python -m ns_jax` would
-    rest = FLAGS([argv[0], *argv[2:]])[1:]
+    rest = FLAGS([argv[0], *map(_at_home, argv[2:])])[1:]
     if rest:
         raise InputError(f"unexpected argument {rest[0]!r}; flags start with --")
     if _CONFIG.value is None or _WORKDIR.value is None:
@@ -157,6 +157,12 @@ def _take_large_pages() -> None:
         os.execv(sys.executable, sys.orig_argv)
 
 
+def _at_home(argument: str) -> str:
+    """`--config=~/FILE` with the home directory in place: a shell expands no `~` behind a `=`."""
+    flag, equals, value = argument.partition("=")
+    return f"{flag}={os.path.expanduser(value)}" if flag.lstrip("-") == "config" else argument
+
+
 def _workdir(program: str, name: str) -> pathlib.Path:
     """A path with pathlib's methods. Raises InputError for a bucket where a disk is needed."""
     from ns_jax import files
@@ -199,7 +205,7 @@ def _set_up_jax(program: Program) -> None:
     import jax
 
     default = pathlib.Path.home() / ".cache" / "ns_jax" / "compiled"
-    directory = os.environ.get(CACHE, str(default))
+    directory = os.path.expanduser(os.environ.get(CACHE, str(default)))
     if directory:
         jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

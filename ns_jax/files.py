@@ -28,9 +28,9 @@ def is_remote(path: str) -> bool:
 
 
 def as_path(path: str | os.PathLike) -> pathlib.Path:
-    """With pathlib's methods, in a bucket too."""
+    """What a user names, with pathlib's methods, in a bucket too; `~` is the home directory."""
     name = os.fspath(path)
-    return epath.Path(name) if is_remote(name) else pathlib.Path(name)
+    return epath.Path(name) if is_remote(name) else pathlib.Path(os.path.expanduser(name))
 
 
 def expand(pattern: str) -> list[str]:

@@ -21,8 +21,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from ns_jax import trees
-from ns_jax.checkpoints import checksum
+from ns_jax import files, trees
+from ns_jax.checkpoints import checksum, literal_paths
 from ns_jax.digest import Digest
 from ns_jax.errors import DamagedError, InputError, MissingFileError
 from ns_jax.model_card import ModelCard
@@ -45,7 +45,7 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path, keep: int, keep_every: int | None = None):
         """Keeps the `keep` newest, and those of steps that `keep_every` divides."""
-        self.directory = pathlib.Path(directory).absolute()
+        self.directory = literal_paths.directory(directory)
         self._kept = [checkpoint_managers.LatestN(keep)]
         if keep_every:
             self._kept.append(checkpoint_managers.EveryNSteps(keep_every))
@@ -235,7 +235,7 @@ def save_model(directory: pathlib.Path, card: ModelCard, variables: dict) -> Non
 
     Raises InputError if a checkpoint of anything else stands there.
     """
-    directory = pathlib.Path(directory).absolute() / "checkpoints"
+    directory = literal_paths.directory(directory) / "checkpoints"
     handlers = {
         "model": ocp.StandardCheckpointHandler(),
         "description": ocp.JsonCheckpointHandler("model.json"),
@@ -330,7 +330,7 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
     """The directory of the newest checkpoint below `path`."""
     if not str(path):
         raise InputError("no checkpoint is named; give its directory")
-    path = pathlib.Path(path).absolute()
+    path = files.as_path(path).absolute()
     for directory in (path, path / "checkpoints"):
         if (directory / "model").is_dir() and (directory / "description").is_dir():
             return directory

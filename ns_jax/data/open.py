@@ -1,6 +1,7 @@
 """Sources by name: `folder:DIR`, `tfds:NAME:SPLIT`, ..., several of them joined with `+`."""
 
 import dataclasses
+import os
 import re
 
 from ml_collections import config_dict
@@ -50,7 +51,7 @@ def _open(name: str, labels_per_class: int, seed: int) -> source.Source:
     }
     if kind not in formats or not rest:
         raise InputError(f"unknown source {name!r}; known: {', '.join(KNOWN.values())}")
-    return formats[kind].open_source(rest)
+    return formats[kind].open_source(os.path.expanduser(rest))
 
 
 def open_from_config(config: config_dict.ConfigDict, which: str) -> Source:

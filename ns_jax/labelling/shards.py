@@ -202,7 +202,7 @@ class Shards:
         most_threads: int = 1,
     ):
         """`made_of`: the metadata of each. `most_threads`: that `map` reads with. Opens nothing."""
-        self.directory, self._made_of = os.fspath(directory), made_of
+        self.directory, self._made_of = os.fspath(files.as_path(directory)), made_of
         self.ranges = shard_ranges(num_rows, images_per_shard)
         count = len(self.ranges)
         self.names = [shard_name(number, count) for number in range(count)]

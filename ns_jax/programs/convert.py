@@ -5,6 +5,7 @@ import pathlib
 
 from ml_collections import config_dict
 
+from ns_jax import files
 from ns_jax.checkpoints import checkpoint
 from ns_jax.errors import InputError
 from ns_jax.progress import say
@@ -27,7 +28,7 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     if settings.class_names:
         names = _class_names(settings.class_names, len(card.class_names))
         card = dataclasses.replace(card, class_names=names)
-    target = pathlib.Path(settings.target or workdir)
+    target = files.as_path(settings.target or workdir)
     if target.suffix == ".safetensors":
         timm.save(target, card, variables)
     elif target.suffix == ".stablehlo":
@@ -43,7 +44,7 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _class_names(path: str, count: int) -> tuple[str, ...]:
-    names = tuple(pathlib.Path(path).read_text().splitlines())
+    names = tuple(files.as_path(path).read_text().splitlines())
     if len(names) != count:
         raise InputError(f"{path} has {len(names)} lines, the weights have {count} classes")
     return names

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import itertools
 import json
 import math
@@ -22,7 +23,7 @@ from ns_jax.checkpoints import checkpoint
 from ns_jax.data import bad_images
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
-from ns_jax.errors import InputError
+from ns_jax.errors import InputError, MissingFileError
 from ns_jax.inference import calibration, predictor
 from ns_jax.labelling import leases
 from ns_jax.labelling.queue import ShardQueue
@@ -127,12 +128,35 @@ def mend(directory: str | pathlib.Path) -> int:
 
 def _networks(names: str) -> list[tuple[model_card.ModelCard, dict]]:
     """The checkpoints that `label.checkpoint` names. Raises InputError if their classes differ."""
-    paths = [checkpoint.find(name.strip()) for name in names.split(",")]
+    named = _several(names)
+    try:
+        paths = [checkpoint.find(name) for name in named]
+    except MissingFileError as error:
+        if len(named) == 1:
+            raise
+        raise MissingFileError(
+            f"{error}; label.checkpoint names {len(named)} checkpoints, with commas between: paths "
+            """that hold commas are written as a list, '["runs/a, b", "runs/c"]'"""
+        ) from None
     networks = [checkpoint.load_model(path) for path in paths]
     for path, (card, _) in zip(paths, networks, strict=True):
         expected = networks[0][0].class_names
         model_card.check_classes(card.class_names, expected, str(path), str(paths[0]))
     return networks
+
+
+def _several(names: str) -> list[str]:
+    """A path that is there, whatever it is called; or a list in JSON; or paths with commas between.
+
+    As a list any paths can be named.
+    """
+    if os.path.exists(os.path.expanduser(names)):
+        return [names]
+    with contextlib.suppress(json.JSONDecodeError):
+        listed = json.loads(names)
+        if listed and isinstance(listed, list) and all(isinstance(name, str) for name in listed):
+            return listed
+    return [name.strip() for name in names.split(",")]
 
 
 def _begin(worker: str) -> float:

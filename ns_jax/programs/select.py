@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import config_dict
 
 from ns_jax import config as config_lib
+from ns_jax import files
 from ns_jax import workdir as workdir_lib
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
@@ -71,7 +72,7 @@ def check(config: config_dict.ConfigDict) -> None:
         ),
     )
     config_lib.check_ranges("select", select, ranges)
-    if select.exclude and not pathlib.Path(select.exclude).is_file():
+    if select.exclude and not files.as_path(select.exclude).is_file():
         raise MissingFileError(f"select.exclude={select.exclude}: there is no such file")
 
 
@@ -127,7 +128,7 @@ def _choose(
         )
     excluded = None
     if settings.exclude:
-        excluded = rules_lib.read_excluded(pathlib.Path(settings.exclude), num_images)
+        excluded = rules_lib.read_excluded(files.as_path(settings.exclude), num_images)
     shards, rows = _shards(settings, made)
     leaked: Any = _leaked(config, directory, made, shards, guard) if guard else None
     if guard and settings.drop_leaks:
@@ -342,5 +343,5 @@ def _digest(path: str) -> str | None:
     """16 hexadecimal digits that name a file's content; None without a file."""
     if not path:
         return None
-    with open(path, "rb") as file:
+    with files.as_path(path).open("rb") as file:
         return str(hashlib.file_digest(file, Digest))  # type: ignore[arg-type]  # it has `update`

@@ -100,7 +100,7 @@ class Selection:
 
         Raises FileNotFoundError without a selection, InputError if its file is damaged.
         """
-        self._directory = pathlib.Path(directory)
+        self._directory = files.as_path(directory)
         path = self._directory / NAME
         if not path.is_file():
             raise MissingFileError(f"there is no {path}; run the select program first")

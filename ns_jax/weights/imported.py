@@ -4,6 +4,7 @@ import json
 import pathlib
 from typing import Any
 
+from ns_jax import files
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import crops
 from ns_jax.errors import InputError, MissingPackageError
@@ -25,7 +26,7 @@ def load(source: str | pathlib.Path, model: str = "") -> tuple[ModelCard, dict]:
     """
     if str(source).startswith(HUB):
         return _timm(_download(str(source).removeprefix(HUB)), model)
-    path = pathlib.Path(source)
+    path = files.as_path(source)
     if path.suffix == ".safetensors" or any(path.glob("*.safetensors")):
         return _timm(path, model)
     if any(path.glob("*.index")) or path.with_name(f"{path.name}.index").exists():
@@ -53,10 +54,10 @@ def _download(repository: str) -> pathlib.Path:
 
 def _timm(path: pathlib.Path, model: str) -> tuple[ModelCard, dict]:
     if path.is_dir():
-        files = sorted(path.glob("*.safetensors"))
-        if len(files) != 1:
-            raise InputError(f"{path} holds {len(files)} safetensors files; name one of them")
-        path = files[0]
+        found = sorted(path.glob("*.safetensors"))
+        if len(found) != 1:
+            raise InputError(f"{path} holds {len(found)} safetensors files; name one of them")
+        path = found[0]
     card = timm.load_card(path)
     hub = {} if card else _hub_config(path)
     architecture = model or (card and card.architecture) or hub.get("model")
