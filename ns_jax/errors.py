@@ -6,6 +6,7 @@ for a full disk).
 """
 
 import contextlib
+import errno
 from collections.abc import Iterator
 
 # OSErrors of a path that was given wrong; all others are the machine's and may pass.
@@ -40,7 +41,8 @@ def paths_of_the_user() -> Iterator[None]:
     """In here an OSError of a path that was given wrong is an InputError with the same text."""
     try:
         yield
-    except WRONG_PATH as error:
-        if isinstance(error, InputError):
+    except OSError as error:
+        wrong = isinstance(error, WRONG_PATH) or error.errno in (errno.ELOOP, errno.ENAMETOOLONG)
+        if isinstance(error, InputError) or not wrong:
             raise
         raise InputError(str(error)) from error

@@ -1,4 +1,4 @@
-"""Files on disks and, through `etils.epath`, in buckets (`gs://`): lists, bytes, fingerprints."""
+"""Files on disks and, through `etils.epath`, in buckets (`gs://`): patterns, bytes, signatures."""
 
 import concurrent.futures
 import contextlib
@@ -9,17 +9,19 @@ import hashlib
 import os
 import pathlib
 import shutil
+import stat
 import uuid
-from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 import fsspec
 from etils import epath
 
-from ns_jax.errors import InputError, MissingFileError, MissingPackageError
+from ns_jax.errors import WRONG_PATH, InputError, MissingFileError, MissingPackageError
 
 SAMPLE = 4096  # bytes that a fingerprint reads at one place of a file ...
 SAMPLES = 64  # ... and at this many places of a shard, all of a small one
+UNREADABLE = b"unreadable"  # instead of a digest
 THREADS = 16  # that wait for the disk or the network
 
 
@@ -42,12 +44,12 @@ def expand(pattern: str) -> list[str]:
     if _is_file(pattern):
         return [pattern]
     directory, name = os.path.split(pattern)
-    if "[" in directory and _is_directory(directory):
+    if "[" in directory and is_directory(directory):
         pattern = os.path.join(glob.escape(directory), name)
     if is_remote(pattern):
         scheme, _, rest = pattern.partition("://")
         bucket, _, inside = rest.partition("/")
-        found = [os.fspath(path) for path in _remote(f"{scheme}://{bucket}").glob(inside)]
+        found = [os.fspath(path) for path in remote(f"{scheme}://{bucket}").glob(inside)]
     else:
         found = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
     if not found:
@@ -56,38 +58,16 @@ def expand(pattern: str) -> list[str]:
     return sorted(found)
 
 
-def listing(root: str) -> tuple[list[str], list[str]]:
-    """The names of a directory's sub-directories and, relative to it, all files below it, sorted.
-
-    Names that start with a dot are left out. Raises FileNotFoundError if it is no directory.
-    """
-    if not _is_directory(root):
-        raise MissingFileError(f"{root} is not a directory")
-    # Links to directories are followed: data sets are often made of them.
-    walk = _remote(root).walk() if is_remote(root) else os.walk(root, followlinks=True)
-    top: list[str] = []
-    found: list[str] = []
-    base = None  # the root as the walk spells it
-    for directory, folders, names in walk:
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        if base is None:
-            base, top = os.fspath(directory), sorted(folders)
-        inside = os.fspath(directory)[len(base) :].strip("/")
-        prefix = f"{inside}/" if inside else ""
-        found.extend(prefix + name for name in names if not name.startswith("."))
-    return top, sorted(found, key=lambda key: key.split("/"))
-
-
 def size(path: str) -> int:
     """Bytes of a file. Raises FileNotFoundError."""
-    return _remote(path).stat().length if is_remote(path) else os.path.getsize(path)
+    return remote(path).stat().length if is_remote(path) else os.path.getsize(path)
 
 
 def read(path: str) -> bytes:
     """The whole of a file. Raises OSError."""
     if is_remote(path):
-        return _remote(path).read_bytes()
-    descriptor = os.open(path, os.O_RDONLY)  # half the time of a file object
+        return remote(path).read_bytes()
+    descriptor = _open_regular(path)  # half the time of a file object
     try:
         data = os.read(descriptor, os.fstat(descriptor).st_size)
         while more := os.read(descriptor, 1 << 20):  # a read may stop early
@@ -98,14 +78,28 @@ def read(path: str) -> bytes:
 
 
 def open_binary(path: str, buffering: int = -1) -> BinaryIO:
-    """A file object to read from."""
-    return _remote(path).open("rb") if is_remote(path) else open(path, "rb", buffering)
+    """A file object to read from. Raises OSError."""
+    if is_remote(path):
+        return remote(path).open("rb")
+    return open(path, "rb", buffering, opener=_open_regular)
+
+
+def _open_regular(path: str, flags: int = os.O_RDONLY) -> int:
+    """A descriptor. Raises OSError for a pipe or a device too, which may never end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise OSError(errno.EINVAL, "Not a regular file", path)
 
 
 def write(path: str, data: bytes) -> None:
     """Writes a file whole or not at all, and the directories it lies in. Raises OSError."""
     if is_remote(path):
-        _remote(path).write_bytes(data)  # an object is there whole or not at all
+        remote(path).write_bytes(data)  # an object is there whole or not at all
         return
     with _written(path, data) as temporary:
         os.replace(temporary, path)
@@ -135,7 +129,7 @@ def create(path: str, data: bytes) -> bool:
     both believe that they did; the file is whole all the same. Raises OSError.
     """
     if is_remote(path):
-        if _remote(path).exists():
+        if remote(path).exists():
             return False
         try:
             _filesystem(path).pipe_file(path, data, mode="create")
@@ -193,21 +187,32 @@ def tidy(directory: str) -> None:
 
 
 def _is_file(path: str) -> bool:
-    return _remote(path).is_file() if is_remote(path) else os.path.isfile(path)
+    return remote(path).is_file() if is_remote(path) else os.path.isfile(path)
 
 
-def _is_directory(path: str) -> bool:
-    return _remote(path).is_dir() if is_remote(path) else os.path.isdir(path)
+def is_directory(path: str) -> bool:
+    return remote(path).is_dir() if is_remote(path) else os.path.isdir(path)
 
 
 def exists(path: str) -> bool:
-    return _remote(path).exists() if is_remote(path) else os.path.exists(path)
+    return remote(path).exists() if is_remote(path) else os.path.exists(path)
+
+
+def is_named(path: str) -> bool:
+    """Whether there is such a name, if only of a link that leads nowhere or in a locked folder."""
+    if is_remote(path):
+        return exists(path)
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError | NotADirectoryError)
+    return True
 
 
 def remove(path: str) -> None:
     """Removes a file, if it is there. Raises OSError."""
     if is_remote(path):
-        _remote(path).unlink(missing_ok=True)
+        remote(path).unlink(missing_ok=True)
         return
     with contextlib.suppress(FileNotFoundError):
         os.remove(path)
@@ -216,9 +221,9 @@ def remove(path: str) -> None:
 def names(directory: str) -> list[str]:
     """The names of all entries of a directory, sorted; none if it is not there."""
     if is_remote(directory):
-        if not _remote(directory).exists():
+        if not remote(directory).exists():
             return []
-        return sorted(path.name for path in _remote(directory).iterdir())
+        return sorted(path.name for path in remote(directory).iterdir())
     try:
         return sorted(os.listdir(directory))
     except FileNotFoundError:
@@ -231,7 +236,7 @@ def read_range(path: str, offset: int, length: int, version: str) -> bytes:
     With another `version`, any string, the file is opened again.
     """
     if is_remote(path):
-        with _remote(path).open("rb") as file:
+        with remote(path).open("rb") as file:
             file.seek(offset)
             return file.read(length)
     file = _opened(path, version)
@@ -249,18 +254,60 @@ def signatures(paths: Sequence[str], shards: bool = False) -> list[bytes]:
     What a fingerprint needs to notice a file that was written anew, at the price of one short read
     for an image (one compressed anew differs in its length or its end) and of `SAMPLES` for a shard
     of many images. Bytes changed in place elsewhere go unnoticed. Times are left out on
-    purpose: a copy on another machine is the same data. Raises OSError.
+    purpose: a copy on another machine is the same data. That of a file that cannot be opened is
+    `UNREADABLE`. Raises OSError for what this machine lacks, as memory.
     """
+    return in_threads(lambda path: _signature(path, shards), paths)
+
+
+def in_threads(function: Callable[[str], Any], paths: Sequence[str]) -> list:
+    """`function(path)` of each path, in order."""
     chunks = [paths[start::THREADS] for start in range(min(THREADS, len(paths)))]
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        done = list(pool.map(lambda chunk: [_signature(path, shards) for path in chunk], chunks))
-    result = [b""] * len(paths)
+        done = list(pool.map(lambda chunk: [function(path) for path in chunk], chunks))
+    result = [None] * len(paths)
     for start, found in enumerate(done):
         result[start::THREADS] = found
     return result
 
 
+def why_unreadable(path: str) -> str:
+    """Why a file could not be opened, as far as it can be told afterwards."""
+    try:
+        open_binary(path).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return "it can now"
+
+
+def _is_of_the_machine(error: OSError, path: str) -> bool:
+    """Whether another time, or another machine, the same file may well be opened."""
+    if is_remote(path):
+        return not isinstance(error, WRONG_PATH)
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def beginning(path: str) -> bytes | None:
+    """The first `SAMPLE` bytes; None where the file cannot be opened. Raises as `signatures`."""
+    try:
+        with open_binary(path, buffering=0) as file:
+            return file.read(SAMPLE)
+    except OSError as error:
+        if _is_of_the_machine(error, path):
+            raise
+        return None
+
+
 def _signature(path: str, shard: bool) -> bytes:
+    try:
+        return _digest_of_samples(path, shard)
+    except OSError as error:
+        if _is_of_the_machine(error, path):
+            raise
+        return UNREADABLE
+
+
+def _digest_of_samples(path: str, shard: bool) -> bytes:
     with open_binary(path, buffering=0) as file:
         length = file.seek(0, os.SEEK_END)
         end = max(0, length - SAMPLE)
@@ -278,7 +325,7 @@ def _filesystem(path: str) -> fsspec.AbstractFileSystem:
     return fsspec.filesystem(scheme)
 
 
-def _remote(path: str) -> epath.Path:
+def remote(path: str) -> epath.Path:
     _check_library(path.partition("://")[0])
     return epath.Path(path)
 

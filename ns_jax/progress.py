@@ -1,5 +1,6 @@
 """What a person sees while it runs: lines, bars, tables."""
 
+import functools
 import sys
 import time
 import unicodedata
@@ -34,6 +35,8 @@ def one_line(name: str) -> str:
 def _visible(character: str) -> str:
     if character in "\n\t" or character.isprintable() or unicodedata.category(character) == "Zs":
         return character
+    if "\udc80" <= character <= "\udcff":  # a byte of a file's name that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
 
 
@@ -106,6 +109,12 @@ def mute() -> None:
 def say(text: str) -> None:
     """A line to the person at the terminal or in the log."""
     console.print(visible(text), markup=False)
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """As `say`, of what a process meets again and again: each line once."""
+    say(text)
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:

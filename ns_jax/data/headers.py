@@ -13,6 +13,7 @@ from ns_jax.errors import InputError
 # Widths and heights of a TIFF's image and tiles: a decoder makes room for a whole tile.
 TIFF_SIDES = {256: "width", 257: "height", 322: "width", 323: "height"}
 TIFF_KINDS = {3: "H", 4: "I", 16: "Q"}  # of numbers that a tag may hold
+HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
 _GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"  # space and comments
 PNM = re.compile(rb"P[1-6]" + _GAP + rb"([0-9]{1,10})" + _GAP + rb"([0-9]{1,10})")
 
@@ -51,6 +52,18 @@ def size(data: bytes) -> tuple[int, int] | None:
     else:
         return None
     return height, width
+
+
+def is_image(beginning: bytes) -> bool:
+    """Whether a file that begins so is meant as an image, of a kind that is read here or HEIC."""
+    if beginning[:2] == b"\xff\xd8" or beginning[4:12] in HEIC:
+        return True
+    if b"\0" not in beginning and not PNM.match(beginning):
+        return False  # text, whatever its first letters
+    try:
+        return size(beginning) is not None
+    except (struct.error, IndexError, ValueError):
+        return True
 
 
 def _webp(data: bytes) -> tuple[int, int]:

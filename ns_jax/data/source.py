@@ -78,11 +78,17 @@ def unlabelled(count: int) -> np.ndarray:
     return np.broadcast_to(np.int32(-1), count)
 
 
+def as_text(name: bytes | str) -> str:
+    """A name that may not be UTF-8 as text that is, `caf\\xe9` of the byte 0xE9."""
+    data = name.encode(errors="surrogateescape") if isinstance(name, str) else name
+    return data.decode(errors="backslashreplace")
+
+
 def digest(*parts: bytes | str) -> str:
     """A fingerprint of its parts."""
     total = Digest()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        data = part.encode(errors="surrogateescape") if isinstance(part, str) else part
         total.update(len(data).to_bytes(8, "little") + data)
     return str(total)
 

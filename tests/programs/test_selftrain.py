@@ -278,7 +278,9 @@ def folders(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), source[i]["image"])
     (tmp_path / "unlabelled" / "digit-0000-broken.png").write_bytes(b"not an image")
-    (tmp_path / "train" / "3" / "notes.txt").write_text("not an image either")
+    (tmp_path / "train" / "3" / "notes.png").write_text("not an image either")
+    for name in ("train", "train/3", "train/4"):  # of 49 images two more bad ones were too many
+        (tmp_path / name / "Thumbs.db").write_bytes(b"no image at all")
     return tmp_path
 
 
@@ -303,7 +305,8 @@ def test_folders_of_images_with_broken_files_go_through_the_whole_loop(
     assert rows["status"][broken].tolist() == ["not an image"]
     assert rows["label"][broken].tolist() == [-1] and (rows["status"][~broken] == "ok").all()
     shown = capfd.readouterr().err
-    assert "digit-0000-broken.png: not an image" in shown and "3/notes.txt: not an image" in shown
+    assert "digit-0000-broken.png: not an image" in shown and "3/notes.png: not an image" in shown
+    assert shown.count("passed over 3 .db files that are no images") == 1
 
     tiny_config.data.max_bad_fraction = 0.001
     with pytest.raises(
