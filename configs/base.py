@@ -46,6 +46,8 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     data.holdout = ""  # labelled, neither trained nor tested on: the teacher is calibrated on it
     # Test and robustness images: what resembles one of them in the pool is a leak. docs/leaks.md
     data.guard = ""
+    # What holds the labels: a column of labels.csv or Parquet, a feature of TFDS or ArrayRecord.
+    data.label_column = "label"
     data.labels_per_class = 5  # digits only: the images that keep their label ...
     data.split_seed = 0  # ... and the seed that draws them
     data.image_size = optional(int)  # pixels; None: the network's resolution
@@ -179,6 +181,9 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.evaluate = evaluate = config_dict.ConfigDict()
     evaluate.checkpoint = ""
     evaluate.batch_size = 256
+    # "all" of the network's classes compete; "present": those alone that the source has images of,
+    # as ImageNet-A and -R are scored. Images of classes that the network lacks are then left out.
+    evaluate.classes = "all"
 
     config.robustness = robustness = config_dict.ConfigDict()
     robustness.checkpoint = ""

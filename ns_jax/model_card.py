@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from ns_jax.data import class_names as class_names_lib
 from ns_jax.data import crops
 from ns_jax.errors import DamagedError, InputError
 from ns_jax.models import efficientnet
@@ -83,14 +86,29 @@ class ModelCard:
         return card
 
 
-def check_classes(names: Sequence[str], expected: Sequence[str], source: str, teacher: str) -> None:
-    """Raises InputError if a source's classes are not those of a checkpoint."""
-    if list(names) == list(expected):
-        return
-    missing = [name for name in expected if name not in names]
-    surplus = [name for name in names if name not in expected]
-    raise InputError(
-        f"{source} has {len(names)} classes, {teacher} has {len(expected)}; missing: "
-        f"{', '.join(missing[:10]) or 'none'}; surplus: {', '.join(surplus[:10]) or 'none'}. "
-        "Classes are matched by name and order"
-    )
+def with_classes(
+    network: tuple[ModelCard, dict],
+    class_names: Sequence[str],
+    name: str,
+    owner: str,
+    remedy: str = "",
+) -> tuple[ModelCard, dict]:
+    """The network `name`, its classes in the order of `class_names`, those of `owner`.
+
+    Raises InputError, which ends in `remedy`, if they are not the same classes.
+    """
+    card, variables = network
+    if card.class_names == tuple(class_names):
+        return network
+    order = class_names_lib.matching(class_names, card.class_names)[:-1]
+    lost = sorted(set(range(len(card.class_names))) - set(order.tolist()))
+    if lost or (order < 0).any() or len(order) != len(card.class_names):
+        surplus = [card.class_names[place] for place in lost]
+        missing = [class_names[place] for place in np.flatnonzero(order < 0).tolist()]
+        raise InputError(
+            f"{name} has {len(card.class_names)} classes, {owner} has {len(class_names)}; missing: "
+            f"{', '.join(missing[:10]) or 'none'}; surplus: {', '.join(surplus[:10]) or 'none'}. "
+            f"Classes are matched by name{remedy}"
+        )
+    variables = efficientnet.EfficientNet.with_classes(variables, order)
+    return dataclasses.replace(card, class_names=tuple(class_names)), variables

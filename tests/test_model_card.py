@@ -3,12 +3,13 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import crops
 from ns_jax.errors import DamagedError, InputError
-from ns_jax.model_card import ModelCard, TrainingCounts, check_classes
+from ns_jax.model_card import ModelCard, TrainingCounts, with_classes
 
 CARD = ModelCard(
     architecture="efficientnet-pico",
@@ -88,8 +89,19 @@ def test_a_card_builds_its_network():
         dataclasses.replace(CARD, architecture="b99").build()
 
 
-def test_classes_are_compared_by_name_and_order():
-    check_classes(["ant", "bee"], CARD.class_names, "digits", "teacher")
-    for names, difference in ((("bee", "ant"), "none"), (("ant", "cat"), "surplus: cat")):
+def test_a_network_takes_its_classes_in_another_order():
+    head = {"kernel": np.array([[1.0, 2.0], [3.0, 4.0]]), "bias": np.array([5.0, 6.0])}
+    network = CARD, {"params": {"head_fc": head, "stem": {}}, "batch_stats": {}}
+    assert with_classes(network, CARD.class_names, "a", "b") is network
+    card, variables = with_classes(network, ("bee", "ant"), "a", "b")
+    assert card == dataclasses.replace(CARD, class_names=("bee", "ant"))
+    assert variables["params"]["head_fc"]["kernel"].tolist() == [[2, 1], [4, 3]]
+    assert variables["params"]["head_fc"]["bias"].tolist() == [6, 5]
+    assert variables["params"]["stem"] == {}
+    for names, difference in (
+        (("ant",), "missing: none; surplus: bee"),
+        (("ant", "cat"), "missing: cat; surplus: bee"),
+        (("bee", "ant", "cat"), "missing: cat; surplus: none"),
+    ):
         with pytest.raises(InputError, match=difference):
-            check_classes(names, CARD.class_names, "digits", "teacher")
+            with_classes(network, names, "a", "b")

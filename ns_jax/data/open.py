@@ -24,22 +24,28 @@ _JOIN = re.compile(rf"\+(?=(?:{'|'.join(KNOWN)}):)")  # a + in a path is none
 
 
 def open_source(
-    name: str, *, labels_per_class: int, seed: int, max_pixels: int = decoding.MAX_PIXELS
+    name: str,
+    *,
+    labels_per_class: int,
+    seed: int,
+    max_pixels: int = decoding.MAX_PIXELS,
+    label_column: str = "label",
 ) -> source.Source:
     """The source of that name.
 
     `labels_per_class` and `seed` choose the labelled few of the digits; larger images than
-    `max_pixels` count as bad ones. Raises InputError for an unknown name, and for data that is not
-    there or not as expected.
+    `max_pixels` count as bad ones; `label_column` is the column or feature that holds the labels.
+    Raises InputError for an unknown name, and for data that is not there or not as expected.
     """
     with paths_of_the_user():
-        parts = [_open(part, labels_per_class, seed) for part in _JOIN.split(name)]
+        parts = [_open(part, labels_per_class, seed, label_column) for part in _JOIN.split(name)]
     opened = parts[0] if len(parts) == 1 else source.join(parts)
     return dataclasses.replace(opened, max_pixels=max_pixels)
 
 
-def _open(name: str, labels_per_class: int, seed: int) -> source.Source:
+def _open(name: str, labels_per_class: int, seed: int, label_column: str) -> source.Source:
     kind, _, rest = name.partition(":")
+    rest = os.path.expanduser(rest)
     if kind == "digits":
         return digits.open_source(rest, labels_per_class, seed)
     formats = {
@@ -47,11 +53,12 @@ def _open(name: str, labels_per_class: int, seed: int) -> source.Source:
         "tfds": tfds,
         "array_record": array_record,
         "parquet": parquet,
-        "wds": webdataset,
     }
+    if kind == "wds" and rest:
+        return webdataset.open_source(rest)
     if kind not in formats or not rest:
         raise InputError(f"unknown source {name!r}; known: {', '.join(KNOWN.values())}")
-    return formats[kind].open_source(os.path.expanduser(rest))
+    return formats[kind].open_source(rest, label_column)
 
 
 def open_from_config(config: config_dict.ConfigDict, which: str) -> Source:
@@ -72,6 +79,7 @@ def open_named(config: config_dict.ConfigDict, name: str) -> Source:
         labels_per_class=data.labels_per_class,
         seed=data.split_seed,
         max_pixels=data.max_pixels,
+        label_column=data.label_column,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ns_jax.data import class_names as class_names_lib
 from ns_jax.data import decoding
 from ns_jax.digest import Digest
 from ns_jax.errors import InputError
@@ -46,6 +47,7 @@ class Source:
     # Labels that the source knows but hides (int32 [N]): to measure pseudo-labels, not to train on.
     truth: np.ndarray | None = None
     max_pixels: int = decoding.MAX_PIXELS  # of an image that is decoded
+    no_labels: str = ""  # of a source without classes why there are none
 
     def __len__(self) -> int:
         return len(self.records)
@@ -63,14 +65,58 @@ class Source:
             )
 
     def known_labels(self, class_names: Sequence[str]) -> np.ndarray | None:
-        """The true labels, int32 [N], -1 where unknown; None if they are not of these classes."""
-        if self.class_names != tuple(class_names):
+        """The true labels as numbers of `class_names`, int32 [N]; None if none is known.
+
+        -1 where they are unknown, or of a class that is not among them.
+        """
+        labels = self.labels if self.truth is None else self.truth
+        numbers = class_names_lib.matching(self.class_names, class_names)
+        if labels is None or (numbers < 0).all():
             return None
-        return self.labels if self.truth is None else self.truth
+        return numbers[labels]
+
+    def labelled(self) -> np.ndarray:
+        """Indices, int [n], of images that have a label, or may have one if it is not known."""
+        return np.arange(len(self)) if self.labels is None else np.flatnonzero(self.labels >= 0)
+
+    def some_labels(self, most: int) -> np.ndarray:
+        """All labels, int [N]; where images have to be read for them, of `most` spread evenly."""
+        if self.labels is not None:
+            return self.labels
+        indices = np.linspace(0, len(self) - 1, min(len(self), most)).astype(int)
+        return np.asarray([self[int(index)]["label"] for index in indices], np.int32)
+
+    def renumbered(self, class_names: Sequence[str], numbers: np.ndarray) -> "Source":
+        """The same images with the labels `numbers[label]` of `class_names`.
+
+        `numbers` int32 `[own classes + 1]`, -1: no class, as at the end.
+        """
+
+        def new(labels: np.ndarray | None) -> np.ndarray | None:
+            return labels if labels is None or not self.class_names else numbers[labels]
+
+        names, count = tuple(class_names), len(numbers) - 1
+        if len(names) == count and np.array_equal(numbers[:-1], np.arange(count)):
+            return dataclasses.replace(self, class_names=names)
+        return dataclasses.replace(
+            self,
+            class_names=names,
+            records=_Renumbered(self.records, numbers),
+            labels=new(self.labels),
+            truth=new(self.truth),
+        )
 
     def __getitem__(self, index: int) -> dict:
         image, label, key = self.records[index]
-        return {"image": image, "label": int(label), "key": key}
+        label = _checked(label, len(self.class_names), key)
+        return {"image": image, "label": label, "key": key}
+
+
+def _checked(label: int, num_classes: int, key: str) -> int:
+    """A label that was read with its image; -1 of any negative one. Raises InputError."""
+    if label >= num_classes:
+        raise InputError(f"{key} has the label {label}, but there are {num_classes} class names")
+    return max(int(label), -1)
 
 
 def unlabelled(count: int) -> np.ndarray:
@@ -94,6 +140,21 @@ def digest(*parts: bytes | str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Renumbered:
+    """Records with other numbers for their labels."""
+
+    records: Records
+    numbers: np.ndarray  # of its label, or -1 at the end -> the new one
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Record:
+        image, label, key = self.records[index]
+        return image, int(self.numbers[_checked(label, len(self.numbers) - 1, key)]), key
+
+
+@dataclasses.dataclass(frozen=True)
 class _Joined:
     """The records of several sources, one after the other, with labels in a common numbering."""
 
@@ -108,7 +169,8 @@ class _Joined:
         part = int(np.searchsorted(self.ends, index, side="right"))
         start = self.ends[part - 1] if part else 0
         image, label, key = self.parts[part][index - int(start)]
-        return image, int(self.numbers[part][label]), f"{part}:{key}"
+        numbers = self.numbers[part]
+        return image, int(numbers[_checked(label, len(numbers) - 1, key)]), f"{part}:{key}"
 
 
 def join(sources: Sequence[Source]) -> Source:
@@ -117,11 +179,17 @@ def join(sources: Sequence[Source]) -> Source:
     Classes are joined by name: those of the first source in their order, then new ones. A source
     without labels leaves its images unlabelled.
     """
-    names = tuple(dict.fromkeys(name for source in sources for name in source.class_names))
-    numbers = tuple(
-        np.asarray([*(names.index(name) for name in source.class_names), -1], np.int32)
-        for source in sources
-    )
+    names: list[str] = []
+    for source in sources:
+        found = class_names_lib.matching(source.class_names, names)
+        names += [name for name, place in zip(source.class_names, found, strict=False) if place < 0]
+    numbers = tuple(class_names_lib.matching(source.class_names, names) for source in sources)
+    for source, found in zip(sources, numbers, strict=True):
+        if (found[:-1] < 0).any():
+            twice = source.class_names[int(found.argmin())]
+            raise InputError(
+                f"{source.name} cannot be joined: the class name {twice!r} stands several times"
+            )
 
     def joined(which: str) -> np.ndarray | None:
         arrays = [getattr(source, which) for source in sources]
@@ -133,7 +201,7 @@ def join(sources: Sequence[Source]) -> Source:
 
     return Source(
         name="+".join(source.name for source in sources),
-        class_names=names,
+        class_names=tuple(names),
         fingerprint=digest(*(source.fingerprint for source in sources)),
         records=_Joined(
             tuple(source.records for source in sources),
@@ -142,4 +210,5 @@ def join(sources: Sequence[Source]) -> Source:
         ),
         labels=joined("labels"),
         truth=joined("truth"),
+        no_labels="; ".join(source.no_labels for source in sources if source.no_labels),
     )

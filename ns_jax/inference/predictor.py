@@ -104,20 +104,23 @@ class Predictor:
         k: int,
         batch_size: int,
         hashed: bool = False,
+        classes: np.ndarray | None = None,
     ) -> Iterator[dict]:
         """The images of `chunks`, indices of `source`, in order, in batches of `batch_size`.
 
-        A batch is of all processes together, and full but for the last. Of each there are
-        `index`, `label`, `key`, `status` (`phash`) as in `pipeline.evaluation_batches`, `classes`
-        int32 and `probs` float32 `[n, k]` best first.
+        Of `classes`, int32 ascending, only these compete. A batch is of all processes together, and
+        full but for the last. Of each there are `index`, `label`, `key`, `status` (`phash`) as in
+        `pipeline.evaluation_batches`, `classes` int32 and `probs` float32 `[n, k]` best first.
         """
         step = inference_step.compile_inference(
             self._mesh, inference_step.predict_step, members=self._members, flip=self._flip, k=k
         )
         whole = {"members": self._weights, "temperature": np.float32(self.temperature)}
+        if classes is not None:
+            whole["classes"] = classes
         batches = self._batches(source, chunks, reading, batch_size, hashed)
-        for batch, (classes, probs) in self._run(step, whole, batches):
-            yield {**batch, "classes": classes, "probs": probs}
+        for batch, (best, probs) in self._run(step, whole, batches):
+            yield {**batch, "classes": best, "probs": probs}
 
     def compute(
         self,

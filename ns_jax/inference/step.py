@@ -61,14 +61,17 @@ def predict_step(
 ) -> tuple[jax.Array, jax.Array]:
     """The k best classes int32 `[B, k]` and their probabilities float32 `[B, k]`, nothing random.
 
-    `whole` has the `members`' variables and a `temperature` by which all logits are divided;
-    distributions are averaged. Labelling and evaluation are this one pass. Ties go to the lower
-    class.
+    `whole` has the `members`' variables, a `temperature` by which all logits are divided, and maybe
+    `classes`, int32 `[n]`: only these compete, as if there were no others. Distributions are
+    averaged. Labelling and evaluation are this one pass. Ties go to the lower class.
     """
     logits = member_logits(whole["members"], views, members=members, flip=flip)
+    competing = whole.get("classes")
+    if competing is not None:
+        logits = logits[..., competing]
     probs = jax.nn.softmax(logits / whole["temperature"]).mean(axis=1)
     probs, classes = jax.lax.top_k(probs, k)
-    return classes, probs
+    return (classes if competing is None else competing[classes]), probs
 
 
 PIECE_PIXELS = 65536  # that a CPU core takes through the network at once; at least two images

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from ns_jax.errors import InputError
@@ -271,6 +272,12 @@ class EfficientNet:
         features = variables["params"]["head_fc"]["kernel"].shape[0]
         kernel = layers.dense_init(rng, (features, self.num_classes))
         head = {"kernel": kernel, "bias": jnp.zeros((self.num_classes,))}
+        return {**variables, "params": {**variables["params"], "head_fc": head}}
+
+    @staticmethod
+    def with_classes(variables: dict, order: np.ndarray) -> dict:
+        """These weights with other numbers for the same classes: n is what `order[n]` was."""
+        head = {name: array[..., order] for name, array in variables["params"]["head_fc"].items()}
         return {**variables, "params": {**variables["params"], "head_fc": head}}
 
     def apply(

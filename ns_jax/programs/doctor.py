@@ -12,16 +12,17 @@ import numpy as np
 from ml_collections import config_dict
 
 from ns_jax import config as config_lib
-from ns_jax import cores, model_card
+from ns_jax import cores
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
-from ns_jax.data import bad_images, decoding
+from ns_jax.data import bad_images, decoding, matching, overlap
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.progress import Progress, one_line, say, table
 from ns_jax.selection import leaks
+from ns_jax.training import examples
 from ns_jax.training import numbers as numbers_lib
 from ns_jax.training import trainer as trainer_lib
 from ns_jax.training.trainer import Trainer
@@ -42,18 +43,22 @@ class Sample:
 def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     """Says what it finds and writes it to `doctor.json`.
 
-    Raises InputError for a source that cannot be used: too many unreadable images, classes of the
-    test source that are not those of the labelled one, numbers that do not go together.
+    Raises InputError for a source that cannot be used: too many unreadable images, labelled ones
+    without a label, a test or hold-out source with classes that the labelled one lacks, or with
+    images of it held out; and for numbers that do not go together.
     """
     names = [name for name in (*TRAINED_ON, *HELD_OUT) if config.data[name]]
     sources = {name: open_lib.open_from_config(config, name) for name in names}
     if "labelled" not in sources:
         open_lib.open_from_config(config, "labelled")  # says what to set
-    labelled, test = sources["labelled"], sources.get("test")
-    if test:
-        model_card.check_classes(
-            test.class_names, labelled.class_names, test.name, f"the labelled {labelled.name}"
-        )
+    labelled = sources["labelled"]
+    examples.check_labelled(labelled)
+    for name in filter(sources.get, ("test", "holdout")):
+        owner = f"the labelled {labelled.name}"
+        leave_out = name == "test" and config.evaluate.classes == "present"
+        matching.match(sources[name], labelled.class_names, owner, leave_out=leave_out)
+    if "holdout" in sources:
+        overlap.check(sources["holdout"], labelled)
     found, samples = {}, {}
     for name, source in sources.items():
         found[name], samples[name] = _examine(config, source)

@@ -6,7 +6,6 @@ import pathlib
 from ml_collections import config_dict
 
 from ns_jax import config as config_lib
-from ns_jax import model_card
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import bad_images
@@ -17,14 +16,22 @@ from ns_jax.progress import say
 
 
 def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
-    """Writes and returns `eval.json`. Images that cannot be read are counted, not scored."""
-    one = ("batch_size", config.evaluate.batch_size >= 1, "1 or more")
-    config_lib.check_ranges("evaluate", config.evaluate, [one])
-    source = open_lib.open_from_config(config, "test")
-    model = predictor.Predictor([checkpoint.load_model(config.evaluate.checkpoint)])
-    names = model.class_names
-    model_card.check_classes(source.class_names, names, source.name, config.evaluate.checkpoint)
+    """Writes and returns `eval.json`. Images that cannot be read, or that have no label, are
+    counted, not scored.
+    """
+    evaluate = config.evaluate
+    one = ("batch_size", evaluate.batch_size >= 1, "1 or more")
+    config_lib.check_ranges("evaluate", evaluate, [one])
+    model = predictor.Predictor([checkpoint.load_model(evaluate.checkpoint)])
+    source, classes = scoring.prepare(
+        open_lib.open_from_config(config, "test"),
+        model.class_names,
+        evaluate.checkpoint,
+        evaluate.classes,
+    )
     inputs = {"model": model.digest, "source": source.fingerprint}
+    if evaluate.classes != "all":
+        inputs["classes"] = evaluate.classes
     path = workdir / "eval.json"
     if path.exists():
         found = json.loads(path.read_text())
@@ -32,8 +39,8 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
         return found
 
     bad = bad_images.BadImages(source, config.data.max_bad_fraction)
-    reading, size = open_lib.loader_settings(config), config.evaluate.batch_size
-    scores = scoring.score(model, source, reading, bad, size)
+    reading = open_lib.loader_settings(config)
+    scores = scoring.score(model, source, reading, bad, evaluate.batch_size, classes=classes)
     result = {**scores, "num_corrupt": len(bad), "inputs": inputs}
     processes.call_on_first(workdir_lib.write_json, path, result)
     say(

@@ -20,7 +20,7 @@ from ns_jax import config as config_lib
 from ns_jax import files, model_card
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
-from ns_jax.data import bad_images
+from ns_jax.data import bad_images, matching
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError, MissingFileError
@@ -127,7 +127,10 @@ def mend(directory: str | pathlib.Path) -> int:
 
 
 def _networks(names: str) -> list[tuple[model_card.ModelCard, dict]]:
-    """The checkpoints that `label.checkpoint` names. Raises InputError if their classes differ."""
+    """The checkpoints that `label.checkpoint` names, with the classes of the first one.
+
+    Raises InputError for one of other classes.
+    """
     named = _several(names)
     try:
         paths = [checkpoint.find(name) for name in named]
@@ -139,10 +142,11 @@ def _networks(names: str) -> list[tuple[model_card.ModelCard, dict]]:
             """that hold commas are written as a list, '["runs/a, b", "runs/c"]'"""
         ) from None
     networks = [checkpoint.load_model(path) for path in paths]
-    for path, (card, _) in zip(paths, networks, strict=True):
-        expected = networks[0][0].class_names
-        model_card.check_classes(card.class_names, expected, str(path), str(paths[0]))
-    return networks
+    expected = networks[0][0].class_names
+    return [
+        model_card.with_classes(network, expected, str(path), str(paths[0]))
+        for path, network in zip(paths, networks, strict=True)
+    ]
 
 
 def _several(names: str) -> list[str]:
@@ -196,9 +200,7 @@ def _fitted_temperature(
             "fitted; leave one of them out"
         )
     source = open_lib.open_from_config(config, "holdout")
-    model_card.check_classes(
-        source.class_names, teacher.class_names, source.name, config.label.checkpoint
-    )
+    source = matching.match(source, teacher.class_names, config.label.checkpoint)
     inputs = {
         "teacher": teacher.digest,
         "holdout": source.fingerprint,
@@ -206,15 +208,17 @@ def _fitted_temperature(
     }
     path = directory / "calibration.json"
     if not path.exists():
-        logits, true = [], []
-        with Progress(f"calibrating on {source.name}", len(source)) as progress:
+        logits, true, labelled = [], [], source.labelled()
+        with Progress(f"calibrating on {source.name}", len(labelled)) as progress:
             reading, size = open_lib.loader_settings(config), config.label.batch_size
-            for batch in teacher.logits(source, [range(len(source))], reading, size):
+            for batch in teacher.logits(source, [labelled], reading, size):
                 known = (np.asarray(batch["status"]) == "ok") & (batch["label"] >= 0)
                 logits.append(batch["logits"][known])
                 true.append(batch["label"][known])
                 progress.advance(len(known))
         found = calibration.fit(np.concatenate(logits), np.concatenate(true))
+        if left_out := len(source) - found["num_images"]:
+            say(f"{source.name}: {left_out:,} images without a label, or unreadable, are left out")
         files.create(os.fspath(path), json.dumps({"inputs": inputs, **found}, indent=1).encode())
     found = json.loads(path.read_text())
     workdir_lib.check_inputs(found["inputs"], inputs, path)

@@ -36,9 +36,10 @@ def run(
     """
     settings = config.robustness
     view: dict[str, Any] = {"size": settings.size, "crop": settings.crop}
-    paths = [path for path in (settings.checkpoint, settings.against) if path]
-    networks = [Network(path, **view) for path in paths]
-    asked = build.build(config, networks)
+    networks = [Network(settings.checkpoint, **view)]
+    if settings.against:
+        networks.append(Network(settings.against, **view, like=networks[0]))
+    asked = build.build(config, networks[0])
     how = Settings(
         open_lib.loader_settings(config), settings.batch_size, config.data.max_bad_fraction
     )

@@ -1,21 +1,25 @@
 """The whole loop: a teacher, then for each iteration label, select, train a student, evaluate."""
 
 import copy
+import functools
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 from ml_collections import config_dict
 
 from ns_jax import config as config_lib
-from ns_jax import model_card
 from ns_jax.checkpoints import checkpoint
+from ns_jax.data import matching, overlap
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import DamagedError, InputError
+from ns_jax.inference import scoring
 from ns_jax.parallel import processes
 from ns_jax.programs import evaluate, label, robustness, select, train
 from ns_jax.progress import say, table
 from ns_jax.robustness import build
+from ns_jax.training import examples
 from ns_jax.training import numbers as numbers_lib
 from ns_jax.training import trainer as trainer_lib
 
@@ -163,18 +167,32 @@ def _validate(configs: list) -> None:
             select.check(config)
             source(config, "unlabelled")
             _check_init(config, configs[k - 1], k)
-    labelled = source(configs[0], "labelled")
-    for key in ("teacher", "filter"):
-        if given := configs[0].selftrain[key]:
-            names = checkpoint.load_card(given).class_names
-            model_card.check_classes(labelled.class_names, names, labelled.name, given)
     if configs[0].selftrain.filter and len(configs) == 1:
         raise InputError("selftrain.filter is set, but selftrain.iterations is 0")
     if configs[0].selftrain.robustness:
         _check_robustness(configs[0])
-    if configs[0].data.test:
-        test = source(configs[0], "test")
-        model_card.check_classes(test.class_names, labelled.class_names, test.name, labelled.name)
+    _check_sources(configs[0], functools.partial(source, configs[0]))
+
+
+def _check_sources(config: config_dict.ConfigDict, source: Callable[[str], Source]) -> None:
+    """Raises InputError for a labelled source that cannot be trained on, and for one to test on or
+    to hold out with other classes than the first teacher's.
+    """
+    labelled = source("labelled")
+    examples.check_labelled(labelled)
+    names, owner = labelled.class_names, labelled.name
+    new_head = config.train.new_head or config.selftrain.teacher
+    init = "" if new_head else config.train.init
+    if config.selftrain.filter:
+        filter_names = checkpoint.load_card(config.selftrain.filter).class_names
+        matching.match(labelled, filter_names, config.selftrain.filter)
+    if given := config.selftrain.teacher or init:
+        names, owner = checkpoint.load_card(given).class_names, given
+        matching.match(labelled, names, owner)
+    if config.data.holdout:
+        overlap.check(matching.match(source("holdout"), names, owner), labelled)
+    if config.data.test:
+        scoring.prepare(source("test"), names, owner, config.evaluate.classes)
 
 
 def _check_robustness(config: config_dict.ConfigDict) -> None:

@@ -15,6 +15,7 @@ from ns_jax import config as config_lib
 from ns_jax import model_card, trees
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
+from ns_jax.data import matching, overlap
 from ns_jax.data import open as open_lib
 from ns_jax.data.batch import BatchSpec
 from ns_jax.data.source import Source
@@ -32,6 +33,8 @@ from ns_jax.training.nonfinite import Rollback
 from ns_jax.training.run import Inputs, Start, TrainingRun
 from ns_jax.training.trainer import Trainer
 
+Network = tuple[ModelCard, dict]  # a model card and variables
+
 
 def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     """Trains in `workdir` (`checkpoints/`, `metrics.jsonl`, `manifest.json`); returns the outputs.
@@ -44,17 +47,18 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     devices = trainer_lib.training_devices(config)
     config = _with_stat_groups_of(config, workdir)
     numbers = numbers_lib.derive(config, len(source), len(devices))
-    labelled, unlabelled = examples_lib.from_config(config, source)
-    initial = checkpoint.load_model(config.train.init)[1] if config.train.init else None
+    initial = checkpoint.load_model(config.train.init) if config.train.init else None
     teacher = checkpoint.load_model(config.train.teacher) if config.train.teacher else None
-    made_of = _made_of(config, source, initial, teacher)
+    made_of = _made_of(config, source, initial and initial[1], teacher)
     if workdir_lib.is_done(workdir, made_of) and _is_sound(workdir):
         say(f"{workdir}: already trained")
         return workdir_lib.read_manifest(workdir)["outputs"]
 
-    if teacher:
-        names = teacher[0].class_names
-        model_card.check_classes(source.class_names, names, source.name, config.train.teacher)
+    examples_lib.check_labelled(source)
+    if config.data.holdout:
+        overlap.check(open_lib.open_from_config(config, "holdout"), source)
+    source, initial, teacher = _of_same_classes(config, workdir, source, initial, teacher)
+    labelled, unlabelled = examples_lib.from_config(config, source)
     trainer = trainer_lib.build(
         config, numbers, len(source.class_names), teacher=teacher and teacher[0]
     )
@@ -87,7 +91,9 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     rollbacks = 0
     with preemption.deferred():
         while True:
-            start = _start(config, trainer, checkpoints, initial, made_of, workdir, labelled.k)
+            start = _start(
+                config, trainer, checkpoints, initial and initial[1], made_of, workdir, labelled.k
+            )
             counts = start.counts
             rollbacks = max(rollbacks, counts.attempt)
             # Each rollback was a step that was not finite, which no checkpoint counts.
@@ -113,6 +119,30 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     }
     processes.call_on_first(workdir_lib.write_manifest, workdir, made_of, outputs)
     return outputs
+
+
+def _of_same_classes(
+    config: config_dict.ConfigDict,
+    workdir: pathlib.Path,
+    source: Source,
+    initial: Network | None,
+    teacher: Network | None,
+) -> tuple[Source, Network | None, Network | None]:
+    """The labelled source, `train.init` and `train.teacher` with the classes of the network that is
+    trained, in its order. Raises InputError.
+    """
+    settings, resumed = config.train, checkpoint.newest_card(workdir / "checkpoints")
+    names, owner = examples_lib.class_names(
+        config, source, resumed, teacher and teacher[0], initial and initial[0]
+    )
+    fresh = "train.new_head=True starts a classifier for other classes afresh"
+    remedy = fresh if initial and owner == settings.init else matching.REMEDY
+    source = matching.match(source, names, owner, remedy=remedy)
+    if initial and not settings.new_head:
+        initial = model_card.with_classes(initial, names, settings.init, owner, f"; {fresh}")
+    if teacher:
+        teacher = model_card.with_classes(teacher, names, settings.teacher, owner)
+    return source, initial, teacher
 
 
 def _train(

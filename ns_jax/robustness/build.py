@@ -8,8 +8,9 @@ import numpy as np
 from ml_collections import config_dict
 
 from ns_jax import files
-from ns_jax.data import decoding
+from ns_jax.data import decoding, matching
 from ns_jax.data import open as open_lib
+from ns_jax.data.listing import listing
 from ns_jax.data.source import Source
 from ns_jax.digest import Digest
 from ns_jax.errors import InputError, MissingFileError
@@ -31,23 +32,15 @@ TFDS_NOTE = (
 FROST_NOTE = "frost without the six photographs is a stand-in (robustness.frost)"
 
 
-def build(config: config_dict.ConfigDict, networks: list[Network]) -> list[Suite]:
-    """The suites of `robustness.suites`, for networks of the same classes.
+def build(config: config_dict.ConfigDict, first: Network) -> list[Suite]:
+    """The suites of `robustness.suites`, for a network or several of the same classes.
 
-    Raises InputError for what does not go together: unknown names, sets without all classes,
-    networks of other classes.
+    Raises InputError for what does not go together: unknown names, sets without all classes, a
+    network of other classes.
     """
     asked = names(config.robustness.suites)
-    first = networks[0]
-    for network in networks:
-        for name in asked:
-            if name in IMAGENET:
-                imagenet.check_network(network.class_names, network.path, name)
-        if network.class_names != first.class_names:
-            raise InputError(
-                f"{network.path} has other classes than {first.path}, or another order of them: "
-                "they cannot be compared"
-            )
+    for name in filter(IMAGENET.__contains__, asked):
+        imagenet.check_network(first.class_names, first.path, name)
     makers: dict[str, Callable[[], list[Suite]]] = {
         "c": lambda: [_imagenet_c(config, first)],
         "p": lambda: [_imagenet_p(config, first)],
@@ -89,9 +82,10 @@ def _images(config: config_dict.ConfigDict, network: Network, suite: str) -> Sui
     """ImageNet-A, -R, -V2 and -Sketch."""
     source = open_lib.open_named(config, _source_name(config, suite))
     subset = SUBSETS.get(suite, "")
-    ids = imagenet.class_ids(source.class_names, source.name, subset)
-    among = imagenet.numbers(imagenet.wnids(subset), network.class_names) if subset else None
-    shown = images.renumbered(source, imagenet.numbers(ids, network.class_names))
+    among = None
+    if subset:
+        among = np.sort(imagenet.numbers(imagenet.wnids(subset), network.class_names))
+    shown = imagenet.match(source, network.class_names, network.path, subset)
     one = Pass(suite, lambda: shown, passes.measure_top, among=among)
     return suites.Accuracy(suite, one, f"among {len(among)} classes" if among is not None else "")
 
@@ -161,8 +155,7 @@ def _labelled_pass(
 
     def opened() -> Source:
         source = open_lib.open_named(config, source_name)
-        ids = imagenet.class_ids(source.class_names, source.name)
-        return images.renumbered(source, imagenet.numbers(ids, network.class_names))
+        return imagenet.match(source, network.class_names, network.path)
 
     return Pass(name, opened, passes.measure_top, crop=crop)
 
@@ -182,9 +175,8 @@ def _imagenet_p(config: config_dict.ConfigDict, network: Network) -> Suite:
             )
         imagenet.check_folders(directory)
         frames = perturbations.num_frames(perturbation)
-        first = next(iter(files.listing(directory)[1]), None)
-        if first:
-            _check_video(f"{directory}/{first}", frames)
+        if first := _video_files(directory)[:1]:
+            _check_video(f"{directory}/{first[0]}", frames)
         by_perturbation[perturbation] = Pass(
             f"p-{perturbation}",
             functools.partial(_videos, directory, frames, network.class_names),
@@ -202,10 +194,14 @@ def _check_video(path: str, frames: int) -> None:
 
 
 def _videos(directory: str, frames: int, class_names: tuple[str, ...]) -> Source:
-    keys = [key for key in files.listing(directory)[1] if key.lower().endswith(".mp4")]
+    keys = _video_files(directory)
     labels = imagenet.numbers([os.path.dirname(key) for key in keys], class_names)
     paths = [f"{directory}/{key}" for key in keys]
     return images.videos(f"folder:{directory}", paths, labels.tolist(), class_names, frames)
+
+
+def _video_files(directory: str) -> list[str]:
+    return [key for key in listing(directory).keys if key.lower().endswith(".mp4")]
 
 
 def _own(config: config_dict.ConfigDict, network: Network) -> list[Suite]:
@@ -296,12 +292,12 @@ def _test_images(
 ) -> tuple[Source, np.ndarray | None]:
     """`data.test`, its classes numbered as the network's, and the indices of those looked at."""
     source = open_lib.open_from_config(config, "test")
-    numbers = passes.check_classes(network.class_names, source, network.path)
+    source = matching.match(source, network.class_names, network.path)
     most = config.robustness.max_images
     chosen = None
     if most is not None and most < len(source):
         chosen = np.linspace(0, len(source) - 1, most).round().astype(np.int64)  # evenly spread
-    return images.renumbered(source, numbers), chosen
+    return source, chosen
 
 
 def _chosen(asked: str, usual: tuple[str, ...], extra: tuple[str, ...]) -> list[str]:

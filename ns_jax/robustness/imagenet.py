@@ -4,6 +4,7 @@ Classes are WordNet ids; ImageNet-V2's folders are numbers, 0 to 999, which are 
 text. ImageNet-A and -R hold 200 classes, among which alone a network then chooses.
 """
 
+import dataclasses
 import importlib.resources
 import json
 import re
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ns_jax import files
+from ns_jax.data import class_names as class_names_lib
+from ns_jax.data import matching
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError
 from ns_jax.weights import published
@@ -58,10 +61,15 @@ def class_ids(names: Sequence[str], source: str, subset: str = "") -> list[str]:
     return ids
 
 
+def match(source: Source, class_names: Sequence[str], owner: str, subset: str = "") -> Source:
+    """A set with its labels as numbers of a network's `class_names`. Raises InputError."""
+    ids = class_ids(source.class_names, source.name, subset)
+    return matching.match(dataclasses.replace(source, class_names=tuple(ids)), class_names, owner)
+
+
 def numbers(ids: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
     """Which of the network's classes these are, int32."""
-    places = {name: number for number, name in enumerate(class_names)}
-    return np.asarray([places[one] for one in ids], np.int32)
+    return class_names_lib.matching(ids, class_names)[:-1]
 
 
 def check_folders(directory: str, subset: str = "") -> None:

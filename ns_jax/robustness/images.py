@@ -168,26 +168,6 @@ def videos(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Renumbered:
-    source: Source
-    numbers: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Record:
-        image, label, key = self.source.records[index]
-        return image, int(self.numbers[label]) if label >= 0 else -1, key
-
-
-def renumbered(source: Source, numbers: np.ndarray) -> Source:
-    """A source whose label `n` is `numbers[n]`: classes numbered as a network numbers them."""
-    return dataclasses.replace(
-        source, records=_Renumbered(source, numbers), labels=None, truth=None
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class _Numbered:
     source: Source
     count: int
@@ -205,4 +185,10 @@ class _Numbered:
 
 def numbered(source: Source, count: int) -> Source:
     """Images of ImageNet's validation set whose label is their number there, below `count`."""
-    return dataclasses.replace(source, records=_Numbered(source, count), labels=None, truth=None)
+    return dataclasses.replace(
+        source,
+        class_names=tuple(map(str, range(count))),
+        records=_Numbered(source, count),
+        labels=None,
+        truth=None,
+    )

@@ -10,21 +10,17 @@ import json
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
-import jax
 import numpy as np
 
-from ns_jax import files
+from ns_jax import files, model_card
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import bad_images, crops
 from ns_jax.data.source import Source
 from ns_jax.data.workers import LoaderSettings
-from ns_jax.errors import InputError
 from ns_jax.inference import predictor
-from ns_jax.inference import step as inference_step
 from ns_jax.model_card import ModelCard
 from ns_jax.parallel import processes
 from ns_jax.progress import Progress, say
@@ -60,7 +56,7 @@ class Pass:
     open: Callable[[], Source]
     measure: Callable[[Seen], dict[str, np.ndarray]]
     crop: str | None = None  # of the view; None: the network's
-    among: np.ndarray | None = None  # int32: the network's classes that it chooses among
+    among: np.ndarray | None = None  # int32 ascending: the classes that compete; None: all
     chosen: np.ndarray | None = None  # indices of the images; None: all
     attack: Attack | None = None
     inputs: dict = dataclasses.field(default_factory=dict)  # what else results depend on
@@ -69,10 +65,18 @@ class Pass:
 class Network:
     """A checkpoint, as often as a suite's view needs it."""
 
-    def __init__(self, path: str, size: int | None = None, crop: str = ""):
-        """`size` and `crop`, where given, take the place of every view's."""
+    def __init__(
+        self, path: str, size: int | None = None, crop: str = "", like: "Network | None" = None
+    ):
+        """`size` and `crop`, where given, take the place of every view's.
+
+        The classes are in the order of `like`'s. Raises InputError if they are others.
+        """
         self.path, self._size, self._crop = path, size, crop
-        self.card, self.variables = checkpoint.load_model(path)
+        loaded = checkpoint.load_model(path)
+        if like:
+            loaded = model_card.with_classes(loaded, like.class_names, path, like.path)
+        self.card, self.variables = loaded
         self._predictors: dict[crops.Preprocessing, predictor.Predictor] = {}
         self.digest = self.seeing(None).digest
 
@@ -92,15 +96,6 @@ class Network:
             card: ModelCard = dataclasses.replace(self.card, preprocessing=view)
             self._predictors[view] = predictor.Predictor([(card, self.variables)])
         return self._predictors[view]
-
-
-def best_among_step(whole: dict, rows: dict, *, members: tuple, flip: bool, k: int) -> jax.Array:
-    """The k best of the classes `whole["among"]`, int32 `[B, k]`; all others count for nothing."""
-    logits = inference_step.member_logits(
-        whole["members"], rows["views"], members=members, flip=flip
-    )
-    probs = jax.nn.softmax(logits[..., whole["among"]]).mean(axis=1)
-    return whole["among"][jax.lax.top_k(probs, k)[1]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,26 +136,35 @@ def _look(
     indices = np.arange(len(source)) if one.chosen is None else one.chosen
     bad = bad_images.BadImages(source, settings.max_bad_fraction, num_images=len(indices))
     share = np.array_split(indices, processes.count())[processes.index()]
-    among = np.arange(len(network.class_names)) if one.among is None else one.among
-    k = min(BEST, len(among))
-    function: Any = best_among_step
-    told: dict = {"among": among.astype(np.int32)}
-    if one.attack:
-        function, told = attack_step, {"attack": one.attack.numbers()}
-    network_at_work = network.seeing(one.crop)
+    k = min(BEST, len(network.class_names if one.among is None else one.among))
     parts = [(np.zeros((0, k), np.int32), np.zeros(0, np.int32), np.zeros(0, bool))]
     with Progress(one.name, len(share)) as progress:
-        for batch in network_at_work.compute(
-            function, source, [share], settings.reading, settings.batch_size, told, k=k
-        ):
+        for batch in _classified(one, network.seeing(one.crop), source, share, settings):
             ok = np.asarray([status == "ok" for status in batch["status"]])
             bad.add(batch["index"][~ok])
-            parts.append((batch["result"], batch["label"], ok))
+            parts.append((batch["classes"][:, :k], batch["label"], ok))
             progress.advance(len(ok))
     arrays = [np.concatenate(found) for found in zip(*parts, strict=True)]
     classes, labels, readable = (np.concatenate(processes.gather(array)) for array in arrays)
     bad.add(processes.union(bad.indices()))
     return Seen(classes, labels, readable), bad
+
+
+def _classified(
+    one: Pass, network: predictor.Predictor, source: Source, share: np.ndarray, settings: Settings
+) -> Iterator[dict]:
+    """Batches with `classes`, the best of each image or of what an attack made of it."""
+    reading, size = settings.reading, settings.batch_size
+    if not one.attack:
+        # As labelling and evaluation: one compiled pass.
+        most = len(network.class_names if one.among is None else one.among)
+        k = min(predictor.CLASSES_KEPT, most)
+        yield from network.predict(source, [share], reading, k, size, classes=one.among)
+        return
+    told = {"attack": one.attack.numbers()}
+    k = min(BEST, len(network.class_names))
+    for batch in network.compute(attack_step, source, [share], reading, size, told, k=k):
+        yield {**batch, "classes": batch["result"]}
 
 
 def _write(path: pathlib.Path, inputs: dict, measured: dict, num_bad: int) -> None:
@@ -199,15 +203,3 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
 def measure_top(seen: Seen) -> dict[str, np.ndarray]:
     """Whether each image's class is the best one, and among the five best."""
     return {"top1": seen.top(1), "top5": seen.top(BEST)}
-
-
-def check_classes(class_names: tuple[str, ...], source: Source, checkpoint_path: str) -> np.ndarray:
-    """The network's number of each of a source's classes, int32. Raises InputError."""
-    unknown = [name for name in source.class_names if name not in class_names]
-    if unknown or not source.class_names:
-        raise InputError(
-            f"{source.name} has {len(source.class_names)} classes, of which {checkpoint_path} "
-            f"does not know {len(unknown)}: {', '.join(unknown[:10]) or 'it has no labels'}"
-        )
-    places = {name: number for number, name in enumerate(class_names)}
-    return np.asarray([places[name] for name in source.class_names], np.int32)

@@ -231,7 +231,7 @@ def measure_frames(frames: int, perturbation: str) -> Callable[[Seen], dict[str,
 
 
 def difference(suite: Suite, ours: Found, theirs: Found) -> metrics.Difference | None:
-    """Of the main number in percent, with its paired interval; None of sets that do not pair."""
+    """The main number's, in percent, with its paired interval; None of sets that do not pair."""
     sides = suite.values(ours), suite.values(theirs)
     if sides[0].shape != sides[1].shape or not sides[0].ndim:
         return None
@@ -252,7 +252,7 @@ def _counts(values: np.ndarray) -> dict:
 
 
 def _mean(values: np.ndarray) -> float:
-    """Of those that are known. Raises InputError if none is."""
+    """The mean of those that are known. Raises InputError if none is."""
     known = values[~np.isnan(values)]
     if not len(known):
         raise InputError("no image of this suite could be read and has a label")

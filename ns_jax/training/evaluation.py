@@ -2,9 +2,9 @@
 
 import dataclasses
 
+import numpy as np
 from ml_collections import config_dict
 
-from ns_jax import model_card
 from ns_jax.data import bad_images
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
@@ -26,6 +26,7 @@ class Evaluation:
     batch_size: int
     every_steps: int
     total_steps: int
+    classes: np.ndarray | None = None  # that compete, int32; None: all
 
     def is_due(self, step: int) -> bool:
         return (self.total_steps - step) % self.every_steps == 0
@@ -34,7 +35,7 @@ class Evaluation:
         """`{"test/top1": ..., ...}` of weights on the host. Called by all processes.
 
         The pass is the one that labelling and evaluation compile. Empty where a notice broke it
-        off, which of many processes it does not.
+        off, which of many processes it does not, and where no image could be read.
         """
         network = predictor.Predictor([(self.card, variables)])
         try:
@@ -46,8 +47,9 @@ class Evaluation:
                 self.batch_size,
                 shown=False,
                 stop=lambda: processes.count() == 1 and preemption.noticed(),
+                classes=self.classes,
             )
-        except scoring.Stopped:
+        except (scoring.Stopped, scoring.NothingScoredError):
             return {}
         return {f"{self.split}/{name}": found[name] for name in ("top1", "top5", "ece")}
 
@@ -55,7 +57,7 @@ class Evaluation:
 def prepare(config: config_dict.ConfigDict, numbers: Numbers, card: ModelCard) -> Evaluation | None:
     """The evaluation that a config asks for; None without a source, or where none would pay.
 
-    Raises InputError for a source of other classes than the network's.
+    Raises InputError for a source with other classes than the network's.
     """
     split = next((name for name in ("holdout", "test") if config.data[name]), None)
     if split is None or config.train.evaluate_every_epochs == 0:
@@ -64,7 +66,9 @@ def prepare(config: config_dict.ConfigDict, numbers: Numbers, card: ModelCard) -
     every_steps = numbers.steps_between_evaluations(len(source))
     if every_steps is None:
         return None
-    model_card.check_classes(source.class_names, card.class_names, source.name, "the training")
+    source, classes = scoring.prepare(
+        source, card.class_names, "the training", config.evaluate.classes
+    )
     return Evaluation(
         source,
         split,
@@ -73,4 +77,5 @@ def prepare(config: config_dict.ConfigDict, numbers: Numbers, card: ModelCard) -
         config.evaluate.batch_size,
         every_steps,
         numbers.total_steps,
+        classes,
     )

@@ -5,23 +5,85 @@ from typing import Any
 import numpy as np
 from ml_collections import config_dict
 
-from ns_jax import model_card
+from ns_jax.data import class_names as class_names_lib
 from ns_jax.data import open as open_lib
 from ns_jax.data.pipeline import Examples
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError
+from ns_jax.model_card import ModelCard
 from ns_jax.selection import table as table_lib
 from ns_jax.training import targets
+
+LOOKED_AT = 2000  # images for their labels, where these lie beside them
+# Folders of one data set's parts, which are no classes.
+PARTS = ("train", "training", "val", "valid", "validation", "test", "testing", "dev", "holdout")
+
+
+def check_labelled(source: Source) -> None:
+    """Raises InputError for a source that cannot be trained on: with images without a label (of
+    those that are looked at), of one class alone, or of folders that are no classes.
+    """
+    if not source.class_names:
+        raise InputError(
+            f"{source.name} has no labels: {source.no_labels}; it cannot be trained on"
+        )
+    parts = [name for name in source.class_names if name.lower() in PARTS]
+    if len(parts) == len(source.class_names):
+        raise InputError(
+            f"{source.name}: its folders are parts of a data set, not classes: {', '.join(parts)}; "
+            f"did you mean {source.name}/{max(parts, key=lambda name: name.startswith('train'))}?"
+        )
+    labels = source.some_labels(LOOKED_AT)
+    unknown, looked_at = np.count_nonzero(labels < 0), len(labels)
+    if unknown:
+        of = f"{looked_at:,} images{' looked at' if looked_at < len(source) else ''}"
+        raise InputError(
+            f"{source.name}: {unknown:,} of {of} are without a label (-1 is none); it cannot be "
+            "trained on. Label them, or move them to data.unlabelled"
+        )
+    there = np.flatnonzero(np.bincount(labels))
+    if len(there) == 1 and (looked_at == len(source) or len(source.class_names) == 1):
+        name = source.class_names[there[0]]
+        raise InputError(
+            f"{source.name} has images of one class only, {name!r}; there is nothing to learn. "
+            "Of a directory with folders like train and val inside name one: folder:DIR/train"
+        )
+
+
+def class_names(
+    config: config_dict.ConfigDict,
+    source: Source,
+    resumed: ModelCard | None,
+    teacher: ModelCard | None,
+    initial: ModelCard | None,
+) -> tuple[tuple[str, ...], str]:
+    """The class names of a training's network, in its order, and what they are of.
+
+    Those of the checkpoint that it resumes from, its teacher, its selection, or its initial
+    weights: the first one there is. Else those of the labelled source.
+    """
+    settings = config.train
+    if resumed and resumed.inputs.get("labelled") == source.fingerprint:
+        return resumed.class_names, "the training's own checkpoint"
+    if teacher:
+        return teacher.class_names, settings.teacher
+    if settings.unlabelled_ratio and settings.selection:
+        metadata = table_lib.Selection(settings.selection).metadata
+        return tuple(metadata["class_names"]), settings.selection
+    if initial and not settings.new_head:
+        return initial.class_names, settings.init
+    return source.class_names, source.name
 
 
 def labelled_examples(source: Source, smoothing: float, k: int) -> Examples:
     """Every image of a labelled source with its smoothed label in k places.
 
-    Raises InputError for images without a label: here if the source knows, else when one comes.
+    Raises InputError as `check_labelled`: here if the source knows its labels, else for an image
+    without one when it comes.
     """
+    if source.labels is not None:
+        check_labelled(source)
     num_classes = len(source.class_names)
-    if not num_classes or (source.labels is not None and (source.labels < 0).any()):
-        raise InputError(f"{source.name} has images without a label; it cannot be trained on")
 
     def target(position: int, label: int) -> targets.Target:
         if not 0 <= label < num_classes:
@@ -34,10 +96,18 @@ def labelled_examples(source: Source, smoothing: float, k: int) -> Examples:
 
 
 def pseudo_labelled_examples(
-    source: Source, selection: table_lib.Selection, loss: config_dict.ConfigDict, num_classes: int
+    source: Source,
+    selection: table_lib.Selection,
+    loss: config_dict.ConfigDict,
+    num_classes: int,
+    numbers: np.ndarray | None = None,
 ) -> Examples:
-    """Every row of a selection with the teacher's distribution, or its best class as a label."""
+    """Every row of a selection with the teacher's distribution, or its best class as a label.
+
+    `numbers`, int32 `[classes]`: what the selection's classes are to the network; None: the same.
+    """
     source.check_fingerprint(selection.metadata["source"], "the selection")
+    numbers = np.arange(num_classes, dtype=np.int32) if numbers is None else numbers
     hard, smoothing, temperature = (
         loss.pseudo_labels == "hard",
         loss.label_smoothing,
@@ -46,9 +116,10 @@ def pseudo_labelled_examples(
 
     def target(row: int, _: int) -> targets.Target:
         if hard:
-            return targets.hard_target(int(selection.label[row]), num_classes, smoothing, 1)
+            label = int(numbers[selection.label[row]])
+            return targets.hard_target(label, num_classes, smoothing, 1)
         return targets.soft_target(
-            selection.classes[row], selection.probs[row], num_classes, temperature
+            numbers[selection.classes[row]], selection.probs[row], num_classes, temperature
         )
 
     return Examples(source, selection.index, target, 1 if hard else selection.classes.shape[1])
@@ -62,8 +133,11 @@ def teacher_labelled_examples(source: Source, selection: table_lib.Selection | N
 
 
 def from_config(config: config_dict.ConfigDict, source: Source) -> tuple[Examples, Examples | None]:
-    """Labelled and, for a student, pseudo-labelled examples; all targets in equally many places."""
-    smoothing, num_classes = config.loss.label_smoothing, len(source.class_names)
+    """Labelled and, for a student, pseudo-labelled examples; all targets in equally many places.
+
+    The labelled source's classes are the network's. Raises InputError.
+    """
+    smoothing = config.loss.label_smoothing
     if not config.train.unlabelled_ratio:
         return labelled_examples(source, smoothing, k=1), None
     unlabelled_source = open_lib.open_from_config(config, "unlabelled")
@@ -73,9 +147,16 @@ def from_config(config: config_dict.ConfigDict, source: Source) -> tuple[Example
     if config.train.teacher:
         unlabelled = teacher_labelled_examples(unlabelled_source, selection)
         return labelled_examples(source, smoothing, k=1), unlabelled
-    model_card.check_classes(
-        source.class_names, selection.metadata["class_names"], source.name, "the selection"
+    theirs, ours = selection.metadata["class_names"], source.class_names
+    numbers = class_names_lib.matching(theirs, ours)[:-1]
+    if (numbers < 0).any() or len(theirs) != len(ours):
+        raise InputError(
+            f"train.selection={config.train.selection} has {len(theirs)} classes, the network "
+            f"{len(ours)}, which are not the same by name; select from labels of a teacher with "
+            "the network's classes"
+        )
+    unlabelled = pseudo_labelled_examples(
+        unlabelled_source, selection, config.loss, len(ours), numbers
     )
-    unlabelled = pseudo_labelled_examples(unlabelled_source, selection, config.loss, num_classes)
     k = 1 if config.loss.pseudo_labels == "hard" else selection.classes.shape[1]
     return labelled_examples(source, smoothing, k), unlabelled

@@ -2,21 +2,20 @@
 
 import collections
 import dataclasses
-import io
 import os
+import unicodedata
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import csv
 
 from ns_jax import files
-from ns_jax.data import endings, headers
+from ns_jax.data import class_names as class_names_lib
+from ns_jax.data import endings, headers, label_table
 from ns_jax.data.listing import Listing, listing
 from ns_jax.data.source import Record, Source, as_text, digest, unlabelled
 from ns_jax.errors import InputError
 from ns_jax.progress import one_line, say_once
 
-TABLE = "labels.csv"  # columns `file` (relative to DIR) and `label` (empty: unknown)
 SHOWN = 10  # names in a line
 
 
@@ -41,39 +40,45 @@ class _Files:
         return image, -1 if self.labels is None else self.labels[index], as_text(name)
 
 
-def open_source(root: str) -> Source:
+def open_source(root: str, column: str) -> Source:
     """A file counts as an image by its ending, or one without an ending by how it begins, unless it
     or a directory on its path is hidden or junk; one that cannot be read or decoded keeps its index
     and is reported. Classes and files are in the order of their names; with a labels.csv, which
-    lists all that counts, whatever it is called, files are in its order.
+    lists all that counts, whatever it is called, files are in its order and labels in `column`.
 
-    Raises FileNotFoundError or InputError for a directory that holds no usable images.
+    Numbers are named by class_names.txt, if it is there. Raises FileNotFoundError or InputError for
+    a directory that holds no usable images.
     """
     root = root.rstrip("/") or "/"
     there = listing(root)
-    if TABLE in there.keys:
-        keys, names = _read_table(root, there.keys)
+    given = class_names_lib.beside(f"{root}/{label_table.NAME}")
+    if label_table.NAME in there.keys:
+        keys, words = label_table.read(root, there.keys, column)
+        found = class_names_lib.of_labels(pa.array(words, pa.large_string()), given, root)
+        numbers, names = found.numbers, found.names
+        no_labels = f"the column `{column}` of its {label_table.NAME} is empty"
     else:
         keys, passed_over = _images(root, there)
-        names = _folder_names(root, there, keys, passed_over)
+        words = _folder_names(root, there, keys, passed_over)
+        numbers, names = _of_folders(words, given, root)
+        no_labels = f"it has no class folders and no {label_table.NAME}"
         if passed_over:
             counted = endings.counted(passed_over)
             say_once(f"folder:{root}: passed over {counted} that are no images")
     if there.unread:
         say_once(f"folder:{root}: not looked into: {_first(there.unread)}")
-    class_names = sorted(set(names) - {""})
-    numbers = {name: number for number, name in enumerate(class_names)} | {"": -1}
-    labels = None
-    if class_names:
-        labels = np.fromiter((numbers[name] for name in names), np.int32, len(names))
+    # Files and labels say it all, but for names that numbers have only there.
+    listed = given if names is given else ()
     signatures = files.signatures([f"{root}/{key}" for key in keys])
     _say_unreadable(root, keys, signatures)
+    labels = numbers if names else None
     return Source(
         name=f"folder:{root}",
-        class_names=tuple(class_names),
-        fingerprint=digest(*keys, *names, *signatures),
+        class_names=names,
+        fingerprint=digest(*keys, *words, *listed, *signatures),
         records=_Files(root, pa.array(map(os.fsencode, keys), pa.large_binary()), labels),
         labels=unlabelled(len(keys)) if labels is None else labels,
+        no_labels="" if names else no_labels,
     )
 
 
@@ -91,6 +96,8 @@ def _images(root: str, there: Listing) -> tuple[list[str], collections.Counter[s
     }
     keys, passed_over = [], collections.Counter[str]()
     for key, ending in zip(there.keys, found, strict=True):
+        if key in class_names_lib.FILES:
+            continue
         if key in taken or endings.is_images(ending):
             keys.append(key)
         else:
@@ -122,6 +129,23 @@ def _first(names: list[str], count: int = 0) -> str:
     return ", ".join(map(one_line, names[:SHOWN])) + more
 
 
+def _of_folders(
+    words: list[str], given: tuple[str, ...], root: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The numbers int32 `[N]` and the names of classes whose folders `words` names, "" for none."""
+    folders = sorted(set(words) - {""})
+    whole = class_names_lib.whole_numbers(pa.array(folders, pa.string()))
+    if given and whole is not None:
+        of_folders, names, _ = class_names_lib.of_labels(whole, given, f"folder:{root}")
+    else:  # as they are called: there may be a folder `1` and a folder `01`, or `-1`
+        called = [unicodedata.normalize("NFC", folder) for folder in folders]
+        names = class_names_lib.in_order(set(called))
+        places = {name: place for place, name in enumerate(names)}
+        of_folders = np.asarray([places[name] for name in called], np.int32)
+    number = dict(zip(folders, of_folders.tolist(), strict=True)) | {"": -1}
+    return np.fromiter((number[word] for word in words), np.int32, len(words)), names
+
+
 def _folder_names(
     root: str, there: Listing, keys: list[str], passed_over: collections.Counter[str]
 ) -> list[str]:
@@ -131,7 +155,7 @@ def _folder_names(
         raise InputError(
             f"folder:{root} holds {len(folders)} class folders and {len(loose)} loose files "
             f"({', '.join(map(one_line, loose[:3]))}, ...); move the files elsewhere, or list "
-            f"all images with their labels in {root}/{TABLE}"
+            f"all images with their labels in {root}/{label_table.NAME}"
         )
     but = f" but for {endings.counted(passed_over)} that are no images" if passed_over else ""
     if not keys and not folders:
@@ -150,37 +174,3 @@ def _folder_names(
 
 def _locked(unread: list[str]) -> str:
     return f". Not looked into: {_first(unread)}" if unread else ""
-
-
-def _read_table(root: str, there: list[str]) -> tuple[list[str], list[str]]:
-    """The files that labels.csv lists and their labels."""
-    path = f"{root}/{TABLE}"
-    try:
-        table = csv.read_csv(
-            io.BytesIO(files.read(path)),
-            convert_options=csv.ConvertOptions(
-                # Names of files need not be UTF-8.
-                column_types={"file": pa.binary(), "label": pa.string()},
-                strings_can_be_null=False,
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path} is not a table of commas: {error}") from None
-    missing = {"file", "label"} - set(table.column_names)
-    if missing:
-        raise InputError(
-            f"{path} has the columns {', '.join(table.column_names)}; it needs `file` (relative to "
-            f"{root}) and `label` (a class name, or nothing where it is unknown)"
-        )
-    keys, names = (table.column(name).to_pylist() for name in ("file", "label"))
-    keys = list(map(os.fsdecode, keys))
-    if not keys:
-        raise InputError(f"{path} lists no files")
-    twice = [key for key, count in collections.Counter(keys).items() if count > 1]
-    absent = [f for f in sorted(set(keys) - set(there)) if not files.is_named(f"{root}/{f}")]
-    for found, problem in ((twice, "are listed twice"), (absent, "do not exist")):
-        if found:
-            raise InputError(
-                f"{len(found)} files of {path} {problem}: {', '.join(map(one_line, found[:SHOWN]))}"
-            )
-    return keys, names

@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import json
 import threading
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ns_jax import files
-from ns_jax.data import class_names
+from ns_jax.data import class_names, label_column
 from ns_jax.data.source import Record, Source, digest, unlabelled
 from ns_jax.errors import InputError
 
@@ -62,14 +63,15 @@ def _open(path: str, version: str) -> tuple[pq.ParquetFile, np.ndarray]:
     return file, np.cumsum([file.metadata.row_group(group).num_rows for group in groups])
 
 
-def open_source(pattern: str) -> Source:
+def open_source(pattern: str, column: str) -> Source:
     """All rows of the files that match, in the order of the files' names.
 
-    `label` holds numbers or names; numbers are named by the files' Hugging Face metadata, by
-    class_names.txt beside them, or by themselves. Raises InputError.
+    `column` holds labels, numbers of any type or names; numbers are named by the files' Hugging
+    Face metadata, by class_names.txt beside them, or by themselves. Raises InputError.
     """
     paths = files.expand(pattern)
-    counts, labels = [], []
+    name, counts, labels, given = f"parquet:{pattern}", [], [], {}
+    no_labels = f"the column `{column}` is empty"
     for path in paths:
         try:
             file = pq.ParquetFile(files.open_binary(path))
@@ -79,32 +81,44 @@ def open_source(pattern: str) -> Source:
         if "image" not in schema.names:
             raise InputError(f"{path} has no column `image`, only {', '.join(schema.names)}")
         counts.append(file.metadata.num_rows)
-        if "label" in schema.names:
-            labels += file.read(columns=["label"]).column("label").chunks
+        if column in schema.names:
+            labels += file.read(columns=[column]).column(column).chunks
+            if names := _hugging_face_names(schema, column):
+                given[names] = path
         else:
-            labels.append(pa.nulls(file.metadata.num_rows, pa.int32()))
+            labels.append(pa.nulls(file.metadata.num_rows))
+            no_labels = (
+                f"{path} has no column `{column}`, only {', '.join(schema.names)} "
+                "(data.label_column names another)"
+            )
     ends = np.cumsum(counts)
     if not ends[-1]:
-        raise InputError(f"parquet:{pattern} has no rows")
-    if len({chunk.type for chunk in labels}) > 1:
-        kinds = ", ".join(sorted({str(chunk.type) for chunk in labels}))
-        raise InputError(f"parquet:{pattern}: the files have labels of several types: {kinds}")
-    names = _hugging_face_names(schema) or class_names.beside(paths[0])
-    numbers, names = class_names.of_labels(
-        pa.chunked_array(labels).combine_chunks(), names, f"parquet:{pattern}"
+        raise InputError(f"{name} has no rows")
+    if len(given) > 1:
+        first, second = list(given.values())[:2]
+        raise InputError(
+            f"{name}: {first} and {second} name classes in their metadata, but not the same ones "
+            "in the same order; join them as two sources with +, which matches classes by name"
+        )
+    found = class_names.of_labels(
+        label_column.plain(labels, f"{name}: column `{column}`"),
+        next(iter(given), ()) or class_names.beside(paths[0]),
+        name,
     )
-    fingerprint = digest(*names, *files.signatures(paths, shards=True))
+    fingerprint = digest(*found.spelled, *files.signatures(paths, shards=True))
+    numbers = found.numbers if found.names else None
     return Source(
-        name=f"parquet:{pattern}",
-        class_names=names,
+        name=name,
+        class_names=found.names,
         fingerprint=fingerprint,
-        records=_Rows(tuple(paths), ends, numbers if names else None, fingerprint),
-        labels=numbers if names else unlabelled(len(numbers)),
+        records=_Rows(tuple(paths), ends, numbers, fingerprint),
+        labels=unlabelled(len(found.numbers)) if numbers is None else numbers,
+        no_labels=no_labels if numbers is None else "",
     )
 
 
-def _hugging_face_names(schema: pa.Schema) -> tuple[str, ...]:
+def _hugging_face_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
     """The names that the `datasets` library keeps in a file's metadata."""
     text = (schema.metadata or {}).get(b"huggingface")
-    features = json.loads(text)["info"]["features"] if text else {}
-    return tuple(features.get("label", {}).get("names", ()))
+    feature: Any = json.loads(text)["info"]["features"].get(column) if text else None
+    return tuple(feature.get("names") or ()) if isinstance(feature, dict) else ()

@@ -35,8 +35,10 @@ class _Examples:
         return example[self.image], label, key
 
 
-def open_source(rest: str) -> Source:
+def open_source(rest: str, column: str) -> Source:
     """A split (`train`, `train[:10%]`, ...) of a data set that has been prepared.
+
+    The feature `column` holds the labels.
 
     Raises InputError for an unknown name or split, or features without an image; FileNotFoundError,
     with the command that prepares it, for a data set that is not there.
@@ -75,20 +77,24 @@ def open_source(rest: str) -> Source:
     features = builder.info.features
     if "image" not in features or not isinstance(features["image"], tfds.features.Image):
         raise InputError(f"tfds:{name} has no feature `image`, only {', '.join(features)}")
-    labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
+    labelled = column in features and isinstance(features[column], tfds.features.ClassLabel)
     instructions = builder.info.splits[split].file_instructions
     paths = [instruction.filename for instruction in instructions]
     slices = [f"{i.skip} {i.take}" for i in instructions]
     return Source(
         name=f"tfds:{rest}",
-        class_names=tuple(features["label"].names) if labelled else (),
+        class_names=tuple(features[column].names) if labelled else (),
         fingerprint=digest(builder.info.full_name, *slices, *files.signatures(paths, shards=True)),
         records=_Examples(
             data,
             split,
             image="image",
-            label="label" if labelled else None,
+            label=column if labelled else None,
             key=next((name for name in KEYS if name in features), None),
         ),
         labels=None if labelled else unlabelled(len(data)),
+        no_labels=""
+        if labelled
+        else f"no ClassLabel `{column}` is among its features {', '.join(features)} "
+        "(data.label_column names another)",
     )

@@ -76,18 +76,21 @@ def open_source(pattern: str) -> Source:
         raise InputError(f"wds:{pattern}: no images in {len(shards)} tar files")
     labels = pa.concat_tables(tables).column("label")
     found = values = pc.unique(labels)  # one for each class, and maybe None
-    if pc.all(pc.match_substring_regex(found, "^[0-9]+$")).as_py():
-        values = pc.cast(found, pa.int32())
-    numbers, names = class_names.of_labels(values, class_names.beside(shards[0]), f"wds:{pattern}")
+    if (whole := class_names.whole_numbers(found)) is not None:
+        values = whole
+    numbers, names, spelled = class_names.of_labels(
+        values, class_names.beside(shards[0]), f"wds:{pattern}"
+    )
     number_of = dict(zip(found.to_pylist(), numbers.tolist(), strict=True))
     sizes = (table.column("size").to_numpy().tobytes() for table in tables)
-    fingerprint = digest(*names, *signatures, *sizes)
+    fingerprint = digest(*spelled, *signatures, *sizes)
     return Source(
         name=f"wds:{pattern}",
         class_names=names,
         fingerprint=fingerprint,
         records=_Samples(tuple(shards), tuple(indices), ends, number_of, fingerprint),
         labels=numbers[pc.index_in(labels, found).to_numpy()] if names else unlabelled(len(labels)),
+        no_labels="" if names else f"no sample has a member `.{LABEL}` with a label",
     )
 
 

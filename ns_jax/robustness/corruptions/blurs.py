@@ -143,7 +143,7 @@ def _zoom_axis(pixels: np.ndarray, factor: float, axis: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=512)
 def _zoom_positions(size: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Of each place along a side: the pixel below it, and how far it is to the next, from 0 to 1.
+    """For each place along a side the pixel below it, and how far it is to the next, from 0 to 1.
 
     First and last pixel of the centre stay first and last; what is too much is cut at both ends.
     """
