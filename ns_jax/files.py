@@ -39,9 +39,10 @@ def expand(pattern: str) -> list[str]:
     """The files that a pattern (`*`, `?`, `[...]`, `**`) or a plain path matches, in order.
 
     A file, or the directory that files are looked for in, that is there by the very name counts as
-    that, whatever brackets it has. Raises FileNotFoundError if there are none.
+    that, whatever brackets it has. A link that leads nowhere is a file: whoever opens it says so.
+    Raises FileNotFoundError if there are none.
     """
-    if _is_file(pattern):
+    if is_file(pattern):
         return [pattern]
     directory, name = os.path.split(pattern)
     if "[" in directory and is_directory(directory):
@@ -51,7 +52,7 @@ def expand(pattern: str) -> list[str]:
         bucket, _, inside = rest.partition("/")
         found = [os.fspath(path) for path in remote(f"{scheme}://{bucket}").glob(inside)]
     else:
-        found = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
+        found = [path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path)]
     if not found:
         hint = "; a [ that is part of a name is written [[]" if "[" in pattern else ""
         raise MissingFileError(f"no file matches {pattern}{hint}")
@@ -186,7 +187,7 @@ def tidy(directory: str) -> None:
             remove(f"{directory}/{name}")
 
 
-def _is_file(path: str) -> bool:
+def is_file(path: str) -> bool:
     return remote(path).is_file() if is_remote(path) else os.path.isfile(path)
 
 
@@ -280,7 +281,7 @@ def why_unreadable(path: str) -> str:
     return "it can now"
 
 
-def _is_of_the_machine(error: OSError, path: str) -> bool:
+def is_of_the_machine(error: OSError, path: str) -> bool:
     """Whether another time, or another machine, the same file may well be opened."""
     if is_remote(path):
         return not isinstance(error, WRONG_PATH)
@@ -293,7 +294,7 @@ def beginning(path: str) -> bytes | None:
         with open_binary(path, buffering=0) as file:
             return file.read(SAMPLE)
     except OSError as error:
-        if _is_of_the_machine(error, path):
+        if is_of_the_machine(error, path):
             raise
         return None
 
@@ -302,7 +303,7 @@ def _signature(path: str, shard: bool) -> bytes:
     try:
         return _digest_of_samples(path, shard)
     except OSError as error:
-        if _is_of_the_machine(error, path):
+        if is_of_the_machine(error, path):
             raise
         return UNREADABLE
 

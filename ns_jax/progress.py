@@ -35,8 +35,6 @@ def one_line(name: str) -> str:
 def _visible(character: str) -> str:
     if character in "\n\t" or character.isprintable() or unicodedata.category(character) == "Zs":
         return character
-    if "\udc80" <= character <= "\udcff":  # a byte of a file's name that is not UTF-8
-        return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
 
 

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from ns_jax import files, progress
+from ns_jax import files
 from ns_jax.data import bad_images, decoding, endings, headers
 from ns_jax.data import open as open_lib
 from tests.data import made
@@ -193,7 +193,6 @@ def test_names_that_are_not_utf_8_or_not_printable(tmp_path, capsys, table):
     assert bad(source) == ["caf\\xe9/z\\xff.jpg: empty file"]
     said = capsys.readouterr().err
     assert "caf\\xe9/z\\xff.jpg (No such file or directory)" in said
-    assert progress.one_line(os.fsdecode(b"a\x1b\n\xe9")) == "a\\x1b\\n\\xe9"
 
 
 def test_what_is_no_image_is_passed_over_and_counted_once(tmp_path, capsys):

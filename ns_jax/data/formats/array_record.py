@@ -6,13 +6,17 @@ from typing import Any
 
 from ns_jax import files
 from ns_jax.data import class_names as class_names_lib
-from ns_jax.data.source import Record, Source, digest, unlabelled
+from ns_jax.data import patterns
+from ns_jax.data.source import Record, Source, as_text, digest, unlabelled
 from ns_jax.errors import InputError
 
 IMAGES = ("image", "image/encoded")  # the names of an example's features that we know
 # TensorFlow Datasets count labels from 0; `image/class/label` is of the old ImageNet files, from 1.
 LABELS = {"label": 0, "image/class/label": 1}
 EXAMPLE = b"\n"  # a serialised example's first byte, which no image file shares
+# In the library's errors, of which that of a file that breaks off has no text at all: the file is
+# damaged, or gone. Those of networks are others.
+BAD = ("Corrupted", "at least 64KB", "open() failed")
 KEYS = ("file_name", "image/filename", "key", "id")
 
 
@@ -26,12 +30,12 @@ class _Records:
         return len(self.data)
 
     def __getitem__(self, index: int) -> Record:
-        record, key = self.data[index], f"record-{index:08d}"
+        record, key = read(self.data, index) or b"", f"record-{index:08d}"
         if record[:1] != EXAMPLE:
             return record, -1, key
         features = _features(record)
         image = next((features[name][0] for name in IMAGES if name in features), b"")
-        key = next((features[name][0].decode() for name in KEYS if name in features), key)
+        key = next((_text(features[name][0]) for name in KEYS if name in features), key)
         found = next((name for name in self.labels if name in features), None)
         if found is None or not self.names:
             return image, -1, key
@@ -53,6 +57,20 @@ class _Records:
                 f"class, as a number or as a name in {class_names_lib.FILES[0]}"
             )
         return place
+
+
+def read(data: Any, index: int) -> Any:
+    """A record of one of the library's data sources; None of a part of a file that is damaged."""
+    try:
+        return data[index]
+    except RuntimeError as error:
+        if not str(error) or any(reason in str(error) for reason in BAD):
+            return None
+        raise
+
+
+def _text(value: Any) -> str:
+    return as_text(value) if isinstance(value, bytes) else str(value)
 
 
 def _features(record: bytes) -> dict[str, Sequence]:
@@ -83,18 +101,42 @@ def open_source(pattern: str, column: str) -> Source:
             f"array_record:{pattern}: the library array_record reads gs:// but no s3://; mount the "
             "bucket and name its directory"
         )
-    paths = files.expand(pattern)
-    try:
-        data = array_record_data_source.ArrayRecordDataSource(paths)
-    except RuntimeError as error:
-        remedy = "; gs:// needs array_record >= 0.8.3" if files.is_remote(pattern) else ""
-        raise InputError(f"array_record:{pattern}: {error}{remedy}") from None
+    paths = patterns.shards("array_record", pattern, (".array_record", ".arrayrecord"))
+    signatures = files.signatures(paths, shards=True)
+    data = _whole(array_record_data_source.ArrayRecordDataSource, pattern, paths, signatures)
     names = class_names_lib.beside(paths[0])
     return Source(
         name=f"array_record:{pattern}",
         class_names=names,
-        fingerprint=digest(*names, *files.signatures(paths, shards=True)),
+        fingerprint=digest(*names, *signatures),
         records=_Records(data, names, LABELS if column == "label" else {column: 0}),
         labels=None if names else unlabelled(len(data)),
         no_labels="" if names else f"there is no {class_names_lib.FILES[0]} beside its files",
     )
+
+
+def _whole(source: Any, pattern: str, paths: list[str], signatures: list[bytes]) -> Any:
+    """The library's data source of the files that it can open; the others are said.
+
+    Raises InputError if there are none.
+    """
+    locked = [p for p, sign in zip(paths, signatures, strict=True) if sign == files.UNREADABLE]
+    flaws = {path: files.why_unreadable(path) for path in locked}  # the library waits for a pipe
+    whole = [path for path in paths if path not in flaws]
+    try:
+        data = source(whole) if whole else None
+    except RuntimeError:
+        for path in whole:
+            try:
+                source([path])
+            except RuntimeError as error:
+                flaws[path] = str(error) or "it breaks off"
+        whole = [path for path in whole if path not in flaws]
+        data = source(whole) if whole else None
+    listed = [f"{path}: {flaw}" for path, flaw in flaws.items()]
+    if not whole:
+        remedy = "; gs:// needs array_record >= 0.8.3" if files.is_remote(pattern) else ""
+        reasons = "; ".join(listed[: patterns.SHOWN])
+        raise InputError(f"array_record:{pattern}: {reasons}{remedy}")
+    patterns.say_flaws(f"array_record:{pattern}", listed)
+    return data

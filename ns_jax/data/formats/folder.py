@@ -126,7 +126,11 @@ def _say_unreadable(root: str, keys: list[str], signatures: list[bytes]) -> None
 def _first(names: list[str], count: int = 0) -> str:
     """Some names, each in one line, and whether there are more: of `count`, or of the list."""
     more = ", ..." if max(count, len(names)) > SHOWN else ""
-    return ", ".join(map(one_line, names[:SHOWN])) + more
+    return ", ".join(map(_shown, names[:SHOWN])) + more
+
+
+def _shown(name: str) -> str:
+    return one_line(as_text(name))
 
 
 def _of_folders(
@@ -154,7 +158,7 @@ def _folder_names(
     if folders and loose:
         raise InputError(
             f"folder:{root} holds {len(folders)} class folders and {len(loose)} loose files "
-            f"({', '.join(map(one_line, loose[:3]))}, ...); move the files elsewhere, or list "
+            f"({', '.join(map(_shown, loose[:3]))}, ...); move the files elsewhere, or list "
             f"all images with their labels in {root}/{label_table.NAME}"
         )
     but = f" but for {endings.counted(passed_over)} that are no images" if passed_over else ""
@@ -166,7 +170,7 @@ def _folder_names(
     if empty := sorted(set(folders) - set(names)):
         raise InputError(
             f"{len(empty)} of {len(folders)} class folders of {root} hold no files: "
-            f"{', '.join(map(one_line, empty[:SHOWN]))}; what is no image does not count; fill or "
+            f"{', '.join(map(_shown, empty[:SHOWN]))}; what is no image does not count; fill or "
             f"remove them{_locked(there.unread)}"
         )
     return list(map(as_text, names))

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ns_jax import files
-from ns_jax.data import class_names, label_column
-from ns_jax.data.source import Record, Source, digest, unlabelled
+from ns_jax.data import class_names, label_column, patterns
+from ns_jax.data.source import Record, Source, as_text, digest, unlabelled
 from ns_jax.errors import InputError
 
 GROUPS_KEPT = 4  # row groups in memory, of each data worker
@@ -39,11 +39,26 @@ class _Rows:
         _, ends = _open(path, self.version)
         group = int(np.searchsorted(ends, row, side="right"))
         row -= int(ends[group - 1]) if group else 0
-        image = _images(path, group, self.version)[row].as_py()
-        key = f"row-{index:08d}"
-        if isinstance(image, dict):
-            image, key = image["bytes"], image.get("path") or key
-        return image or b"", -1 if self.labels is None else self.labels[index], key
+        image, key = b"", f"row-{index:08d}"
+        try:
+            image, name = _split(_images(path, group, self.version)[row])
+            key = name or key
+        except MemoryError:
+            raise
+        except (OSError, pa.ArrowException) as error:  # gone, or damaged: reported as empty files
+            if isinstance(error, OSError) and files.is_of_the_machine(error, path):
+                raise
+        return image, -1 if self.labels is None else self.labels[index], key
+
+
+def _split(value: pa.Scalar) -> tuple[bytes, str]:
+    """The bytes of an image, and its name; empty ones where there are none."""
+    if not isinstance(value, pa.StructScalar):
+        return value.as_py() or b"", ""
+    if not value.is_valid:
+        return b"", ""
+    path = value["path"].as_buffer() if "path" in value else None  # which may not be UTF-8
+    return value["bytes"].as_py() or b"", as_text(path.to_pybytes()) if path else ""
 
 
 @functools.lru_cache(maxsize=GROUPS_KEPT)
@@ -69,14 +84,18 @@ def open_source(pattern: str, column: str) -> Source:
     `column` holds labels, numbers of any type or names; numbers are named by the files' Hugging
     Face metadata, by class_names.txt beside them, or by themselves. Raises InputError.
     """
-    paths = files.expand(pattern)
-    name, counts, labels, given = f"parquet:{pattern}", [], [], {}
+    paths = patterns.shards("parquet", pattern, (".parquet", ".pq", ".parq"))
+    name, counts, labels, flaws, given = f"parquet:{pattern}", [], [], [], {}
     no_labels = f"the column `{column}` is empty"
     for path in paths:
         try:
             file = pq.ParquetFile(files.open_binary(path))
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{path}: {error}") from None
+        except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and files.is_of_the_machine(error, path):
+                raise
+            flaws.append(f"{path}: {error}")
+            counts.append(0)
+            continue
         schema = file.schema_arrow
         if "image" not in schema.names:
             raise InputError(f"{path} has no column `image`, only {', '.join(schema.names)}")
@@ -93,7 +112,9 @@ def open_source(pattern: str, column: str) -> Source:
             )
     ends = np.cumsum(counts)
     if not ends[-1]:
-        raise InputError(f"{name} has no rows")
+        reasons = "".join(f"; {flaw}" for flaw in flaws[: patterns.SHOWN])
+        raise InputError(f"{name} has no rows{reasons}")
+    patterns.say_flaws(name, flaws)
     if len(given) > 1:
         first, second = list(given.values())[:2]
         raise InputError(

@@ -10,7 +10,8 @@ import re
 from typing import Any
 
 from ns_jax import files
-from ns_jax.data.source import Record, Source, digest, unlabelled
+from ns_jax.data.formats import array_record
+from ns_jax.data.source import Record, Source, as_text, digest, unlabelled
 from ns_jax.errors import InputError, MissingFileError
 
 KEYS = ("file_name", "id", "key")  # names of features that name an image
@@ -28,10 +29,13 @@ class _Examples:
         return len(self.data)
 
     def __getitem__(self, index: int) -> Record:
-        example = self.data[index]
+        example, key = array_record.read(self.data, index), f"{self.split}-{index:08d}"
+        if example is None or example[self.image] is None:  # what is left of a file that was cut
+            return b"", -1, key
         label = int(example[self.label]) if self.label else -1
-        key = example[self.key] if self.key else f"{self.split}-{index:08d}"
-        key = key.decode() if isinstance(key, bytes) else str(key)
+        if self.key:
+            key = example[self.key]
+            key = as_text(key) if isinstance(key, bytes) else str(key)
         return example[self.image], label, key
 
 

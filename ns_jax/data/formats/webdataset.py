@@ -6,31 +6,32 @@ the shard, `SHARD.tar.index.arrow` (in ~/.cache/ns_jax where its directory canno
 then on an image costs one read.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
 import functools
+import json
+import mmap
 import multiprocessing
 import os
 import pathlib
-import posixpath
-import tarfile
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ns_jax import cores, files
-from ns_jax.data import class_names
-from ns_jax.data.source import Record, Source, digest, unlabelled
+from ns_jax.data import class_names, endings, patterns
+from ns_jax.data.formats.tar import LABEL, read_samples
+from ns_jax.data.patterns import INDEX
+from ns_jax.data.source import Record, Source, as_text, digest, unlabelled
 from ns_jax.digest import Digest
 from ns_jax.errors import InputError
-from ns_jax.progress import say
+from ns_jax.progress import say, say_once
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "jp2", "avif")
-LABEL = "cls"  # a number or a class name; img2dataset's .txt is a caption
-VERSION = b"1"  # of an index; one of another version is built anew
+SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", *(f".tar.{end}" for end in ("gz", "bz2", "xz", "zst")))
+VERSION = b"2"  # of an index; one of another version is built anew
 SCHEMA = pa.schema(
     {"key": pa.string(), "offset": pa.int64(), "size": pa.int64(), "label": pa.string()}
 )
@@ -67,25 +68,23 @@ def open_source(pattern: str) -> Source:
     Labels are those of `.cls` members, numbers (named by class_names.txt beside the shards) or
     names. Raises InputError.
     """
-    shards = files.expand(pattern)
+    name = f"wds:{pattern}"
+    shards = patterns.shards("wds", pattern, SUFFIXES)
     signatures = files.signatures(shards, shards=True)
     indices = _indices(shards, [digest(VERSION, signature) for signature in signatures])
     tables = [_load(path) for path in indices]
     ends = np.cumsum([len(table) for table in tables])
-    if not ends[-1]:
-        raise InputError(f"wds:{pattern}: no images in {len(shards)} tar files")
+    _say(name, shards, tables)
     labels = pa.concat_tables(tables).column("label")
     found = values = pc.unique(labels)  # one for each class, and maybe None
     if (whole := class_names.whole_numbers(found)) is not None:
         values = whole
-    numbers, names, spelled = class_names.of_labels(
-        values, class_names.beside(shards[0]), f"wds:{pattern}"
-    )
+    numbers, names, spelled = class_names.of_labels(values, class_names.beside(shards[0]), name)
     number_of = dict(zip(found.to_pylist(), numbers.tolist(), strict=True))
     sizes = (table.column("size").to_numpy().tobytes() for table in tables)
     fingerprint = digest(*spelled, *signatures, *sizes)
     return Source(
-        name=f"wds:{pattern}",
+        name=name,
         class_names=names,
         fingerprint=fingerprint,
         records=_Samples(tuple(shards), tuple(indices), ends, number_of, fingerprint),
@@ -115,8 +114,8 @@ def _indices(shards: list[str], signatures: list[str]) -> list[str]:
 def _places(shard: str) -> list[str]:
     """Where a shard's index may lie, best place first."""
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
-    name = Digest(os.path.abspath(shard).encode())
-    return [f"{shard}.index.arrow", str(cache / "ns_jax" / "indices" / f"{name}.index.arrow")]
+    name = Digest(os.fsencode(os.path.abspath(shard)))
+    return [f"{shard}{INDEX}", str(cache / "ns_jax" / "indices" / f"{name}{INDEX}")]
 
 
 def _find(shard: str, signature: str) -> str | None:
@@ -124,7 +123,7 @@ def _find(shard: str, signature: str) -> str | None:
         try:
             if _load(path).schema.metadata.get(b"signature") == signature.encode():
                 return path
-        except (OSError, pa.ArrowInvalid):  # not there, or broken off
+        except (OSError, ValueError):  # not there, or broken off
             continue
     return None
 
@@ -132,17 +131,21 @@ def _find(shard: str, signature: str) -> str | None:
 def build_index(shard: str, signature: str) -> str:
     """Reads a shard's headers and writes its index; returns the index's path.
 
-    Raises InputError for a file that is no tar archive.
+    Raises InputError for a file that is compressed, or whose labels may be those of others.
     """
-    columns: dict[str, list] = {name: [] for name in SCHEMA.names}
-    try:
-        for key, offset, size, label in _read_headers(shard):
-            for name, value in zip(SCHEMA.names, (key, offset, size, label), strict=True):
-                columns[name].append(value)
-    except tarfile.TarError as error:
-        raise InputError(f"{shard}: {error}") from None
-    schema = SCHEMA.with_metadata({"signature": signature})
-    table = pa.table(columns, schema=schema).combine_chunks()
+    samples = read_samples(shard)
+    offsets, sizes = zip(*samples.places, strict=True) if samples.places else ((), ())
+    columns = (map(as_text, samples.keys), offsets, sizes, samples.labels)
+    about = {
+        "signature": "" if samples.may_pass else signature,  # then it is read anew the next time
+        "flaw": samples.flaw,
+        "unused": json.dumps(samples.unused),
+        "lost_labels": str(samples.lost_labels),
+        "first_unused": samples.first_unused,
+    }
+    schema = SCHEMA.with_metadata(about)
+    arrays = [pa.array(c, field.type) for c, field in zip(columns, SCHEMA, strict=True)]
+    table = pa.table(arrays, schema=schema)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_table(table)
@@ -157,43 +160,49 @@ def build_index(shard: str, signature: str) -> str:
     raise AssertionError
 
 
-def _read_headers(shard: str) -> Iterator[tuple]:
-    """(key, offset, size, label) of each sample with an image. Raises tarfile.TarError."""
-    sample = label = image = None
-    with files.open_binary(shard) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-        for member in _members(archive, shard):
-            folder, name = posixpath.split(member.name)
-            stem, _, extension = name.partition(".")
-            key = posixpath.join(folder, stem)
-            if key != sample:
-                if image:
-                    yield sample, *image, label
-                sample, label, image = key, None, None
-            if not member.isfile():
-                continue
-            if extension.lower() in IMAGES and not image:
-                image = member.offset_data, member.size
-            elif extension == LABEL:
-                content: Any = archive.extractfile(member)  # not None: it is a file
-                label = content.read().decode().strip()
-    if image:
-        yield sample, *image, label
+def _say(name: str, shards: list[str], tables: list[pa.Table]) -> None:
+    """What was not read, and what had no use.
 
-
-def _members(archive: tarfile.TarFile, shard: str) -> Iterator[tarfile.TarInfo]:
-    """The headers that there are; of a file that breaks off, those before its end."""
-    try:
-        for member in archive:
-            archive.members.clear()  # type: ignore[attr-defined]  # which would keep all of them
-            yield member
-    except tarfile.ReadError as error:
-        say(f"{shard}: {error}; its index ends there")
+    Raises InputError if there is no image, or if no label belongs to one.
+    """
+    abouts = [table.schema.metadata for table in tables]
+    flaws = [
+        f"{shard}: {about[b'flaw'].decode()}{'; its index ends there' if len(table) else ''}"
+        for shard, about, table in zip(shards, abouts, tables, strict=True)
+        if about[b"flaw"]
+    ]
+    unused = collections.Counter[str]()
+    for about in abouts:
+        unused.update(json.loads(about[b"unused"]))
+    first = next(
+        (
+            f"{about[b'first_unused'].decode()} in {shard}"
+            for shard, about in zip(shards, abouts, strict=True)
+            if about[b"first_unused"]
+        ),
+        "",
+    )
+    had = f"{endings.counted(unused)} in them had no use, the first {first}" if unused else ""
+    if not any(map(len, tables)):
+        reasons = "; ".join(filter(None, (*flaws[: patterns.SHOWN], had)))
+        raise InputError(f"{name}: no images in {len(shards)} tar files: {reasons or 'all empty'}")
+    lost = sum(int(about[b"lost_labels"]) for about in abouts)
+    if lost and all(table.column("label").null_count == len(table) for table in tables):
+        raise InputError(
+            f"{name}: {lost:,} .{LABEL} files belong to no image of the same tar file; "
+            "write the files of each sample one after the other"
+        )
+    patterns.say_flaws(name, flaws)
+    if had:
+        say_once(f"{name}: {had}")
 
 
 def _load(path: str) -> pa.Table:
     if files.is_remote(path):
         return pa.ipc.open_file(pa.py_buffer(files.read(path))).read_all()
-    return pa.ipc.open_file(pa.memory_map(path)).read_all()
+    with open(path, "rb") as file:  # Arrow itself maps no file whose name is not UTF-8
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
 
 
 @functools.lru_cache(maxsize=4096)
