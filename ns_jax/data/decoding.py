@@ -6,7 +6,6 @@ and only down to the last row that is wanted.
 """
 
 import ctypes
-import dataclasses
 import struct
 from typing import Any
 
@@ -14,10 +13,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from ns_jax.data import headers
+from ns_jax.data import boxes, exif, headers, jpeg, png, tiff
 
-# Markers of a JPEG that no length follows: a stuffed byte, TEM, restarts, and a second beginning.
-MARKERS_ALONE = (0x00, 0x01, *range(0xD0, 0xD9))
 MAX_PIXELS = 100_000_000  # of an image, unless data.max_pixels says otherwise
 # OpenCV's reduced modes are BGR or grey; grey's bits beside RGB's are the reduced RGB.
 _FLAGS = {
@@ -59,7 +56,7 @@ class Picture:
         """
         self._data: Any = data  # bytes, unless it is what `_whole` is
         self._whole: np.ndarray | None = None
-        self._header: _JpegHeader | None = None
+        self._header: jpeg.Header | None = None
         if isinstance(data, np.ndarray):
             if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3 or not data.size:
                 raise BadImageError(f"not an RGB image: {data.dtype}{list(data.shape)}")
@@ -94,11 +91,14 @@ class Picture:
         """
         if self._header is None:
             if self._whole is None:
-                self._whole = _decode(self._data, 1)
+                self._whole = _decode_other(self._data)
             return self._whole
         bottom = self._header.size[0] if bottom is None else bottom
         pixels = _decode_jpeg(self._data, self._header, reduction, bottom)
-        return _decode(self._data, reduction) if pixels is None else pixels
+        if pixels is None:
+            stored = _decode(jpeg.plain(self._data), _FLAGS[reduction])
+            pixels = exif.turned(stored, self._header.orientation)
+        return pixels
 
     @property
     def reducible(self) -> bool:
@@ -114,9 +114,9 @@ def decode(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> np.ndarray
     return Picture(data, max_pixels).pixels()
 
 
-def _decode(data: bytes, reduction: int) -> np.ndarray:
+def _decode(data: bytes, flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[reduction])
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:  # a side beyond OpenCV's own limit of 2^20
         image = None
     if image is None:
@@ -124,30 +124,70 @@ def _decode(data: bytes, reduction: int) -> np.ndarray:
     return image
 
 
+def _decode_other(data: bytes) -> np.ndarray:
+    """A file that is no JPEG: what OpenCV reads rightly and in silence, and what it leaves to do.
+
+    It follows the orientation of WebP and TIFF alone. Raises BadImageError.
+    """
+    try:
+        if data.startswith(png.SIGNATURE):
+            data, orientation = png.essential(data)
+            return exif.turned(_decode(data), orientation)
+        if boxes.is_avif(data):
+            # Asked for RGB, it gives BGR where there is transparency.
+            stored = _decode(data, cv2.IMREAD_COLOR_BGR | cv2.IMREAD_IGNORE_ORIENTATION)
+            return exif.turned(stored[..., ::-1], boxes.avif_orientation(data))
+        if data.startswith(boxes.JPEG_2000):
+            return exif.turned(_decode(data), boxes.jpeg_2000_orientation(data))
+        if data[:4] in tiff.SIGNATURES:
+            if reason := tiff.refusal(data):
+                raise BadImageError(reason)
+            return _decode(tiff.unblended(data))
+    except (struct.error, IndexError, ValueError):
+        raise BadImageError("truncated or damaged") from None
+    return _decode_pnm(data) if data[:1] == b"P" else _decode(data)
+
+
+def _decode_pnm(data: bytes) -> np.ndarray:
+    """OpenCV scales what is written in letters and at most 255; its other maxima are left alone."""
+    maximum, in_letters = headers.pnm_maximum(data), data[1:2] in b"123"
+    if in_letters:
+        data += b"\n"  # it reads on behind the last number
+    if not 0 < maximum < 1 << 16:
+        raise BadImageError("truncated or damaged")
+    if maximum in (255, (1 << 16) - 1) or in_letters and maximum < 255:
+        return _decode(data)
+    stored = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
+    levels = np.arange(np.iinfo(stored.dtype).max + 1)
+    shown = np.minimum((levels * 510 + maximum) // (2 * maximum), 255).astype(np.uint8)
+    return shown[stored]
+
+
 def _decode_jpeg(
-    data: bytes, header: "_JpegHeader", reduction: int, bottom: int
+    data: bytes, header: jpeg.Header, reduction: int, bottom: int
 ) -> np.ndarray | None:
     """As `_decode`, less the rows below `bottom`; None where only OpenCV can tell.
 
     simplejpeg has the same pixels (both are libjpeg-turbo), and more to the point it keeps silent
     where rows are left out, of which OpenCV's copy of the library complains on stderr.
     """
-    # Upright, and with an end: a file without one is truncated, which OpenCV reports.
-    if header.orientation != 1 or data.rfind(b"\xff\xd9", header.place) < 0:
-        return None
+    if data.rfind(jpeg.END, header.place) < 0:
+        raise BadImageError("truncated or damaged")
     # Colours between rows need the row below, of colours sampled at every second row.
-    rows = bottom + 2 * reduction if header.one_scan else header.height
+    upright = header.orientation == exif.UPRIGHT
+    rows = bottom + 2 * reduction if header.one_scan and upright else header.height
     if rows < header.height:
         data = data[: header.place] + struct.pack(">H", rows) + data[header.place + 2 :]
     # The least scale that is still so large, which is 1 / reduction.
     height, width = (-(-side // reduction) for side in (min(rows, header.height), header.width))
     try:
-        return simplejpeg.decode_jpeg(data, min_height=height, min_width=width, strict=False)
+        pixels = simplejpeg.decode_jpeg(data, min_height=height, min_width=width, strict=False)
+        return pixels if upright else exif.turned(pixels, header.orientation)
     except ValueError:  # four colours, or a damage that is OpenCV's to find
         return None
 
 
-def _header(data: bytes) -> tuple["_JpegHeader | None", tuple[int, int]]:
+def _header(data: bytes) -> tuple[jpeg.Header | None, tuple[int, int]]:
     """What a JPEG's header says, and (height, width) of any kind of image.
 
     Raises BadImageError for a header that breaks off, or that is not read: OpenCV knows a few more
@@ -155,7 +195,7 @@ def _header(data: bytes) -> tuple["_JpegHeader | None", tuple[int, int]]:
     """
     try:
         if data[:2] == b"\xff\xd8":
-            header = _jpeg_header(data)
+            header = jpeg.header(data)
             return header, header.size
         size = headers.size(data)
     except (struct.error, IndexError, ValueError):
@@ -163,59 +203,3 @@ def _header(data: bytes) -> tuple["_JpegHeader | None", tuple[int, int]]:
     if size is None:
         raise BadImageError("not an image")
     return None, size
-
-
-@dataclasses.dataclass(frozen=True)
-class _JpegHeader:
-    """What stands before a JPEG's pixels."""
-
-    place: int  # of the height among the bytes
-    height: int  # as stored, not yet upright
-    width: int
-    orientation: int  # 1 upright, 5 to 8 with rows and columns exchanged
-    one_scan: bool  # rows from top to bottom, all colours together
-
-    @property
-    def size(self) -> tuple[int, int]:
-        stored = self.height, self.width
-        return stored[::-1] if 5 <= self.orientation <= 8 else stored
-
-
-def _jpeg_header(data: bytes) -> _JpegHeader:
-    """Raises IndexError, struct.error or InputError if it breaks off."""
-    position, orientation, frame = 2, 1, None
-    while True:
-        position = data.index(0xFF, position)  # a decoder skips rubbish between the segments
-        while data[position] == 0xFF:  # any number of them may fill up before a marker
-            position += 1
-        marker = data[position]
-        if marker in MARKERS_ALONE:
-            continue
-        (length,) = struct.unpack_from(">H", data, position + 1)
-        # Start of frame: 0xC0 to 0xCF but for three tables that share the range.
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            frame, sequential, colours = position + 4, marker <= 0xC1, data[position + 8]
-        if marker == 0xDA:  # start of scan
-            if frame is None:
-                raise ValueError("a scan without a frame")
-            height, width = struct.unpack_from(">HH", data, frame)
-            one_scan = sequential and data[position + 3] == colours
-            return _JpegHeader(frame, height, width, orientation, one_scan)
-        if marker == 0xE1 and data[position + 3 : position + 9] == b"Exif\0\0":
-            orientation = _orientation(data[position + 9 : position + 1 + length])
-        position += 1 + length
-
-
-def _orientation(exif: bytes) -> int:
-    """The orientation tag of a TIFF header: 1 upright, 5 to 8 with rows and columns exchanged."""
-    order = "<" if exif[:2] == b"II" else ">"
-    try:
-        (start,) = struct.unpack_from(order + "I", exif, 4)
-        (entries,) = struct.unpack_from(order + "H", exif, start)
-        for entry in range(entries):
-            tag, kind = struct.unpack_from(order + "HH", exif, start + 2 + 12 * entry)
-            if (tag, kind) == (0x0112, 3):
-                return struct.unpack_from(order + "H", exif, start + 10 + 12 * entry)[0]
-    except struct.error:
-        pass  # a broken note about an image is no broken image
-    return 1
