@@ -1,4 +1,5 @@
 # make demo   installs the program and runs self-training on the digits (runs/digits)
+# make fashion  ... on Fashion-MNIST, of which 20 images a class keep their label (runs/fashion)
 # make quick  installs, lints and runs the tests of a minute and a half
 # make test   ... all tests but those that `make chaos`, `make pod` and `make parity` name
 PYTHON ?= python3
@@ -10,7 +11,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # program compiles JAX again, 4 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install dev demo quick test lint chaos pod parity bench bench-cpu bench-input bench-labelling bench-selection
+.PHONY: install dev demo fashion quick test lint chaos pod parity bench bench-cpu bench-input bench-labelling bench-selection
 
 # Wheels alone: nothing is compiled here. (promise, which TensorFlow Datasets ask for, is Python and has
 # none.) uv, where there is one, fetches them side by side. What is imported is compiled when it is.
@@ -39,6 +40,13 @@ dev: .venv/.dev
 
 demo: install
 	$(BIN)/python -m ns_jax selftrain --config=configs/digits.py --workdir=runs/digits
+
+# Fashion-MNIST, 20 labels a class. Root has Debian's package installed; others are told its name.
+fashion: install
+	if [ ! -e /usr/share/datasets/fashion-mnist ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get install --yes --no-install-recommends dataset-fashion-mnist || \
+	    { apt-get update && apt-get install --yes --no-install-recommends dataset-fashion-mnist; }; fi
+	$(BIN)/python -m ns_jax selftrain --config=configs/fashion.py --workdir=runs/fashion
 
 lint: dev
 	$(BIN)/ruff check .

@@ -39,7 +39,8 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
 
     config.data = data = config_dict.ConfigDict()
     # Sources: digits:train|unlabelled|test, folder:DIR, tfds:NAME:SPLIT, array_record:GLOB,
-    # parquet:GLOB, wds:GLOB; several joined with +. docs/data.md has all of it.
+    # parquet:GLOB, wds:GLOB, idx:DIR:train|test; few:SOURCE, rest:SOURCE; several joined with +.
+    # docs/data.md has all of it.
     data.labelled = ""  # to train on
     data.unlabelled = ""  # to pseudo-label
     data.test = ""  # to evaluate on; "": no evaluation
@@ -48,8 +49,12 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     data.guard = ""
     # What holds the labels: a column of labels.csv or Parquet, a feature of TFDS or ArrayRecord.
     data.label_column = "label"
-    data.labels_per_class = 5  # digits only: the images that keep their label ...
-    data.split_seed = 0  # ... and the seed that draws them
+    # The images that keep their label, of the digits and of few:SOURCE and rest:SOURCE: so many of
+    # each class, or of the latter two such a share of each class, drawn by the seed.
+    data.labels_per_class = 5
+    data.labels_share = optional(float)
+    data.split_seed = 0
+    data.rest_limit = optional(int)  # images of rest:SOURCE, drawn by split_seed; None: all
     data.image_size = optional(int)  # pixels; None: the network's resolution
     # Evaluation's centre crop: "padded" S/(S+32) of the short side, "none", or a share as "0.875".
     data.crop = "padded"

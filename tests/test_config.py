@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from configs import base, digits, folder
+from configs import base, digits, fashion, folder
 from ns_jax import config as config_lib
 from ns_jax import workdir as workdir_lib
 from ns_jax.errors import InputError
@@ -47,7 +47,7 @@ def test_overrides_are_as_strict_as_flags(overrides, message):
         config_lib.at_iteration(config, 0)
 
 
-@pytest.mark.parametrize("module", [digits, folder])
+@pytest.mark.parametrize("module", [digits, fashion, folder])
 def test_configs_declare_nothing_new_and_know_their_roles(module):
     declared = dict(config_lib.leaves(base.get_config().to_dict()))
     for role, ratio in (("teacher", 0), ("student", 1)):

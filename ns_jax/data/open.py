@@ -6,8 +6,8 @@ import re
 
 from ml_collections import config_dict
 
-from ns_jax.data import decoding, source
-from ns_jax.data.formats import array_record, digits, folder, parquet, tfds, webdataset
+from ns_jax.data import decoding, few, source
+from ns_jax.data.formats import array_record, digits, folder, idx, parquet, tfds, webdataset
 from ns_jax.data.source import Source
 from ns_jax.data.workers import LoaderSettings
 from ns_jax.errors import InputError, paths_of_the_user
@@ -19,6 +19,9 @@ KNOWN = {
     "array_record": "array_record:GLOB",
     "parquet": "parquet:GLOB",
     "wds": "wds:GLOB",
+    "idx": "idx:DIR:train|test",
+    "few": "few:SOURCE",
+    "rest": "rest:SOURCE",
 }
 _JOIN = re.compile(rf"\+(?=(?:{'|'.join(KNOWN)}):)")  # a + in a path is none
 
@@ -28,37 +31,44 @@ def open_source(
     *,
     labels_per_class: int,
     seed: int,
+    labels_share: float | None = None,
+    rest_limit: int | None = None,
     max_pixels: int = decoding.MAX_PIXELS,
     label_column: str = "label",
 ) -> source.Source:
     """The source of that name.
 
-    `labels_per_class` and `seed` choose the labelled few of the digits; larger images than
+    `labels_per_class` or `labels_share`, `rest_limit` and `seed` choose the labelled few and the
+    rest of `few:` and `rest:`, and in part of the digits (few.Draw); larger images than
     `max_pixels` count as bad ones; `label_column` is the column or feature that holds the labels.
     Raises InputError for an unknown name, and for data that is not there or not as expected.
     """
+    draw = few.Draw(labels_per_class, seed, labels_share, rest_limit)
     with paths_of_the_user():
-        parts = [_open(part, labels_per_class, seed, label_column) for part in _JOIN.split(name)]
+        parts = [_open(part, draw, label_column) for part in _JOIN.split(name)]
     opened = parts[0] if len(parts) == 1 else source.join(parts)
     return dataclasses.replace(opened, max_pixels=max_pixels)
 
 
-def _open(name: str, labels_per_class: int, seed: int, label_column: str) -> source.Source:
+def _open(name: str, draw: few.Draw, label_column: str) -> source.Source:
     kind, _, rest = name.partition(":")
     rest = os.path.expanduser(rest)
+    if kind in few.KINDS and rest:
+        return few.part(kind, _open(rest, draw, label_column), draw)
     if kind == "digits":
-        return digits.open_source(rest, labels_per_class, seed)
-    formats = {
+        return digits.open_source(rest, draw.per_class, draw.seed)
+    formats = {"wds": webdataset, "idx": idx}
+    with_column = {
         "folder": folder,
         "tfds": tfds,
         "array_record": array_record,
         "parquet": parquet,
     }
-    if kind == "wds" and rest:
-        return webdataset.open_source(rest)
-    if kind not in formats or not rest:
-        raise InputError(f"unknown source {name!r}; known: {', '.join(KNOWN.values())}")
-    return formats[kind].open_source(rest, label_column)
+    if kind in formats and rest:
+        return formats[kind].open_source(rest)
+    if kind in with_column and rest:
+        return with_column[kind].open_source(rest, label_column)
+    raise InputError(f"unknown source {name!r}; known: {', '.join(KNOWN.values())}")
 
 
 def open_from_config(config: config_dict.ConfigDict, which: str) -> Source:
@@ -77,6 +87,8 @@ def open_named(config: config_dict.ConfigDict, name: str) -> Source:
     return open_source(
         name,
         labels_per_class=data.labels_per_class,
+        labels_share=data.labels_share,
+        rest_limit=data.rest_limit,
         seed=data.split_seed,
         max_pixels=data.max_pixels,
         label_column=data.label_column,

@@ -191,14 +191,15 @@ def join(sources: Sequence[Source]) -> Source:
                 f"{source.name} cannot be joined: the class name {twice!r} stands several times"
             )
 
-    def joined(which: str) -> np.ndarray | None:
-        arrays = [getattr(source, which) for source in sources]
+    def joined(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
         if any(array is None for array in arrays):
             return None
         if not names:
             return unlabelled(sum(map(len, arrays)))
         return np.concatenate([n[array] for n, array in zip(numbers, arrays, strict=True)])
 
+    known = [source.labels if source.truth is None else source.truth for source in sources]
+    hidden = any(source.truth is not None for source in sources)
     return Source(
         name="+".join(source.name for source in sources),
         class_names=tuple(names),
@@ -208,7 +209,7 @@ def join(sources: Sequence[Source]) -> Source:
             numbers,
             np.cumsum([len(source) for source in sources]),
         ),
-        labels=joined("labels"),
-        truth=joined("truth"),
+        labels=joined([source.labels for source in sources]),
+        truth=joined(known) if hidden else None,
         no_labels="; ".join(source.no_labels for source in sources if source.no_labels),
     )

@@ -1,6 +1,8 @@
 """The same few labelled images in every format that sources read."""
 
+import gzip
 import io
+import struct
 import tarfile
 
 import cv2
@@ -130,6 +132,26 @@ def wds(root, count, seed=0, labelled=True) -> str:
                     member.size = len(data)
                     archive.addfile(member, io.BytesIO(data))
     return f"wds:{root}/*.tar"
+
+
+def grey(count, seed=0) -> np.ndarray:
+    """uint8 [count, 6, 5]: the pixels of `idx`."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 6, 5), np.uint8)
+
+
+def idx(
+    root, count, seed=0, *, prefix="train", packed=False, classes=3, first=0, labels=None
+) -> str:
+    """A pair of IDX files; labels count from `first`."""
+    root.mkdir(parents=True, exist_ok=True)
+    if labels is None:
+        labels = (np.arange(count) % classes + first).astype(np.uint8)
+    for kind, array in (("images-idx3", grey(count, seed)), ("labels-idx1", labels)):
+        data = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+        data += array.tobytes()
+        path = root / f"{prefix}-{kind}-ubyte{'.gz' if packed else ''}"
+        path.write_bytes(gzip.compress(data) if packed else data)
+    return f"idx:{root}:{prefix}"
 
 
 FORMATS = {
