@@ -70,7 +70,7 @@ def _properties(data: bytes) -> Iterator[tuple[tuple[int, int], dict]]:
     """(where the properties of images lie, image: numbers of its properties)."""
     for meta in boxes(data, 0, len(data), b"meta"):
         for start, end in boxes(data, meta[0] + 4, meta[1], b"iprp"):
-            associations = {}
+            associations: dict[int, list[int]] = {}
             for association, _ in boxes(data, start, end, b"ipma"):
                 associations |= _associations(data, association)
             for container in boxes(data, start, end, b"ipco"):

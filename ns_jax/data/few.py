@@ -81,6 +81,7 @@ def _counts(source: Source, draw: Draw, there: np.ndarray) -> np.ndarray:
     """How many images of each class keep their label, of those `there` are."""
     if not len(there):
         raise InputError(f"{source.name} has no labels of which a few could be kept")
+    value: float
     if draw.share is None:
         key, value, valid = "labels_per_class", draw.per_class, draw.per_class >= 1
         wanted = np.full(len(there), draw.per_class)

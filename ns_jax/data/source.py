@@ -192,11 +192,12 @@ def join(sources: Sequence[Source]) -> Source:
             )
 
     def joined(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
-        if any(array is None for array in arrays):
+        there = [array for array in arrays if array is not None]
+        if len(there) < len(arrays):
             return None
         if not names:
-            return unlabelled(sum(map(len, arrays)))
-        return np.concatenate([n[array] for n, array in zip(numbers, arrays, strict=True)])
+            return unlabelled(sum(map(len, there)))
+        return np.concatenate([n[array] for n, array in zip(numbers, there, strict=True)])
 
     known = [source.labels if source.truth is None else source.truth for source in sources]
     hidden = any(source.truth is not None for source in sources)
