@@ -2,7 +2,8 @@
 
 A config file starts from `get_config()` and assigns; flags change single values:
 `--config.optim.weight_decay=1e-4`. An epoch is one pass over the labelled images. Batch sizes are
-global: summed over all devices. `None` stands for "the network's own number".
+global: summed over all devices. `None` stands for "the network's own number". The range of each
+number and the choices of each word stand in `ns_jax/config/ranges.py`.
 """
 
 from ml_collections import config_dict
@@ -94,17 +95,22 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     train.epochs = 350.0  # passes over the labelled images
     train.selection = ""  # directory of the selection to draw the unlabelled images from
     # Checkpoint of a teacher that labels in the step, instead of stored labels: of the selection's
-    # images, or without one of all.
+    # images, or without one of all. "previous": of selftrain, each iteration's own teacher; then
+    # nothing is labelled before, and the images are those of selftrain.filter, or all.
     train.teacher = ""
     train.teacher_noise = False  # with dropout and stochastic depth, on the student's noised images
-    # On unlabelled images: "all"; "model": no RandAugment; "none": no dropout, stochastic depth,
-    # crop or mirroring either. Labelled images keep all of it.
+    # On unlabelled images: "all"; "model": no RandAugment; "none": no dropout and no stochastic
+    # depth, whatever data.train_view is, no crop or mirroring either. Labelled images keep it all.
     train.unlabelled_noise = "all"
     # Leaves the stem (0) and that many stages as train.init has them, statistics too; None: trains
     # everything.
     train.frozen_stages = optional(int)
-    train.init = ""  # checkpoint whose weights to start from; "": from scratch
-    train.new_head = False  # True: start the classifier afresh, for other classes than train.init's
+    # Checkpoint whose weights to start from; "": from scratch. Of selftrain the teacher's alone:
+    # a student has selftrain.student_init, or an init of its own in selftrain.overrides.
+    train.init = ""
+    # True: start the classifier afresh, for other classes than those of train.init. A fine-tune
+    # keeps it, and so does a student that starts from its teacher.
+    train.new_head = False
     train.log_every_steps = 100
     # The averaged weights are scored on data.holdout, or without one on data.test: every so many
     # epochs and at the end. None: about 20 times, less if that took over 5 % of the time; 0: no.
@@ -145,7 +151,8 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     # After an iteration's training: more resolution, labelled images alone, un-augmented, shallow
     # stages frozen, the rates of the schedule's tail. selftrain does it, or role=finetune.
     config.finetune = finetune = config_dict.ConfigDict()
-    finetune.epochs = 0.0  # the paper: 1.5; 0: none
+    # The paper: 1.5; 0: none. More than train.epochs begin at the start of the schedule.
+    finetune.epochs = 0.0
     finetune.image_size = optional(int)  # None: as before
     finetune.batch_size = optional(int)  # None: as before
     finetune.frozen_stages = 3  # not given in the paper

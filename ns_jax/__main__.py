@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_dict, config_flags
 
+from ns_jax.config import ranges
 from ns_jax.errors import InputError, paths_of_the_user
 from ns_jax.parallel import preemption
 
@@ -24,6 +25,7 @@ class Program:
     alone: bool = False  # runs in one process
     checks_workers: bool = False  # in many processes, before they connect; in one it runs
     in_buckets: bool = False  # its workdir may be in a bucket
+    shares_workdir: bool = False  # with others at the same time
     compiles_for_tpus: bool = False  # without having any
 
 
@@ -33,7 +35,9 @@ PROGRAMS = {
     ),
     "train": Program("one training: teacher, student or fine-tune"),
     "label": Program(
-        "a teacher's predictions over an unlabelled source, as label shards", in_buckets=True
+        "a teacher's predictions over an unlabelled source, as label shards",
+        in_buckets=True,
+        shares_workdir=True,
     ),
     "select": Program("threshold, best per class, balance by copies: label shards -> selection"),
     "evaluate": Program("top-1, top-5, per class, calibration of a checkpoint"),
@@ -41,11 +45,13 @@ PROGRAMS = {
     "plan": Program(
         "compiles the steps for a TPU slice without one: memory, messages, time, cost",
         alone=True,
+        shares_workdir=True,
         compiles_for_tpus=True,
     ),
     "doctor": Program(
         "checks sources, their overlap and the speed; with --distributed, the workers",
         checks_workers=True,
+        shares_workdir=True,
     ),
     "convert": Program(
         "weights in and out: timm safetensors, TF1 checkpoints, StableHLO", alone=True
@@ -117,9 +123,7 @@ def _parse(argv: list[str]) -> tuple:
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise InputError("--config=FILE and --workdir=DIR are needed")
     config, workdir = _CONFIG.value, _workdir(argv[1], _WORKDIR.value)
-    grace_seconds = config.preemption.grace_seconds
-    if not grace_seconds >= 0:
-        raise InputError(f"preemption.grace_seconds is {grace_seconds}; it must be 0 or more")
+    ranges.check(config)
     return config, workdir
 
 
@@ -127,7 +131,7 @@ def _run(name: str, config: config_dict.ConfigDict, workdir: pathlib.Path) -> in
     """In as many processes as the flags say."""
     from ns_jax import progress
     from ns_jax import workdir as workdir_lib
-    from ns_jax.parallel import preflight, processes
+    from ns_jax.parallel import preflight, processes, workdir_lock
 
     program = PROGRAMS[name]
     where = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
@@ -140,8 +144,14 @@ def _run(name: str, config: config_dict.ConfigDict, workdir: pathlib.Path) -> in
     processes.check_agreement(" ".join([name, str(workdir), config.to_json_best_effort()]))
     if program.alone and processes.count() > 1:
         raise InputError(f"{name} runs in one process, not in {processes.count()}")
-    processes.call_on_first(workdir_lib.claim_workdir, config, workdir)
-    importlib.import_module(f"ns_jax.programs.{name}").run(config, workdir)
+    lock = workdir_lock.WorkdirLock(workdir)
+    try:
+        if not program.shares_workdir:
+            processes.call_on_first(lock.acquire)
+        processes.call_on_first(workdir_lib.claim_workdir, config, workdir)
+        importlib.import_module(f"ns_jax.programs.{name}").run(config, workdir)
+    finally:
+        lock.release()
     return 0
 
 

@@ -8,10 +8,21 @@ import jax
 import numpy as np
 
 from ns_jax.digest import Digest
-from ns_jax.errors import InputError
+from ns_jax.errors import DivergedError, InputError
 
 # A pytree: arrays, abstract arrays or shardings, nested as `jax.tree` has it.
 Tree = Any
+
+
+def check_finite(tree: Tree, name: str) -> None:
+    """Raises DivergedError, with the number of them, for arrays that are not finite."""
+    found = by_path(tree)
+    wrong = [path for path, leaf in found.items() if not np.isfinite(leaf).all()]
+    if wrong:
+        raise DivergedError(
+            f"{name}: {len(wrong)} of its {len(found)} arrays are not finite, {wrong[0]} first; "
+            "take an earlier checkpoint"
+        )
 
 
 def by_path(tree: Tree) -> dict:

@@ -55,7 +55,7 @@ def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None
     ours = json.loads(config.to_json_best_effort())
     path = workdir / CONFIG
     with paths_of_the_user():
-        if not path.exists() or [entry.name for entry in workdir.iterdir()] == [path.name]:
+        if not path.exists() or _names(workdir) == [path.name]:
             write_json(path, ours)
             return
         theirs = json.loads(path.read_text())
@@ -72,6 +72,11 @@ def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None
             f"{workdir} belongs to a run of another config; take another --workdir, or the values "
             "of that run:\n" + "\n".join(lines)
         )
+
+
+def _names(workdir: pathlib.Path) -> list[str]:
+    """What is there, but for the lock of this very run."""
+    return [entry.name for entry in workdir.iterdir() if not entry.name.startswith(".")]
 
 
 def _with_retired(ours: dict, theirs: dict) -> dict:

@@ -173,8 +173,34 @@ def test_the_papers_chain_is_b7_and_three_l2_with_their_ratios():
     steps_per_epoch, steps = steps_of(config_lib.at_iteration(config, 1), 1_281_167)
     assert steps == 218_949 and f"{steps_per_epoch:.3f}" == "625.570"
     first = imagenet.get_config("chain=v1")
-    names = [config_lib.at_iteration(first, k).model.name[-2:] for k in range(5)]
-    assert names == ["b7", "l0", "l1", "l2", "l2"]
+    assert first.selftrain.iterations == 5
+    names = [config_lib.at_iteration(first, k).model.name[-2:] for k in range(6)]
+    assert names == ["b7", "b7", "l0", "l1", "l2", "l2"]  # B7 is its own student first
+    ratios = [config_lib.at_iteration(first, k).train.unlabelled_ratio for k in range(6)]
+    assert ratios == [0, 3, 3, 3, 3, 3]
+
+
+def test_a_chain_filters_once_where_a_small_network_is_given():
+    assert imagenet.get_config("chain=paper").selftrain.filter == ""
+    config = imagenet.get_config("chain=paper,filter=runs/b0/iteration_1")
+    assert config.selftrain.filter == "runs/b0/iteration_1"
+
+
+def test_teachers_inside_a_chain_are_tuned_only_if_the_config_says_so():
+    for arg, expected in (("", [0, 0, 0, 1.5]), (",finetune=all", [0, 1.5, 1.5, 1.5])):
+        config = imagenet.get_config(f"chain=paper{arg}")
+        assert [config_lib.at_iteration(config, k).finetune.epochs for k in range(4)] == expected
+    with pytest.raises(ValueError, match="finetune=some; known: last, all"):
+        imagenet.get_config("chain=paper,finetune=some")
+
+
+def test_svhn_online_has_each_students_teacher_in_the_step_and_all_of_the_pool():
+    config = svhn.get_config("role=online")
+    assert config.train.teacher == "previous" and config.selftrain.filter == ""
+    student = config_lib.at_iteration(config, 1)
+    assert numbers_lib.images_per_step(student) == (128, 640)
+    assert config.selftrain.iterations == 1
+    assert "98.6" in svhn.__doc__ and "role=online" in svhn.__doc__
 
 
 def test_l2_is_tuned_at_800_pixels_with_the_rates_of_the_tail():

@@ -28,8 +28,9 @@ class BatchSpec:
         """Name -> (shape of a row, dtype) of what goes to the devices.
 
         `image` (and `teacher_image`) uint8 `[S, S, 3]`; `target_classes` int32 and `target_probs`
-        float32 `[k]`; `weight` float32, 0 for an image that cannot be read; where there are
-        unlabelled rows `is_labelled` bool.
+        float32 `[k]`; `weight` float32, 0 for an image that cannot be read, which is `bad`, a bool
+        (a step does without that column where no row is); where there are unlabelled rows
+        `is_labelled` bool.
         """
         columns: dict[str, tuple[tuple[int, ...], type]] = {
             name: (shape, np.uint8) for name, shape in self.images.items()
@@ -37,16 +38,15 @@ class BatchSpec:
         columns["target_classes"] = ((self.places,), np.int32)
         columns["target_probs"] = ((self.places,), np.float32)
         columns["weight"] = ((), np.float32)
+        columns["bad"] = ((), np.bool_)
         if self.unlabelled:
             columns["is_labelled"] = ((), np.bool_)
         return columns
 
     @property
     def columns(self) -> dict[str, tuple[tuple[int, ...], type]]:
-        """As `device_columns`, and for the host `index` int64, a row's image in its source, and
-        `bad` bool: it could not be read.
-        """
-        return {**self.device_columns, "index": ((), np.int64), "bad": ((), np.bool_)}
+        """As `device_columns`, and for the host `index` int64, a row's image in its source."""
+        return {**self.device_columns, "index": ((), np.int64)}
 
     def empty(self, rows: int, make: Callable = np.empty) -> dict[str, np.ndarray]:
         """Arrays for so many rows, from a function like `np.empty`."""

@@ -33,12 +33,15 @@ class Preprocessing:
             known = ", ".join(resizing.INTERPOLATIONS)
             raise InputError(f"unknown interpolation {self.interpolation!r}; known: {known}")
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Evaluation's and the teacher's view: centre crop, resize, nothing random."""
+    def __call__(self, image: np.ndarray, truncate: bool = False) -> np.ndarray:
+        """Evaluation's and the teacher's view: centre crop, resize, nothing random.
+
+        `truncate`: as `resizing.resize` has it.
+        """
         height, width = image.shape[:2]
         side = max(1, int(self.fraction() * min(height, width)))
         box = ((height - side + 1) // 2, (width - side + 1) // 2, side, side)
-        return resizing.resize(cut(image, box), self.size, self.interpolation)
+        return resizing.resize(cut(image, box), self.size, self.interpolation, truncate)
 
     def fraction(self) -> float:
         """The share of the short side that evaluation's crop takes. Raises InputError."""

@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 
+from ns_jax.config import ranges
 from ns_jax.data.source import Record, Records, Source, digest, unlabelled
 from ns_jax.errors import InputError
 from ns_jax.progress import Progress
@@ -45,6 +46,9 @@ def part(kind: str, source: Source, draw: Draw) -> Source:
     Images without a label are of the rest. Raises InputError if a class has fewer images than are
     to keep their label, and for numbers out of range.
     """
+    ranges.check_number("data.labels_per_class", draw.per_class)
+    ranges.check_number("data.labels_share", draw.share)
+    ranges.check_number("data.rest_limit", draw.limit)
     labels = _labels(source)
     order = np.random.default_rng(draw.seed).permutation(len(source))
     by_class = order[np.argsort(labels[order], kind="stable")]
@@ -81,16 +85,11 @@ def _counts(source: Source, draw: Draw, there: np.ndarray) -> np.ndarray:
     """How many images of each class keep their label, of those `there` are."""
     if not len(there):
         raise InputError(f"{source.name} has no labels of which a few could be kept")
-    value: float
-    if draw.share is None:
-        key, value, valid = "labels_per_class", draw.per_class, draw.per_class >= 1
-        wanted = np.full(len(there), draw.per_class)
-    else:
-        key, value, valid = "labels_share", draw.share, 0 < draw.share < 1
+    key, value = "labels_per_class", str(draw.per_class)
+    wanted = np.full(len(there), draw.per_class)
+    if draw.share is not None:
+        key, value = "labels_share", str(draw.share)
         wanted = np.maximum(1, np.round(draw.share * there).astype(int))
-    if not valid:
-        range_ = "1 or more" if draw.share is None else "above 0 and below 1"
-        raise InputError(f"data.{key} is {value}; it must be {range_}")
     scarce = np.flatnonzero(there < wanted)
     if len(scarce):
         found = ", ".join(f"{source.class_names[c]} {there[c]:,}" for c in scarce[:10])
@@ -104,8 +103,6 @@ def _counts(source: Source, draw: Draw, there: np.ndarray) -> np.ndarray:
 
 def _rest(source: Source, draw: Draw, order: np.ndarray, few: np.ndarray) -> np.ndarray:
     """The images of a random order that are not of the few, up to the limit."""
-    if draw.limit is not None and draw.limit < 1:
-        raise InputError(f"data.rest_limit is {draw.limit}; it must be 1 or more, or None: all")
     is_few = np.zeros(len(source), bool)
     is_few[few] = True
     rest = order[~is_few[order]]

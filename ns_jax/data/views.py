@@ -37,12 +37,15 @@ class TrainView:
         box = self._box(picture, rng)
         reduction = self._reduction(picture, box)
         pixels = picture.pixels(reduction, None if box is None or self.teacher else box[0] + box[2])
+        # RandAugment is on integers, which the official code truncates to; without it, it rounds
+        # nothing, and the nearest integers are what comes closest.
+        truncate = self.kind != "evaluation" and self.randaugment.num_layers > 0
         if box is None:
-            image = self.evaluation(pixels)
+            image = self.evaluation(pixels, truncate)
         else:
             size, interpolation = self.evaluation.size, self.evaluation.interpolation
             crop = crops.cut(pixels, _reduced(box, reduction, pixels.shape))
-            image = resizing.resize(crop, size, interpolation, truncate=True)
+            image = resizing.resize(crop, size, interpolation, truncate)
         if self.kind == "crop":
             image = self._cut_out(self.randaugment(self._mirror(image, rng), rng), rng)
         elif self.kind == "pad":

@@ -15,6 +15,7 @@ from ns_jax import trees
 from ns_jax.data import pipeline, source
 from ns_jax.data.source import Indices
 from ns_jax.data.workers import Batches, LoaderSettings
+from ns_jax.errors import DivergedError
 from ns_jax.inference import step as inference_step
 from ns_jax.model_card import ModelCard
 from ns_jax.models import layers
@@ -61,8 +62,9 @@ class Predictor:
         *,
         temperature: float = 1.0,
         flip: bool = False,
+        name: str = "the network",
     ):
-        """`networks`: model cards and variables, of the same classes.
+        """`networks`: model cards and variables, of the same classes; `name`: theirs in errors.
 
         `temperature` divides all logits; `flip` takes the mean over an image and its mirror image.
         """
@@ -73,7 +75,7 @@ class Predictor:
         # Each process works alone, on its own devices and its own images.
         self._mesh = mesh_lib.make_mesh(1, jax.local_devices())
         self._weights = mesh_lib.put_whole([variables for _, variables in networks], self._mesh)
-        self.temperature, self._flip = temperature, flip
+        self.temperature, self._flip, self._name = temperature, flip, name
         self.waits = Waits()
         placement = layers.Anywhere(mesh_lib.on_cpu(self._mesh))
         self._members = tuple(
@@ -179,6 +181,15 @@ class Predictor:
                 yield {**views, "index": np.arange(start, start + len(rows))}
 
         yield from self._with_logits(batches())
+
+    def check_finite(self, outputs: np.ndarray) -> None:
+        """Raises DivergedError for outputs, a row for each image, that are not finite."""
+        if not (finite := np.isfinite(outputs.reshape(len(outputs), -1)).all(1)).all():
+            raise DivergedError(
+                f"{self._name}: its outputs are not finite for {(~finite).sum():,} of "
+                f"{len(finite):,} images; take an earlier checkpoint, or train it again with a "
+                "lower optim.learning_rate_per_256"
+            )
 
     def _view_names(self) -> list[str]:
         return [f"image_{number}" for number in range(len(self.views))]

@@ -13,8 +13,6 @@ from ns_jax.inference import metrics, predictor
 from ns_jax.parallel import processes
 from ns_jax.progress import Progress, say
 
-CLASSES = ("all", "present")  # that compete: `evaluate.classes`
-
 
 class Stopped(Exception):  # noqa: N818 (it is no error)
     """The scores are not wanted any more."""
@@ -32,8 +30,6 @@ def prepare(
     `classes`: "all", or "present" for those alone that the source has images of (int32 `[n]`).
     Raises InputError for images of other classes and for a source without labels.
     """
-    if classes not in CLASSES:
-        raise InputError(f"evaluate.classes is {classes!r}; it must be {' or '.join(CLASSES)}")
     matched = matching.match(
         source,
         class_names,
@@ -59,7 +55,7 @@ def score(
     Called by all processes. The source's classes are the network's; with `classes`, int32
     ascending, only these compete. Images that cannot be read are noted in `bad`, not scored.
     `shown`: with a progress bar. Raises Stopped once `stop()` is true, which it may be where there
-    is one process, and NothingScoredError.
+    is one process, NothingScoredError, and DivergedError for outputs that are not finite.
     """
     labelled = source.labelled()
     share = np.array_split(labelled, processes.count())[processes.index()]
@@ -78,6 +74,7 @@ def score(
             progress.advance(len(ok))
     arrays = [np.concatenate(found) for found in zip(*parts, strict=True)]
     best, probs, labels = (np.concatenate(processes.gather(array)) for array in arrays)
+    network.check_finite(probs)  # of all processes: each of them comes here
     bad.add(processes.union(bad.indices()))
     known = labels >= 0
     unlabelled = len(source) - len(labelled) + int((~known).sum())

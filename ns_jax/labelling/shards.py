@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ns_jax import cores, files
 from ns_jax import workdir as workdir_lib
-from ns_jax.errors import DamagedError
+from ns_jax.errors import DamagedError, DivergedError
 
 SCALE = 65535  # a stored probability is a uint16: probability * 65535
 SHARDS = "labels-*-of-*.parquet"
@@ -131,12 +131,16 @@ class Shard:
     def predictions(self) -> tuple[np.ndarray, np.ndarray]:
         """`label` int32 and `confidence` float32 `[N]`; label -1, confidence 0: a bad image.
 
-        Raises DamagedError.
+        Raises DamagedError, and DivergedError for a teacher whose outputs were not finite.
         """
         label, confidence = self.read("label", "confidence").values()
+        if np.isnan(confidence).any():  # which the checksums say was written
+            raise DivergedError(
+                f"{self.path}: the outputs of the teacher {self.metadata['teacher']} are not finite"
+            )
         num_classes = len(self.metadata["class_names"])
         sound = label.min() >= -1 and label.max() < num_classes
-        if not (sound and confidence.min() >= 0 and confidence.max() < 2):  # NaN is not sound
+        if not (sound and confidence.min() >= 0 and confidence.max() < 2):
             raise self._damaged(
                 f"labels {label.min()} to {label.max()} of {num_classes} classes, "
                 f"confidences {confidence.min()} to {confidence.max()}"

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +101,16 @@ class Mode:
     noise: bool  # dropout and stochastic depth are on
 
 
+class Rows(NamedTuple):
+    """What is known of the rows of a batch; None: all are alike."""
+
+    noisy: jax.Array | None = None  # bool [B]: dropout and stochastic depth are on
+    counted: layers.CountedRows | None = None  # in BatchNorm's statistics
+
+
+NO_ROWS = Rows()
+
+
 class MBConv(nn.Module):
     """Inverted bottleneck: expand, depthwise, squeeze-excite, project, stochastic depth, skip."""
 
@@ -111,24 +121,23 @@ class MBConv(nn.Module):
     place: layers.Placement
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, keep_prob: jax.Array, noisy: jax.Array | None
-    ) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, keep_prob: jax.Array, rows: Rows) -> tuple[jax.Array, None]:
         spec, inputs, expanded = self.spec, x, x.shape[-1] * self.spec.expand_ratio
         conv = functools.partial(layers.Conv, place=self.place)
         if spec.expand_ratio != 1:
             x = conv(expanded, name="expand_conv")(x)
-            x = self.norm(activate=True, name="expand_bn")(x, self.mode.train)
+            x = self.norm(activate=True, name="expand_bn")(x, self.mode.train, rows.counted)
         depthwise = layers.DepthwiseConv(
             spec.kernel_size, self.stride, self.place, name="depthwise_conv"
         )
-        x = self.norm(activate=True, name="depthwise_bn")(depthwise(x), self.mode.train)
+        x = depthwise(x)
+        x = self.norm(activate=True, name="depthwise_bn")(x, self.mode.train, rows.counted)
         x = SqueezeExcite(max(1, int(inputs.shape[-1] * SE_RATIO)), self.place, name="se")(x)
         x = conv(spec.features, name="project_conv")(x)
-        x = self.norm(name="project_bn")(x, self.mode.train)
+        x = self.norm(name="project_bn")(x, self.mode.train, rows.counted)
         if self.stride == 1 and inputs.shape[-1] == spec.features:
             if self.mode.noise:
-                x = layers.drop_path(x, keep_prob, self.make_rng("dropout"), noisy)
+                x = layers.drop_path(x, keep_prob, self.make_rng("dropout"), rows.noisy)
             x = x + inputs
         return x, None
 
@@ -144,7 +153,7 @@ class Stage(nn.Module):
     remat: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, keep_probs: jax.Array, noisy: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, keep_probs: jax.Array, rows: Rows) -> jax.Array:
         def block(**remat_options: Any) -> type[MBConv]:
             names = REMAT[self.remat]
             if names is None or not self.mode.train:
@@ -153,7 +162,7 @@ class Stage(nn.Module):
             return nn.remat(MBConv, policy=policy, **remat_options)
 
         first = block()(self.spec, self.spec.stride, self.norm, self.mode, self.place, name="first")
-        x, _ = first(x, keep_probs[0], noisy)
+        x, _ = first(x, keep_probs[0], rows)
         rest = self.spec.repeats - 1
         if rest:
             scanned = nn.scan(
@@ -164,7 +173,7 @@ class Stage(nn.Module):
                 length=rest,
                 unroll=min(self.scan_unroll or rest, rest),
             )(self.spec, 1, self.norm, self.mode, self.place, name="rest")
-            x, _ = scanned(x, keep_probs[1:], noisy)
+            x, _ = scanned(x, keep_probs[1:], rows)
         return x
 
 
@@ -172,7 +181,7 @@ class _Network(nn.Module):
     arch: "EfficientNet"
 
     @nn.compact
-    def __call__(self, x: jax.Array, mode: Mode, noisy: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, mode: Mode, rows: Rows = NO_ROWS) -> jax.Array:
         arch, place = self.arch, self.arch.placement
         norm = functools.partial(layers.BatchNorm, arch.stat_groups)
         conv = functools.partial(layers.Conv, place=place)
@@ -183,7 +192,7 @@ class _Network(nn.Module):
             return Mode(train=False, noise=False) if frozen else mode
 
         x = conv(arch.features(STEM_FEATURES), 3, 2, name="stem_conv")(place.constrain_batch(x))
-        x = norm(activate=True, name="stem_bn")(x, mode_of(0).train)
+        x = norm(activate=True, name="stem_bn")(x, mode_of(0).train, rows.counted)
         keep_probs, block = arch.keep_probs(), 0
         remat = arch.remat_of_stages()
         for i, spec in enumerate(arch.stages(), start=1):
@@ -192,15 +201,15 @@ class _Network(nn.Module):
             stage = Stage(
                 spec, norm, mode_of(i), place, arch.scan_unroll, remat[i - 1], name=f"stage{i}"
             )
-            x = stage(x, keep_probs[block : block + spec.repeats], noisy)
+            x = stage(x, keep_probs[block : block + spec.repeats], rows)
             block += spec.repeats
         if arch.frozen_stages == len(remat):
             x = jax.lax.stop_gradient(x)
         x = conv(arch.features(HEAD_FEATURES), name="head_conv")(x)
-        x = norm(activate=True, name="head_bn")(x, mode.train)
+        x = norm(activate=True, name="head_bn")(x, mode.train, rows.counted)
         x = x.mean((1, 2))
         dropped = nn.Dropout(arch.drop_rate, deterministic=not mode.noise)(x)
-        x = dropped if noisy is None else jnp.where(noisy[:, None], dropped, x)
+        x = dropped if rows.noisy is None else jnp.where(rows.noisy[:, None], dropped, x)
         return layers.Dense(arch.num_classes, place, name="head_fc")(x).astype(jnp.float32)
 
 
@@ -288,21 +297,24 @@ class EfficientNet:
         rng: jax.Array | None = None,
         noise: bool | None = None,
         noisy: jax.Array | None = None,
+        bad: jax.Array | None = None,
     ) -> tuple[jax.Array, dict]:
         """Normalised `images` `[B, H, W, 3]` -> (float32 logits `[B, classes]`, batch_stats).
 
         With `train` the batch's own statistics normalise and the moving averages advance; with
         `noise` (None: as `train`) `rng` drives dropout and stochastic depth, of the rows that are
-        `noisy` (bool `[B]`; None: all). Without either nothing is random and nothing changes.
+        `noisy` (bool `[B]`; None: all). Rows that are `bad` (bool `[B]`; None: none is) do not
+        enter the batch's statistics. Without either nothing is random and nothing changes.
         """
         mode = Mode(train, train if noise is None else noise)
         images = images.astype(self.dtype)
         rngs: dict[str, Any] = {"dropout": rng} if mode.noise else {}
         if not train:
-            logits: Any = _Network(self).apply(variables, images, mode, noisy, rngs=rngs)
+            logits: Any = _Network(self).apply(variables, images, mode, Rows(noisy), rngs=rngs)
             return logits, variables["batch_stats"]
+        counted = None if bad is None else layers.count_rows(~bad, self.stat_groups)
         logits, found = _Network(self).apply(
-            variables, images, mode, noisy, rngs=rngs, mutable=["group_stats"]
+            variables, images, mode, Rows(noisy, counted), rngs=rngs, mutable=["group_stats"]
         )
         batch_stats = layers.update_moving_averages(
             variables["batch_stats"],

@@ -6,7 +6,7 @@ Images are `[B, H, W, C]`, kernels `[kh, kw, in, out]` as in TensorFlow (depthwi
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -160,23 +160,57 @@ def _affine(
     return x * _per_channel(factor, x) + _per_channel(bias - mean * factor, x)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+class CountedRows(NamedTuple):
+    """Which rows of each group enter its statistics."""
+
+    mask: jax.Array  # bool [G, n]
+    share: jax.Array  # float32 [G]: rows for each one that counts; 1 where all do
+
+
+def count_rows(good: jax.Array, groups: int) -> CountedRows:
+    """Those that are `good`, bool `[B]`; all rows of a group without any."""
+    mask = good.reshape(groups, -1)
+    mask = mask | ~mask.any(1, keepdims=True)
+    return CountedRows(mask, mask.shape[1] / mask.sum(1).astype(jnp.float32))
+
+
+def _mean(x: jax.Array, counted: CountedRows | None) -> jax.Array:
+    """Over the rows that count and the places, `[G, n, H, W, C]` -> `[G, C]`."""
+    if counted is None:
+        return x.mean((1, 2, 3))
+    mask = counted.mask[:, :, None, None, None]
+    return jnp.where(mask, x, 0).mean((1, 2, 3)) * counted.share[:, None]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _normalise(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, activate: bool
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    counted: CountedRows | None,
+    epsilon: float,
+    activate: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Grouped `[G, n, H, W, C]` by its own statistics -> (y, mean, var), float32 `[G, C]`."""
     x32 = x.astype(jnp.float32)
-    mean = checkpoint_name(x32.mean((1, 2, 3)), STATISTICS)
-    var = checkpoint_name((x32 * x32).mean((1, 2, 3)) - mean * mean, STATISTICS)
+    mean = checkpoint_name(_mean(x32, counted), STATISTICS)
+    # One pass over x. The difference of two large numbers may come out below 0.
+    var = jnp.maximum(_mean(x32 * x32, counted) - mean * mean, 0)
+    var = checkpoint_name(var, STATISTICS)
     y = _affine(x, mean, var, scale, bias, epsilon)
     return swish(y) if activate else y, mean, var
 
 
 def _normalise_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, activate: bool
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    counted: CountedRows | None,
+    epsilon: float,
+    activate: bool,
 ) -> tuple:
-    y, mean, var = _normalise(x, scale, bias, epsilon, activate)
-    return (y, mean, var), (x, scale, bias, mean, var)
+    y, mean, var = _normalise(x, scale, bias, counted, epsilon, activate)
+    return (y, mean, var), (x, scale, bias, counted, mean, var)
 
 
 def _normalise_backward(epsilon: float, activate: bool, saved: tuple, gradients: tuple) -> tuple:
@@ -185,21 +219,25 @@ def _normalise_backward(epsilon: float, activate: bool, saved: tuple, gradients:
 
     The gradient of the statistics is not wanted: the moving averages are not differentiated.
     """
-    x, scale, bias, mean, var = saved
+    x, scale, bias, counted, mean, var = saved
     x32, g = x.astype(jnp.float32), gradients[0].astype(jnp.float32)
     if activate:
         y = _affine(x32, mean, var, scale, bias, epsilon)
         gate = sigmoid(y)
         g = g * (gate * (1 + y * (1 - gate)))
-    count, rstd = x[0, ..., 0].size, jax.lax.rsqrt(var + epsilon)
+    count: Any = x[0, ..., 0].size
+    share = 1.0 if counted is None else counted.share[:, None]
+    rstd = jax.lax.rsqrt(var + epsilon)
     d_bias = g.sum((1, 2, 3))
     d_scale = ((g * x32).sum((1, 2, 3)) - mean * d_bias) * rstd
     # dx = scale * rstd * (g - mean of g - normalised x * mean of (g * normalised x))
     factor = scale * rstd
-    of_x = factor * rstd * d_scale / count
-    constant = factor * d_bias / count - of_x * mean
+    of_x = jnp.where(var > 0, factor * rstd * d_scale / count * share, 0)  # 0: it was clipped
+    constant = factor * d_bias / count * share - of_x * mean
     dx = g * _per_channel(factor, g) - x32 * _per_channel(of_x, g) - _per_channel(constant, g)
-    return dx.astype(x.dtype), d_scale.sum(0), d_bias.sum(0)
+    if counted is not None:
+        dx = jnp.where(counted.mask[:, :, None, None, None], dx, 0)
+    return dx.astype(x.dtype), d_scale.sum(0), d_bias.sum(0), None
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
@@ -211,7 +249,8 @@ class BatchNorm(nn.Module):
     The batch is cut into `stat_groups` contiguous parts, each normalised by its own float32
     statistics (the official code groups TPU cores), which are left in the collection `group_stats`
     as `[G, C]`: `update_moving_averages` takes them, of all layers at once. The variance is the
-    biased one, in the normalisation and in its moving average alike.
+    biased one, in the normalisation and in its moving average alike. Rows that are not `counted`
+    enter no statistics; whoever passes it gives their outputs no gradient.
     """
 
     stat_groups: int = 1
@@ -219,7 +258,7 @@ class BatchNorm(nn.Module):
     activate: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, counted: CountedRows | None = None) -> jax.Array:
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
@@ -230,7 +269,7 @@ class BatchNorm(nn.Module):
             y = _affine(x[None], mean, var, scale, bias, self.epsilon)[0]
             return swish(y) if self.activate else y
         grouped = x.reshape(self.stat_groups, -1, *x.shape[1:])
-        y, mean, var = _normalise(grouped, scale, bias, self.epsilon, self.activate)
+        y, mean, var = _normalise(grouped, scale, bias, counted, self.epsilon, self.activate)
         # Flax gives a variable the type of its first value, of which there is none.
         self.variable("group_stats", "mean", lambda: None).value = mean  # type: ignore[assignment]
         self.variable("group_stats", "var", lambda: None).value = var  # type: ignore[assignment]

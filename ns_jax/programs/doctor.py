@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from ns_jax.data import bad_images, decoding, matching, overlap
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError
+from ns_jax.model_card import ModelCard
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.progress import Progress, one_line, say, table
 from ns_jax.selection import leaks
@@ -69,7 +70,7 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     result = {
         "sources": found,
         "leaks": _leaks(samples, config.select.guard_distance),
-        "speed": _speed(_measured(config, sources), sources),
+        "speed": _speed(config, sources),
     }
     workdir_lib.write_json(workdir / "doctor.json", result)
     return result
@@ -195,10 +196,11 @@ def _measured(config: config_dict.ConfigDict, sources: dict[str, Source]) -> con
 
 def _speed(config: config_dict.ConfigDict, sources: dict[str, Source]) -> dict:
     """Images/s that the views make, a core and altogether, and that a training step takes."""
-    labelled = sources["labelled"]
+    labelled, whole = sources["labelled"], config
+    config = _measured(config, sources)
     devices = trainer_lib.training_devices(config)
     numbers = numbers_lib.derive(config, len(labelled), len(devices))
-    teacher = checkpoint.load_model(config.train.teacher) if config.train.teacher else None
+    teacher = _teacher(config, whole, labelled.class_names)
     trainer = trainer_lib.build(
         config, numbers, len(labelled.class_names), teacher=teacher and teacher[0]
     )
@@ -244,6 +246,22 @@ def _speed(config: config_dict.ConfigDict, sources: dict[str, Source]) -> dict:
     }
 
 
+def _teacher(
+    config: config_dict.ConfigDict, whole: config_dict.ConfigDict, class_names: Sequence[str]
+) -> tuple[ModelCard, dict] | None:
+    """The network that labels in the step, if one does; any weights do for one that is to come."""
+    name = config.train.teacher
+    if not name or not config.train.unlabelled_ratio:
+        return None
+    if name != config_lib.PREVIOUS:
+        return checkpoint.load_model(name)
+    before = config_lib.at_iteration(whole, max(0, whole.selftrain.iterations - 1))
+    card = trainer_lib.card(before, class_names)
+    return card, jax.jit(card.build().init, static_argnums=1)(
+        jax.random.key(0), card.preprocessing.size
+    )
+
+
 def _images_per_second(config: config_dict.ConfigDict, source: Source, make: Callable) -> float:
     """The speed of one core: for a few seconds, or twice through the sample."""
     indices = _spread(source, config.doctor.sample)
@@ -267,11 +285,13 @@ def _training_speed(
     spec, size = trainer.batch_spec(), trainer.preprocessing.size
     rng = np.random.default_rng(config.seed)
     batch: dict[str, Any] = {
-        name: np.ones((spec.rows, *shape), dtype)
-        for name, (shape, dtype) in spec.device_columns.items()
+        name: np.ones(column.shape, column.dtype)
+        for name, column in trainer.abstract_batch(spec).items()
     }
     batch["image"] = rng.integers(0, 256, (spec.rows, size, size, 3), np.uint8)
     batch["target_classes"][:] = 0
+    if "bad" in batch:
+        batch["bad"][:] = False
     batch = mesh_lib.put_batch(batch, trainer.mesh)
     say(f"compiles the training step of {trainer.model.name}")
     if teacher and trainer.teacher:

@@ -5,9 +5,9 @@ import pathlib
 
 from ml_collections import config_dict
 
-from ns_jax import config as config_lib
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
+from ns_jax.config import ranges
 from ns_jax.data import bad_images
 from ns_jax.data import open as open_lib
 from ns_jax.inference import predictor, scoring
@@ -19,15 +19,12 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     """Writes and returns `eval.json`. Images that cannot be read, or that have no label, are
     counted, not scored.
     """
+    ranges.check(config)
     evaluate = config.evaluate
-    one = ("batch_size", evaluate.batch_size >= 1, "1 or more")
-    config_lib.check_ranges("evaluate", evaluate, [one])
-    model = predictor.Predictor([checkpoint.load_model(evaluate.checkpoint)])
+    name = evaluate.checkpoint
+    model = predictor.Predictor([checkpoint.load_model(name)], name=name)
     source, classes = scoring.prepare(
-        open_lib.open_from_config(config, "test"),
-        model.class_names,
-        evaluate.checkpoint,
-        evaluate.classes,
+        open_lib.open_from_config(config, "test"), model.class_names, name, evaluate.classes
     )
     inputs = {"model": model.digest, "source": source.fingerprint}
     if evaluate.classes != "all":

@@ -5,7 +5,6 @@ import concurrent.futures
 import contextlib
 import itertools
 import json
-import math
 import os
 import pathlib
 import re
@@ -16,10 +15,10 @@ from typing import Any
 import numpy as np
 from ml_collections import config_dict
 
-from ns_jax import config as config_lib
 from ns_jax import files, model_card
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
+from ns_jax.config import ranges
 from ns_jax.data import bad_images, matching
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
@@ -42,7 +41,7 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     others left. All return when every shard is there. Raises InputError for numbers that do not go
     together, shards of another teacher or source, and too many bad images.
     """
-    check(config)
+    ranges.check(config)
     begin = _begin(config.label.worker)
     source = open_lib.open_from_config(config, "unlabelled")
     images, subset = _images(config, source)
@@ -50,6 +49,7 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
         _networks(config.label.checkpoint),
         temperature=config.label.temperature,
         flip=config.label.flip,
+        name=f"the teacher {config.label.checkpoint}",
     )
     directory = workdir / "labels"
     if config.data.holdout:
@@ -85,7 +85,10 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
         def predictions(claimed: Iterable[range]) -> Iterator[dict]:
             chunks = (images[rows.start : rows.stop] for rows in claimed)
             reading, size = open_lib.loader_settings(config), config.label.batch_size
-            return teacher.predict(source, chunks, reading, k, size, hashed=bool(config.data.guard))
+            hashed = bool(config.data.guard)
+            for batch in teacher.predict(source, chunks, reading, k, size, hashed=hashed):
+                teacher.check_finite(batch["probs"])
+                yield batch
 
         while not (preemption.noticed() or workdir_lib.is_done(directory, inputs)):
             if queue.missing():
@@ -99,19 +102,6 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
                 time.sleep(WAIT_SECONDS)
     say(f"labelling went at {progress.images_per_second():,.0f} images/s, {teacher.waits}")
     return workdir_lib.read_manifest(directory)["outputs"]
-
-
-def check(config: config_dict.ConfigDict) -> None:
-    """Raises InputError for a setting out of range."""
-    label, kept = config.label, config.label.classes_kept
-    ranges = (
-        ("temperature", 0 < label.temperature < math.inf, "above 0"),
-        ("batch_size", label.batch_size >= 1, "1 or more"),
-        ("images_per_shard", label.images_per_shard >= 1, "1 or more"),
-        ("lease_seconds", label.lease_seconds > 0, "above 0"),
-        ("classes_kept", kept is None or kept >= 1, "1 or more, or None: 16, or all if fewer"),
-    )
-    config_lib.check_ranges("label", label, ranges)
 
 
 def mend(directory: str | pathlib.Path) -> int:
@@ -212,6 +202,7 @@ def _fitted_temperature(
         with Progress(f"calibrating on {source.name}", len(labelled)) as progress:
             reading, size = open_lib.loader_settings(config), config.label.batch_size
             for batch in teacher.logits(source, [labelled], reading, size):
+                teacher.check_finite(batch["logits"])
                 known = (np.asarray(batch["status"]) == "ok") & (batch["label"] >= 0)
                 logits.append(batch["logits"][known])
                 true.append(batch["label"][known])

@@ -17,6 +17,7 @@ from ns_jax import trees
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
 from ns_jax.inference import step as inference_step
+from ns_jax.model_card import ModelCard
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.planning import hlo, macs, topology
 from ns_jax.planning.report import show
@@ -45,17 +46,19 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     slice_ = topology.parse(config.plan.topology)
     devices, made = slice_.devices(), {}
 
-    def once(plan: Callable, config: config_dict.ConfigDict, *sections: str) -> dict:
+    def once(plan: Callable, config: config_dict.ConfigDict, *sections: str, **more: Any) -> dict:
         """Equal settings are compiled once."""
-        key = plan, *(config[name].to_json_best_effort() for name in (*sections, "plan"))
+        settings = (config[name].to_json_best_effort() for name in (*sections, "plan"))
+        key = plan, repr(more), *settings
         if key not in made:
-            made[key] = plan(config, slice_, devices)
+            made[key] = plan(config, slice_, devices, **more)
         return made[key]
 
-    def stage(labelling: config_dict.ConfigDict | None, training: config_dict.ConfigDict) -> dict:
-        plans = {"train": once(_plan_training, training, *SETTINGS)}
-        if labelling and config.plan.labelling:
-            plans["label"] = once(_plan_labelling, labelling, "model", "data", "label")
+    def stage(teacher: config_dict.ConfigDict | None, training: config_dict.ConfigDict) -> dict:
+        in_step = _teacher_in_step(teacher, training)
+        plans = {"train": once(_plan_training, training, *SETTINGS, teacher=in_step)}
+        if teacher and not in_step and config.plan.labelling:
+            plans["label"] = once(_plan_labelling, teacher, "model", "data", "label")
         return plans
 
     found = {
@@ -119,20 +122,34 @@ def _planned(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
     return config
 
 
+def _teacher_in_step(
+    teacher: config_dict.ConfigDict | None, training: config_dict.ConfigDict
+) -> ModelCard | None:
+    """The network that labels in the training's step, if one does; `teacher`: that trained it."""
+    name = training.train.teacher
+    if not name or not training.train.unlabelled_ratio:
+        return None
+    if teacher and name == config_lib.PREVIOUS:
+        return trainer_lib.card(teacher, [str(n) for n in range(training.plan.num_classes)])
+    return checkpoint.load_card(name)
+
+
 def _plan_training(
-    config: config_dict.ConfigDict, slice_: topology.Topology, devices: list
+    config: config_dict.ConfigDict,
+    slice_: topology.Topology,
+    devices: list,
+    teacher: ModelCard | None,
 ) -> dict:
     plan = config.plan
     numbers = numbers_lib.derive(config, plan.num_labelled, len(devices))
-    card = checkpoint.load_card(config.train.teacher) if config.train.teacher else None
-    parts = trainer_lib.build(config, numbers, plan.num_classes, devices, card)
+    parts = trainer_lib.build(config, numbers, plan.num_classes, devices, teacher)
     per_step, num_steps = (numbers.labelled, numbers.unlabelled), numbers.total_steps
     stored = numbers.unlabelled and config.loss.pseudo_labels == "soft" and not parts.teacher
     rows = numbers.rows
     mesh = parts.mesh
     rng = jax.eval_shape(lambda: jax.random.key(0))
     rng = jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=mesh_lib.replicated(mesh))
-    teacher = parts.teacher and state_lib.placed(parts.teacher.shapes, parts.teacher.shardings)
+    weights = parts.teacher and state_lib.placed(parts.teacher.shapes, parts.teacher.shardings)
     state = state_lib.placed(parts.shapes, parts.shardings)
     batch = parts.abstract_batch(parts.batch_spec(TARGET_PLACES if stored else 1))
     size = parts.preprocessing.size
@@ -155,7 +172,7 @@ def _plan_training(
         "stat_groups": parts.model.stat_groups,
         "parameters": trees.count(parts.shapes.params),
         "sharded": mesh_lib.coverage(parts.shapes.params, parts.shardings.params),
-        **_compile("training", what, parts.step, (state, batch, rng, teacher)),
+        **_compile("training", what, parts.step, (state, batch, rng, weights)),
     }
     if found["fits"]:
         found |= _times(found, slice_, flops, rows, num_steps, plan.price)

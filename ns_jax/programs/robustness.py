@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from ns_jax import workdir as workdir_lib
+from ns_jax.config import ranges
 from ns_jax.data import open as open_lib
 from ns_jax.parallel import processes
 from ns_jax.progress import say, table
@@ -34,6 +35,7 @@ def run(
     `shared`: where passes of the same networks lie, if not in this workdir. Raises InputError for
     suites, sets and networks that do not go together, before the first pass.
     """
+    ranges.check(config)
     settings = config.robustness
     view: dict[str, Any] = {"size": settings.size, "crop": settings.crop}
     networks = [Network(settings.checkpoint, **view)]

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from ml_collections import config_dict
 
-from ns_jax import config as config_lib
 from ns_jax import files
 from ns_jax import workdir as workdir_lib
+from ns_jax.config import ranges
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.digest import Digest
-from ns_jax.errors import InputError, MissingFileError
+from ns_jax.errors import DamagedError, InputError, MissingFileError
 from ns_jax.labelling import shards as shards_lib
 from ns_jax.parallel import processes
 from ns_jax.progress import say
@@ -50,28 +50,14 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
 
 def check(config: config_dict.ConfigDict) -> None:
     """Raises InputError for a setting out of range, FileNotFoundError for no file to exclude."""
+    ranges.check(config)
     select = config.select
     highest = select.max_confidence
-    ranges = (
-        ("threshold", 0 <= select.threshold <= 1, "0 to 1"),
-        ("per_class", select.per_class >= 0, "1 or more, or 0: as the largest class"),
-        ("fraction", 0 < select.fraction <= 1, "above 0 and at most 1"),
-        ("max_copies", select.max_copies is None or select.max_copies >= 1, "1 or more"),
-        ("balance", select.balance in ("copies", "none"), "copies or none"),
-        ("order", select.order in ("confidence", "random"), "confidence or random"),
-        ("memory_gb", select.memory_gb > 0, "above 0"),
-        (
-            "guard_distance",
-            0 <= select.guard_distance <= leaks.MAX_DISTANCE,
-            f"0 to {leaks.MAX_DISTANCE}",
-        ),
-        (
-            "max_confidence",
-            highest is None or highest > select.threshold,
-            f"above select.threshold, which is {select.threshold}",
-        ),
-    )
-    config_lib.check_ranges("select", select, ranges)
+    if highest is not None and not highest > select.threshold:
+        raise InputError(
+            f"select.max_confidence is {highest}; it must be above select.threshold, which is "
+            f"{select.threshold}"
+        )
     if select.exclude and not files.as_path(select.exclude).is_file():
         raise MissingFileError(f"select.exclude={select.exclude}: there is no such file")
 
@@ -91,7 +77,7 @@ def _select(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
         names = ("guard_distance", "drop_leaks")
         inputs.update({name: settings[name] for name in names}, guard=guard.fingerprint)
     source = _source(config, made["inputs"])
-    if workdir_lib.is_done(directory, inputs):
+    if workdir_lib.is_done(directory, inputs) and _is_sound(directory):
         say(f"{directory}: selected already")
         return
     class_names = made["inputs"]["class_names"]
@@ -110,6 +96,16 @@ def _select(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
     )
     for line in report_lib.summary(found):
         say(line)
+
+
+def _is_sound(directory: pathlib.Path) -> bool:
+    """Whether the rows of a finished selection are as they were written; if not, it is said."""
+    try:
+        table_lib.check(directory, workdir_lib.read_manifest(directory)["outputs"]["digest"])
+    except DamagedError as error:
+        say(f"selected again: {error}")
+        return False
+    return True
 
 
 def _choose(

@@ -5,7 +5,6 @@ import functools
 import pathlib
 from collections.abc import Callable
 
-import numpy as np
 from ml_collections import config_dict
 
 from ns_jax import config as config_lib
@@ -41,7 +40,7 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> list[dict]:
         directory = workdir / f"iteration_{k}"
         say(f"iteration {k}: {'the teacher' if k == 0 else f'student {k}'}")
         summary = {"iteration": k, "model": iteration_config.model.name}
-        if k > 0:
+        if k > 0 and not iteration_config.train.teacher:  # which labels in the step
             summary |= _label_and_select(iteration_config, directory)
         if k > 0 or not config.selftrain.teacher:
             summary["training"] = train.run(iteration_config, directory)
@@ -110,10 +109,10 @@ def _iteration_config(
     config: config_dict.ConfigDict, workdir: pathlib.Path, k: int
 ) -> config_dict.ConfigDict:
     """The config of iteration k with its paths and its own seed filled in."""
-    directory, given = workdir / f"iteration_{k}", config.selftrain.teacher
+    given = config.selftrain.teacher
     iteration = config_lib.at_iteration(config, k)
     iteration.selftrain.overrides = {}  # in place
-    iteration.seed = int(np.random.SeedSequence([config.seed, k]).generate_state(1)[0] >> 1)
+    iteration.seed = config_lib.derived_seed(config.seed, k)
     iteration.evaluate.checkpoint = str(_outcome(config, workdir, k))
     iteration.robustness.suites = ",".join(config.selftrain.robustness)
     iteration.robustness.checkpoint = iteration.evaluate.checkpoint
@@ -121,23 +120,39 @@ def _iteration_config(
         card = checkpoint.load_card(given)
         iteration.model.name, iteration.model.small_images = card.architecture, card.small_images
         iteration.evaluate.checkpoint = iteration.robustness.checkpoint = given
-    if k == 0:
-        return iteration
-    # Beside the first teacher: what is gained over all iterations.
-    iteration.robustness.against = given or str(_outcome(config, workdir, 0))
-    teacher = given if given and k == 1 else _outcome(config, workdir, k - 1)
-    iteration.label.checkpoint = str(teacher)
-    if config.selftrain.filter:
-        iteration.label.subset = str(workdir / FILTER / "selection")
-    iteration.select.labels = str(directory / "labels")
-    iteration.train.selection = str(directory / "selection")
-    if config.selftrain.student_init == "teacher":
-        iteration.train.init = str(teacher)
+    if k > 0:
+        teacher = given if given and k == 1 else str(_outcome(config, workdir, k - 1))
+        _set_up_student(iteration, teacher, workdir, workdir / f"iteration_{k}")
+        # Beside the first teacher: what is gained over all iterations.
+        iteration.robustness.against = given or str(_outcome(config, workdir, 0))
     return iteration
+
+
+def _set_up_student(
+    config: config_dict.ConfigDict, teacher: str, workdir: pathlib.Path, directory: pathlib.Path
+) -> None:
+    """Fills in where a student's pseudo-labels and its first weights come from."""
+    filtered = str(workdir / FILTER / "selection") if config.selftrain.filter else ""
+    if config.train.teacher:  # it labels in the step, and nothing is stored
+        config.train.selection = filtered
+        if config.train.teacher == config_lib.PREVIOUS:
+            config.train.teacher = teacher
+    else:
+        config.label.checkpoint, config.label.subset = teacher, filtered
+        config.select.labels = str(directory / "labels")
+        config.train.selection = str(directory / "selection")
+    if config.selftrain.student_init == "teacher" and not config.train.init:
+        config.train.init, config.train.new_head = teacher, False
 
 
 def _validate(configs: list) -> None:
     """All that can be known before the first step: a mistake in iteration 3 is said now."""
+    if configs[0].train.teacher not in ("", config_lib.PREVIOUS):
+        raise InputError(
+            f"train.teacher={configs[0].train.teacher} would label for every student alike; set "
+            f'train.teacher="{config_lib.PREVIOUS}": each iteration\'s own teacher, the first of '
+            "which selftrain.teacher may name; or name one in selftrain.overrides.iteration_1"
+        )
     opened = {}  # of a million files, opening takes half a minute
 
     def source(config: config_dict.ConfigDict, which: str) -> Source:
@@ -160,13 +175,13 @@ def _validate(configs: list) -> None:
         if config.finetune.epochs > 0:
             finetune = _finetune_config(config, pathlib.Path("."))
             numbers_lib.derive(finetune, len(labelled), len(devices))
+            trainer_lib.build_model(finetune, len(labelled.class_names))
         model = trainer_lib.build_model(config, len(labelled.class_names))
         trainer_lib.train_view(config, trainer_lib.build_preprocessing(config, model))
         if k > 0:
-            label.check(config)
             select.check(config)
             source(config, "unlabelled")
-            _check_init(config, configs[k - 1], k)
+        _check_init(config, configs, k)
     if configs[0].selftrain.filter and len(configs) == 1:
         raise InputError("selftrain.filter is set, but selftrain.iterations is 0")
     if configs[0].selftrain.robustness:
@@ -206,17 +221,22 @@ def _check_robustness(config: config_dict.ConfigDict) -> None:
         raise InputError("selftrain.robustness needs data.test, whose images it corrupts")
 
 
-def _check_init(
-    config: config_dict.ConfigDict, teacher_config: config_dict.ConfigDict, k: int
-) -> None:
-    student, teacher = config.model, teacher_config.model
-    if config.train.init and (student.name, student.small_images) != (
-        teacher.name,
-        teacher.small_images,
-    ):
+def _check_init(config: config_dict.ConfigDict, configs: list, k: int) -> None:
+    """Raises InputError where iteration k would start from the weights of another network."""
+    init, student = config.train.init, config.model
+    if not init or (k == 0 and config.selftrain.teacher):
+        return
+    if k > 0 and init == configs[k - 1].evaluate.checkpoint:
+        whose, other = "its teacher", configs[k - 1].model
+        name, small_images = other.name, other.small_images
+        remedy = "selftrain.student_init needs one network; use scratch"
+    else:
+        whose, card = f"train.init={init}", checkpoint.load_card(init)
+        name, small_images, remedy = card.architecture, card.small_images, "name another checkpoint"
+    if (student.name, student.small_images) != (name, small_images):
         raise InputError(
-            f'selftrain.student_init="teacher" needs one network, but iteration {k} is '
-            f"{student.name} and its teacher {teacher.name}; use scratch"
+            f"iteration {k} is {student.name} and {whose} {name}"
+            f"{' for small images' if small_images != student.small_images else ''}; {remedy}"
         )
 
 

@@ -19,7 +19,7 @@ from ns_jax.data import matching, overlap
 from ns_jax.data import open as open_lib
 from ns_jax.data.batch import BatchSpec
 from ns_jax.data.source import Source
-from ns_jax.errors import DamagedError
+from ns_jax.errors import DamagedError, InputError
 from ns_jax.model_card import ModelCard, TrainingCounts
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.parallel import preemption, processes
@@ -48,7 +48,11 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     config = _with_stat_groups_of(config, workdir)
     numbers = numbers_lib.derive(config, len(source), len(devices))
     initial = checkpoint.load_model(config.train.init) if config.train.init else None
-    teacher = checkpoint.load_model(config.train.teacher) if config.train.teacher else None
+    teacher = _teacher(config)
+    if initial:
+        trees.check_finite(initial[1], f"train.init={config.train.init}")
+    if teacher:
+        trees.check_finite(teacher[1], f"the teacher {config.train.teacher}")
     made_of = _made_of(config, source, initial and initial[1], teacher)
     if workdir_lib.is_done(workdir, made_of) and _is_sound(workdir):
         say(f"{workdir}: already trained")
@@ -72,11 +76,8 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     checkpoints = checkpoint.Checkpoints(
         workdir / "checkpoints", config.train.keep_checkpoints, config.train.keep_every_steps
     )
-    card = ModelCard(
-        architecture=model.name,
-        small_images=model.small_images,
-        class_names=source.class_names,
-        preprocessing=trainer.preprocessing,
+    card = dataclasses.replace(
+        trainer_lib.card(config, source.class_names),
         inputs=made_of,
         stat_groups=numbers.stat_groups,
     )
@@ -143,6 +144,18 @@ def _of_same_classes(
     if teacher:
         teacher = model_card.with_classes(teacher, names, settings.teacher, owner)
     return source, initial, teacher
+
+
+def _teacher(config: config_dict.ConfigDict) -> tuple[ModelCard, dict] | None:
+    """The network that labels in the step, if one does. Raises InputError."""
+    name = config.train.teacher
+    if not name or not config.train.unlabelled_ratio:
+        return None
+    if name == config_lib.PREVIOUS:
+        raise InputError(
+            f'train.teacher="{name}" is the teacher of an iteration of selftrain; name a checkpoint'
+        )
+    return checkpoint.load_model(name)
 
 
 def _train(

@@ -271,9 +271,6 @@ def _attacks(config: config_dict.ConfigDict, network: Network, name: str) -> Sui
             "restarts": settings.pgd_restarts,
             "seed": settings.seed,
         }
-    epsilons = settings[f"{name}_epsilons"]
-    if not epsilons:
-        raise InputError(f"robustness.{name}_epsilons is empty; the paper's: 2, 4, 8, 16")
     by_epsilon = {
         float(epsilon): Pass(
             f"{name}-{epsilon:g}",
@@ -282,7 +279,7 @@ def _attacks(config: config_dict.ConfigDict, network: Network, name: str) -> Sui
             chosen=chosen,
             attack=Attack(float(epsilon), label=settings.attack_label, **several),
         )
-        for epsilon in epsilons
+        for epsilon in settings[f"{name}_epsilons"]
     }
     return suites.Attacks(name, by_epsilon)
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from ns_jax import files
 from ns_jax.digest import Digest
-from ns_jax.errors import InputError, MissingFileError
+from ns_jax.errors import DamagedError, InputError, MissingFileError
 
 NAME = "selection.arrow"
 MAX_BATCH_ROWS = 1 << 18
@@ -98,7 +98,7 @@ class Selection:
     def __init__(self, directory: str | pathlib.Path, in_order: bool = False):
         """`in_order`: it will be read from the first row to the last, not here and there.
 
-        Raises FileNotFoundError without a selection, InputError if its file is damaged.
+        Raises FileNotFoundError without a selection, DamagedError if its file is cut off.
         """
         self._directory = files.as_path(directory)
         path = self._directory / NAME
@@ -109,7 +109,7 @@ class Selection:
             self.metadata = json.loads(file.schema.metadata[b"ns_jax"])
             columns = _columns(file)
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-            raise InputError(
+            raise DamagedError(
                 f"{path} is truncated, damaged or of another version of this program ({error}); "
                 f"remove {self._directory} and run the select program again"
             ) from None
@@ -138,6 +138,24 @@ class Selection:
             held = found[:, -1:]
             yield found[0, :-1], found[1, :-1]
         yield held[0], held[1]
+
+
+def check(directory: str | pathlib.Path, digest: str) -> None:
+    """Reads all of a selection. Raises DamagedError if it is gone, cut off, or has another digest
+    than its `Writer` gave it.
+    """
+    path = pathlib.Path(directory) / NAME
+    found = Digest()
+    try:
+        file = pa.ipc.open_file(_mapped(path, in_order=True))
+        found.update(file.schema.metadata[b"ns_jax"])
+        for number in range(file.num_record_batches):
+            for array in _arrays(file.get_batch(number)).values():
+                found.update(array)  # type: ignore[arg-type]  # whose buffer is bytes
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+        raise DamagedError(f"{path} is missing or damaged: {error}") from None
+    if str(found) != digest:
+        raise DamagedError(f"{path} is damaged: its digest is {found}, and was {digest}")
 
 
 def _mapped(path: pathlib.Path, in_order: bool) -> pa.Buffer:
@@ -175,6 +193,7 @@ def _address(array: np.ndarray) -> int:
 
 def _arrays(batch: pa.RecordBatch) -> dict[str, np.ndarray]:
     """The columns of a record batch, without a copy."""
+    batch.validate()
     arrays = {}
     for name, kind in DTYPES.items():
         column = batch.column(name)

@@ -9,9 +9,11 @@ from ns_jax.data import bad_images
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.data.workers import LoaderSettings
+from ns_jax.errors import DivergedError
 from ns_jax.inference import predictor, scoring
 from ns_jax.model_card import ModelCard
 from ns_jax.parallel import preemption, processes
+from ns_jax.progress import say
 from ns_jax.training.numbers import Numbers
 
 
@@ -34,10 +36,12 @@ class Evaluation:
     def scores(self, variables: dict) -> dict[str, float]:
         """`{"test/top1": ..., ...}` of weights on the host. Called by all processes.
 
-        The pass is the one that labelling and evaluation compile. Empty where a notice broke it
-        off, which of many processes it does not, and where no image could be read.
+        The pass is the one that labelling and evaluation compile. Empty where the outputs are not
+        finite, which is said, where no image could be read, and where a notice broke it off, which
+        of many processes it does not.
         """
-        network = predictor.Predictor([(self.card, variables)])
+        name = "the averaged weights"
+        network = predictor.Predictor([(self.card, variables)], name=name)
         try:
             found = scoring.score(
                 network,
@@ -50,6 +54,9 @@ class Evaluation:
                 classes=self.classes,
             )
         except (scoring.Stopped, scoring.NothingScoredError):
+            return {}
+        except DivergedError as error:  # the weights that are trained may be sound
+            say(str(error))
             return {}
         return {f"{self.split}/{name}": found[name] for name in ("top1", "top5", "ece")}
 

@@ -3,9 +3,9 @@
 import math
 import pathlib
 
-import numpy as np
 from ml_collections import config_dict
 
+from ns_jax import config as config_lib
 from ns_jax.errors import DivergedError
 from ns_jax.progress import say
 
@@ -59,4 +59,4 @@ def seed_of_attempt(seed: int, attempt: int) -> int:
     """Seed for data order and noise after `attempt` rollbacks; attempt 0 is the training's own."""
     if attempt == 0:
         return seed
-    return int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0] >> 1)
+    return config_lib.derived_seed(seed, attempt)

@@ -5,22 +5,12 @@ import math
 
 from ml_collections import config_dict
 
-from ns_jax import config as config_lib
+from ns_jax.config import ranges
 from ns_jax.errors import InputError
 
 EVALUATIONS = 20  # of a training that says nothing else ...
 EVALUATION_SHARE = 0.05  # ... but no more than this share of its time
 FORWARD_SHARE = 1 / 3  # of a training step's work: a backward pass is two forward ones
-
-CHOICES = {
-    "loss.normalise": ("labelled", "all"),
-    "loss.pseudo_labels": ("soft", "hard"),
-    "data.train_view": ("crop", "pad", "evaluation"),
-    "data.crop_sampler": ("official", "area"),
-    "train.unlabelled_noise": ("all", "model", "none"),
-    "train.nonfinite": ("skip", "back"),
-    "selftrain.student_init": ("scratch", "teacher"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +24,8 @@ class Numbers:
     total_steps: int
     microbatches: int  # that a batch goes through the network in, one after the other
     stat_groups: int  # parts of a batch that BatchNorm normalises apart
-    loss_divisor: int
-    unlabelled_weight: float  # of an unlabelled row, so that the loss is L_labelled + ratio * L_unl
+    unlabelled_weight: float  # of an unlabelled row, so that the loss has exactly the ratio
+    loss_divisor: float
     evaluate_every_epochs: float | None  # None: about `EVALUATIONS` times; 0: never
 
     @property
@@ -62,6 +52,7 @@ def derive(config: config_dict.ConfigDict, num_labelled: int, num_devices: int) 
     _check_values(config)
     train = config.train
     labelled, unlabelled = images_per_step(config)
+    weight = _unlabelled_weight(config)
     labelled_batch = train.batch_size * train.sample_prob
     steps_per_epoch = num_labelled / labelled_batch
     numbers = Numbers(
@@ -72,8 +63,8 @@ def derive(config: config_dict.ConfigDict, num_labelled: int, num_devices: int) 
         total_steps=int(train.epochs * steps_per_epoch),
         microbatches=train.accumulate,
         stat_groups=_stat_groups(config, num_devices),
-        loss_divisor=labelled if config.loss.normalise == "labelled" else labelled + unlabelled,
-        unlabelled_weight=_unlabelled_weight(config),
+        unlabelled_weight=weight,
+        loss_divisor=labelled + (weight * unlabelled if config.loss.normalise == "all" else 0),
         evaluate_every_epochs=train.evaluate_every_epochs,
     )
     _check_division(numbers, config, num_devices)
@@ -88,20 +79,23 @@ def derive(config: config_dict.ConfigDict, num_labelled: int, num_devices: int) 
 def images_per_step(config: config_dict.ConfigDict) -> tuple[int, int]:
     """Labelled and unlabelled images of a training step."""
     train = config.train
-    return train.batch_size, math.ceil(
-        train.batch_size * train.sample_prob * train.unlabelled_ratio
-    )
+    unlabelled = train.batch_size * train.sample_prob * train.unlabelled_ratio
+    return train.batch_size, math.ceil(round(unlabelled, 6))  # 10 * 1.1 is a little more than 11
 
 
 def _unlabelled_weight(config: config_dict.ConfigDict) -> float:
-    """Weight of a row in the loss, so that this is L_labelled + ratio * L_unlabelled, as official.
+    """Weight of a row in the loss, so that it has the config's ratio however rows are rounded.
 
-    That code divides the sum over kept labelled images by the batch, not by those kept.
+    "labelled" is L_labelled + ratio * L_unlabelled, as official: that code divides the sum over
+    kept labelled images by the batch, not by those kept. In "all" rows count alike, as far as their
+    number is not rounded.
     """
+    train = config.train
     labelled, unlabelled = images_per_step(config)
-    if config.loss.normalise != "labelled" or config.train.sample_prob == 1 or not unlabelled:
+    if not unlabelled:
         return 1.0
-    return config.train.unlabelled_ratio * labelled / unlabelled
+    kept = 1.0 if config.loss.normalise == "labelled" else train.sample_prob
+    return round(train.unlabelled_ratio * kept * labelled / unlabelled, 12)
 
 
 def _stat_groups(config: config_dict.ConfigDict, num_devices: int) -> int:
@@ -116,25 +110,8 @@ def _stat_groups(config: config_dict.ConfigDict, num_devices: int) -> int:
 
 
 def _check_values(config: config_dict.ConfigDict) -> None:
-    train, loss = config.train, config.loss
-    every = train.evaluate_every_epochs
-    train_ranges = (
-        ("batch_size", train.batch_size >= 1, "at least 1"),
-        ("accumulate", train.accumulate >= 1, "at least 1"),
-        ("sample_prob", 0 < train.sample_prob <= 1, "above 0 and at most 1"),
-        ("save_every_steps", train.save_every_steps >= 1, "at least 1"),
-        ("save_every_minutes", train.save_every_minutes >= 0, "0 (never) or more"),
-        ("keep_checkpoints", train.keep_checkpoints >= 1, "at least 1"),
-        ("nonfinite_limit", train.nonfinite_limit >= 0, "0 or more"),
-        ("evaluate_every_epochs", every is None or every >= 0, "0 (never) or more"),
-        ("profile_steps", train.profile_steps >= 0, "0 (none) or more"),
-    )
-    loss_ranges = (
-        ("temperature", 0 < loss.temperature < math.inf, "above 0"),
-        ("label_smoothing", 0 <= loss.label_smoothing < 1, "0 or more, and below 1"),
-    )
-    config_lib.check_ranges("train", train, train_ranges)
-    config_lib.check_ranges("loss", loss, loss_ranges)
+    ranges.check(config)
+    train = config.train
     if train.unlabelled_ratio and not (train.selection or train.teacher):
         raise InputError(
             f"train.unlabelled_ratio is {train.unlabelled_ratio} but train.selection is empty; "
@@ -142,10 +119,6 @@ def _check_values(config: config_dict.ConfigDict) -> None:
         )
     if train.frozen_stages is not None and not train.init:
         raise InputError("train.frozen_stages is set, but train.init names no weights to keep")
-    for path, known in CHOICES.items():
-        section, name = path.split(".")
-        if config[section][name] not in known:
-            raise InputError(f"{path}={config[section][name]!r}; known: {', '.join(known)}")
 
 
 def _check_division(numbers: Numbers, config: config_dict.ConfigDict, num_devices: int) -> None:

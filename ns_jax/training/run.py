@@ -113,11 +113,13 @@ class TrainingRun:
     def next_batch(self) -> dict[str, jax.Array]:
         """The next step's batch on the devices; its unreadable images are noted."""
         batch = next(self._batches)
-        index, bad = batch.pop("index"), batch.pop("bad")
+        index, bad = batch.pop("index"), batch["bad"]
         if bad.any():
             labelled = self._spec.is_labelled(self._places)
             for images, rows in zip(self._bad, (labelled, ~labelled), strict=False):
                 images.add(index[bad & rows])
+        elif not self._trainer.is_told_of_bad_rows:
+            del batch["bad"]
         return mesh_lib.put_batch(batch, self._trainer.mesh)
 
     def observe(self, step: int, state: TrainState, metrics: dict) -> None:

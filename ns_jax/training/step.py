@@ -37,7 +37,8 @@ class Objective:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     ema_decay: float
-    loss_divisor: int  # labelled images a step (official code), or all of them (paper)
+    loss_divisor: float  # labelled images a step (official code), or all of them (paper)
+    apart: bool = True  # labelled and unlabelled rows have means of their own (official code)
     microbatches: int = 1  # that a batch goes through the network in, one after the other
     unlabelled_noise: bool = True  # dropout and stochastic depth on unlabelled rows too
     teacher: Teacher | None = None
@@ -56,7 +57,8 @@ def train_step(
 ) -> tuple[TrainState, dict]:
     """One update on a batch as `data.batch.BatchSpec` has it; metrics are scalars on the device.
 
-    Where the loss or the gradient is not finite, nothing but `step` changes.
+    Where the loss or the gradient is not finite, nothing but `step` changes. Rows that are `bad`
+    count nowhere: neither in BatchNorm's statistics nor in the loss, of which the others get more.
 
     The state comes and goes as `packing` packs it, which the optimiser's state is made for. `rng`
     is the key of the training, the same at every step: it is an argument, so that trainings which
@@ -64,6 +66,7 @@ def train_step(
     `objective.teacher`; None without one.
     """
     rng = jax.random.fold_in(rng, state.step)
+    batch = with_shares_of_bad_rows(batch, objective.apart)
     loss = functools.partial(batch_loss, model=model, objective=objective, teacher=teacher)
     variables = packing.unpack(state.params), packing.unpack(state.batch_stats)
     grads, batch_stats, sums = accumulate_gradients(
@@ -99,6 +102,7 @@ def batch_loss(
         train=True,
         rng=rng,
         noisy=None if objective.unlabelled_noise else is_labelled,
+        bad=batch.get("bad"),
     )
     each = losses.cross_entropy(logits, batch["target_classes"], batch["target_probs"])
     best = batch["target_classes"][:, 0]
@@ -113,6 +117,27 @@ def batch_loss(
     if is_labelled is not None:
         sums["unlabelled"] = _sums(each, right, batch["weight"], ~is_labelled)
     return loss, (batch_stats, sums)
+
+
+def with_shares_of_bad_rows(batch: dict, apart: bool) -> dict:
+    """The batch with the weight of its bad rows given to the others, as if it had none of them.
+
+    To those of the same kind where labelled and unlabelled rows have means of their own. Where no
+    row is bad, every weight is multiplied by 1. Without a column `bad` none is.
+    """
+    if "bad" not in batch:
+        return batch
+    good, weight = ~batch["bad"], batch["weight"]
+
+    def share(of_kind: jax.Array) -> jax.Array:
+        return of_kind.sum() / jnp.maximum((of_kind & good).sum(), 1)
+
+    if apart and "is_labelled" in batch:
+        is_labelled = batch["is_labelled"]
+        shares = jnp.where(is_labelled, share(is_labelled), share(~is_labelled))
+    else:
+        shares = share(jnp.ones_like(good))
+    return {**batch, "weight": weight * shares}
 
 
 def _sums(each: jax.Array, right: jax.Array, weight: jax.Array, chosen: jax.Array | None) -> dict:
@@ -156,9 +181,14 @@ def advance(
 
 
 def keep_if_finite(new: TrainState, old: TrainState, metrics: dict) -> TrainState:
-    """The new state; the old one, a step further, where loss or gradient is not finite."""
+    """The new state; the old one, a step further, where loss or gradient is not finite.
+
+    The schedule goes on with the steps too, so that a step's learning rate is that of its number.
+    """
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-    unchanged = dataclasses.replace(old, step=new.step)
+    count = optax.tree.get(new.opt_state, "count")
+    opt_state = optax.tree.set(old.opt_state, count=count)
+    unchanged = dataclasses.replace(old, step=new.step, opt_state=opt_state)
     return jax.tree.map(functools.partial(jnp.where, finite), new, unchanged)
 
 

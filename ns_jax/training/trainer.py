@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
@@ -98,7 +98,17 @@ class Trainer:
         return {
             name: jax.ShapeDtypeStruct((spec.rows, *shape), dtype, sharding=sharding)
             for name, (shape, dtype) in spec.device_columns.items()
+            if name != "bad" or self.is_told_of_bad_rows
         }
+
+    @property
+    def is_told_of_bad_rows(self) -> bool:
+        """Whether each step's batch says which rows are bad, or that of a step which has some.
+
+        On accelerators a mask costs nothing, and many processes must run one program. A single CPU
+        compiles a second step at the first bad row, and is spared the mask in all others.
+        """
+        return not mesh_lib.is_one_cpu(self.mesh)
 
     def averaged_variables(self, state: state_lib.TrainState) -> dict:
         """The averaged weights and statistics of a packed state, on the host of every process."""
@@ -146,6 +156,7 @@ def build(
         std=preprocessing.std,
         ema_decay=config.optim.ema_decay,
         loss_divisor=numbers.loss_divisor,
+        apart=config.loss.normalise == "labelled",
         microbatches=numbers.microbatches,
         unlabelled_noise=config.train.unlabelled_noise != "none",
         teacher=in_step.step if in_step else None,
@@ -277,6 +288,17 @@ def build_preprocessing(
         mean=tuple(data.mean),
         std=tuple(data.std),
         interpolation=data.interpolation,
+    )
+
+
+def card(config: config_dict.ConfigDict, class_names: Sequence[str]) -> ModelCard:
+    """The card of the network that a config trains."""
+    model = build_model(config, len(class_names))
+    return ModelCard(
+        architecture=model.name,
+        small_images=model.small_images,
+        class_names=tuple(class_names),
+        preprocessing=build_preprocessing(config, model),
     )
 
 

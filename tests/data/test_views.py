@@ -56,7 +56,7 @@ def test_a_crop_view_is_the_samplers_crop_resized(sampler, interpolation):
     for seed in range(5):
         draw = {"official": crops.official_crop, "area": crops.area_crop}[sampler]
         box = draw(60, 70, np.random.default_rng(seed))
-        expected = resizing.resize(crops.cut(image, box), 16, interpolation, truncate=True)
+        expected = resizing.resize(crops.cut(image, box), 16, interpolation)
         found = plain(image, np.random.default_rng(seed), MAX)["image"]
         np.testing.assert_array_equal(found, expected)
 
@@ -65,6 +65,28 @@ def test_a_crop_that_fails_is_evaluations():
     image = picture(300, 3)
     found = view()(image, np.random.default_rng(0), MAX)["image"]
     np.testing.assert_array_equal(found, preprocessing()(image))
+
+
+@pytest.mark.parametrize("kind", ["crop", "pad", "evaluation"])
+def test_pixels_are_truncated_before_randaugment_alone(kind, monkeypatch):
+    """As the official code does; a crop that fails, and small images, are no exception."""
+    # Operators that change nothing: what is seen is what RandAugment was given.
+    names = dict.fromkeys(randaugment.OPERATORS, lambda image, *_: image)
+    monkeypatch.setattr(randaugment, "OPERATORS", names)
+    monkeypatch.setattr(crops, "pad_and_crop", lambda image, rng: image)
+    for image in (picture(60, 70), picture(300, 3)):  # of the second no crop fits
+        seen = {}
+        for layers in (0, 2):
+            evaluation = preprocessing(16, "bicubic_tf")
+            noisy = view(
+                kind=kind, evaluation=evaluation, randaugment=randaugment.RandAugment(layers)
+            )
+            seen[layers] = noisy(image, np.random.default_rng(0), MAX)["image"]
+        below = seen[0].astype(int) - seen[2]  # 1 where rounding went up
+        if kind == "evaluation":
+            assert not below.any()
+        else:
+            assert set(np.unique(below)) == {0, 1} and 0.2 < below.mean() < 0.8
 
 
 def test_half_of_the_images_are_mirrored():

@@ -113,8 +113,11 @@ class TestOwnImages:
             ({"variant": "512"}, "512"),
             ({"frost": "/nowhere", "corruptions": "frost"}, "frost1.png is missing"),
             ({"suites": "c", "c": "folder:/nowhere"}, "ImageNet's 1,000 classes"),
-            ({"suites": "fgsm", "fgsm_epsilons": ()}, "fgsm_epsilons is empty"),
-            ({"suites": "pgd", "pgd_steps": 0}, "steps is 0"),
+            (
+                {"suites": "fgsm", "fgsm_epsilons": ()},
+                "must be one or more numbers, each",
+            ),
+            ({"suites": "pgd", "pgd_steps": 0}, "pgd_steps is 0"),
             ({"suites": "fgsm", "attack_label": "any"}, "known: true, predicted"),
             ({"size": 8}, "16"),
         ],

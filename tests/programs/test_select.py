@@ -279,8 +279,8 @@ def test_unfinished_labels_are_said(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"balance": "copy"}, "select.balance is copy; it must be copies or none"),
-        ({"order": "best"}, "select.order is best; it must be confidence or random"),
+        ({"balance": "copy"}, "select.balance='copy'; known: copies, none"),
+        ({"order": "best"}, "select.order='best'; known: confidence, random"),
         ({"threshold": 1.5}, "select.threshold is 1.5; it must be 0 to 1"),
         ({"max_confidence": 0.3}, "must be above select.threshold, which is 0.3"),
         ({"fraction": 0.0}, "select.fraction is 0.0; it must be above 0"),

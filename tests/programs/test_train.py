@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import cv2
@@ -80,6 +81,26 @@ def test_noise_can_be_kept_from_unlabelled_images(tiny_config, noise, kind, oper
     assert (view.kind, view.randaugment.num_layers) == (kind, operators)
 
 
+@pytest.mark.parametrize("view", ["crop", "pad", "evaluation"])
+def test_dropout_and_stochastic_depth_go_with_the_noise_whatever_the_view(
+    few_stages, tiny_config, monkeypatch, view
+):
+    seen, compile_train_step = [], trainer_lib.step_lib.compile_train_step
+
+    def compiled(*arguments, **static):
+        seen.append(static["objective"])
+        return compile_train_step(*arguments, **static)
+
+    monkeypatch.setattr(trainer_lib.step_lib, "compile_train_step", compiled)
+    config = config_lib.at_iteration(tiny_config, 1)
+    config.train.selection, config.data.train_view = "selection", view
+    for noise in ("all", "model", "none"):
+        config.train.unlabelled_noise = noise
+        trainer_lib._compiled.cache_clear()
+        trainer_lib.build(config, numbers_lib.derive(config, 50, 1), 10)
+    assert [objective.unlabelled_noise for objective in seen] == [True, True, False]
+
+
 def test_a_fine_tune_is_the_last_stage_of_an_iteration(few_stages, tiny_config, tmp_path):
     tiny_config.selftrain.iterations = 0
     tiny_config.finetune.epochs = 0.4  # 2 steps
@@ -111,6 +132,56 @@ def test_labelled_images_below_one_a_core_scale_the_recipe(tiny_config):
     assert (numbers.labelled, numbers.unlabelled) == (2048, 28_672)  # 1 and 14 a core
     assert numbers.labelled_batch == 1024 and numbers.steps_per_epoch == 1_281_167 / 1024
     assert numbers.unlabelled_weight == 28 * 2048 / 28_672  # L_labelled + r L_unlabelled
+
+
+@pytest.mark.parametrize("normalise", ["labelled", "all"])
+@pytest.mark.parametrize("sample_prob", [1.0, 0.5])
+@pytest.mark.parametrize(("ratio", "rows"), [(0.25, (3, 2)), (1.1, (11, 6)), (2.0, (20, 10))])
+def test_the_loss_weighs_the_ratio_itself_however_rows_are_rounded(
+    tiny_config, normalise, sample_prob, ratio, rows
+):
+    config = config_lib.at_iteration(tiny_config, 1)
+    config.train.unlabelled_ratio, config.train.sample_prob = ratio, sample_prob
+    config.train.selection, config.loss.normalise = "selection", normalise
+    numbers = numbers_lib.derive(config, 50, 1)
+    assert numbers.unlabelled == rows[0 if sample_prob == 1 else 1]
+    total = numbers.unlabelled * numbers.unlabelled_weight
+    if normalise == "labelled":  # by the batch, not by those kept of it, as official
+        assert total / numbers.loss_divisor == pytest.approx(ratio, rel=1e-9)
+    else:
+        assert total / (10 * sample_prob) == pytest.approx(ratio, rel=1e-9)
+        assert numbers.loss_divisor == pytest.approx(10 + total, rel=1e-9)
+    if ratio == 2.0 and (sample_prob == 1 or normalise == "all"):
+        assert numbers.unlabelled_weight == 1.0  # to the last bit: nothing is rounded
+
+
+def test_a_step_is_told_of_its_broken_images(few_stages, tiny_config, tmp_path, monkeypatch):
+    """On one CPU it is told only where there are some: other steps keep their bits and speed."""
+    folder, told, real = tmp_path / "labelled", [], trainer_lib.build
+    for name in map(str, range(10)):
+        (folder / name).mkdir(parents=True)
+        for copy in range(2):
+            image = np.full((16, 16, 3), 20 * copy + int(name), np.uint8)
+            cv2.imwrite(str(folder / name / f"{copy}.png"), image)
+    (folder / "3" / "0.png").write_bytes(b"not an image")
+
+    def build(*arguments, **options):
+        trainer = real(*arguments, **options)
+
+        def step(state, batch, *others):
+            told.append(int(batch["bad"].sum()) if "bad" in batch else None)
+            return trainer.step(state, batch, *others)
+
+        step.lower = trainer.step.lower
+        return dataclasses.replace(trainer, step=step)
+
+    monkeypatch.setattr(trainer_lib, "build", build)
+    tiny_config.data.labelled, tiny_config.data.max_bad_fraction = f"folder:{folder}", 0.1
+    tiny_config.train.epochs, tiny_config.optim.warmup_epochs = 2.0, 0.0
+    outputs = train.run(tiny_config, tmp_path / "run")
+    assert outputs["num_bad"] == [1]
+    assert sorted(told[:2], key=str) == sorted(told[2:], key=str) == [1, None]
+    assert np.isfinite(losses(tmp_path / "run")).all()
 
 
 def test_groups_follow_the_official_rule(tiny_config):

@@ -156,7 +156,81 @@ def test_a_packed_state_takes_the_same_step(step, start):
         np.testing.assert_allclose(found[path], leaf, rtol=0, atol=1e-4 * scale, err_msg=path)
 
 
+@pytest.mark.parametrize("unlabelled", [0, UNLABELLED])
+@pytest.mark.parametrize("broken", [(1,), (5, 6), (0, 2, 9)])
+def test_bad_rows_enter_neither_the_statistics_nor_the_divisor(few_stages, unlabelled, broken):
+    """A batch with bad rows trains as one that never had them, but for the ratio, which stays."""
+    broken = [row for row in broken if row < LABELLED + unlabelled]
+    if not broken:
+        pytest.skip("no such rows")
+    model, optimiser = build(drop_rate=0.0, path_drop_rate=0.0)  # whose draws are of the row
+    start = jax.jit(
+        lambda: state_lib.from_variables(model.init(jax.random.key(0), 16), optimiser)
+    )()
+
+    def after(batch, **changes):
+        step = functools.partial(
+            step_lib.train_step,
+            model=model,
+            optimiser=optimiser,
+            objective=objective(**changes),
+        )
+        return jax.jit(step)(start, batch, jax.random.key(3))
+
+    whole = make_batch(rows=LABELLED + unlabelled)
+    if unlabelled:
+        whole["is_labelled"] = np.arange(LABELLED + unlabelled) < LABELLED
+    whole["bad"] = np.isin(np.arange(LABELLED + unlabelled), broken)
+    whole["weight"][broken] = 0
+    whole["image"][broken] = 0
+    good = {name: column[~whole["bad"]] for name, column in whole.items() if name != "bad"}
+    labelled = good.get("is_labelled", np.ones(len(good["weight"]), bool))
+    if unlabelled:  # L_labelled + 2 L_unlabelled, whatever their numbers
+        good["weight"][~labelled] = labelled.sum() / (~labelled).sum() * unlabelled / LABELLED
+    (ours, found), (theirs, expected) = after(whole), after(good, loss_divisor=labelled.sum())
+    for name in expected:
+        assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-4), name
+    for tree in ("params", "batch_stats", "ema_params"):
+        for path, leaf in trees.by_path(getattr(theirs, tree)).items():
+            same = trees.by_path(getattr(ours, tree))[path]
+            np.testing.assert_allclose(same, leaf, rtol=1e-3, atol=1e-4, err_msg=path)
+
+
+def test_a_batch_without_bad_rows_is_weighed_as_it_was():
+    batch = make_batch()
+    batch["bad"] = np.zeros(len(batch["weight"]), bool)
+    batch["is_labelled"] = np.arange(len(batch["weight"])) < LABELLED
+    batch["weight"][:3] = (0, 0.7, 1 / 3)  # as sample_prob and a rounded number of rows have it
+    for apart in (True, False):
+        found = step_lib.with_shares_of_bad_rows(batch, apart)["weight"]
+        np.testing.assert_array_equal(found, batch["weight"])
+    batch["bad"][[0, 5]] = True
+    found = step_lib.with_shares_of_bad_rows(batch, False)["weight"]
+    np.testing.assert_allclose(found, batch["weight"] * 12 / 10, rtol=1e-6)
+
+
+def test_without_noise_unlabelled_rows_are_no_matter_of_chance(few_stages):
+    model, _ = build(drop_rate=0.5, path_drop_rate=0.9, stat_groups=2)  # labelled, unlabelled
+    variables = jax.jit(lambda: model.init(jax.random.key(0), 16))()
+    batch = make_batch(rows=2 * LABELLED)
+    batch["is_labelled"] = np.arange(2 * LABELLED) < LABELLED
+    for noise in (True, False):
+        loss = jax.jit(
+            functools.partial(
+                step_lib.batch_loss, model=model, objective=objective(unlabelled_noise=noise)
+            )
+        )
+        one, other = (
+            loss(variables["params"], variables["batch_stats"], batch, jax.random.key(seed))[1][1]
+            for seed in (0, 1)
+        )
+        assert float(one["labelled"]["loss"]) != float(other["labelled"]["loss"])
+        same = float(one["unlabelled"]["loss"]) == float(other["unlabelled"]["loss"])
+        assert same == (not noise)
+
+
 def test_a_row_of_weight_0_counts_only_in_the_batch_statistics(step, start):
+    """As `sample_prob` has it: an image that is there, but does not count."""
     batch, other = make_batch(), make_batch()
     for b in (batch, other):
         b["weight"][5] = 0

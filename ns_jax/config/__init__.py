@@ -2,12 +2,15 @@
 
 import copy
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from ml_collections import config_dict
 
 from ns_jax.errors import InputError
+
+PREVIOUS = "previous"  # value of train.teacher: the iteration's own
 
 
 def parse_arg(arg: str, **defaults: Any) -> config_dict.FrozenConfigDict:
@@ -64,10 +67,12 @@ def finetuned(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
         raise InputError("finetune.epochs is 0; there is no fine-tune (the paper's: 1.5)")
     config = copy.deepcopy(config)
     finetune = config.finetune
-    config.optim.start_epoch = config.train.epochs - finetune.epochs
+    config.optim.start_epoch = max(0.0, config.train.epochs - finetune.epochs)
     config.train.epochs = finetune.epochs
     config.train.unlabelled_ratio = 0.0
     config.train.selection = config.train.teacher = ""
+    config.train.new_head = False  # the classifier of the training is what is tuned
+    config.seed = derived_seed(config.seed, 0, 1)
     config.train.sample_prob = 1.0
     config.train.frozen_stages = finetune.frozen_stages
     config.train.batch_size = finetune.batch_size or config.train.batch_size
@@ -80,20 +85,44 @@ def finetuned(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
 def at_iteration(config: config_dict.ConfigDict, iteration: int) -> config_dict.ConfigDict:
     """A copy with the overrides of an iteration (or of the nearest one before it) put in place.
 
-    Raises InputError for an override of a key that does not exist or with a value of another type.
+    Where the teacher's weights come from (`train.init`, `train.new_head`) is the teacher's alone:
+    a student has its own in its overrides, or none. Raises InputError for an override of a key that
+    does not exist or with a value of another type.
     """
     config = copy.deepcopy(config)
-    entries = {}
-    for name, overrides in config.selftrain.overrides.items():
-        number = name.removeprefix("iteration_")
-        if not name.startswith("iteration_") or not number.isdigit():
-            raise InputError(f"selftrain.overrides.{name}: entries are named iteration_0, _1, ...")
-        entries[int(number)] = overrides
-    before = [number for number in entries if number <= iteration]
-    if before:
-        for path, value in leaves(entries[max(before)].to_dict()):
+    number, overrides = entry_of(config, iteration)
+    of_teacher: dict[str, Any] = {}
+    if iteration > 0:
+        of_teacher = {"init": "", "new_head": False}
+        if config.selftrain.student_init == "scratch":
+            of_teacher["frozen_stages"] = None
+        config.train.update(of_teacher)
+    for path, value in leaves(overrides):
+        if number > 0 or path.removeprefix("train.") not in of_teacher:
             _assign(config, path, value)
     return config
+
+
+def entry_of(config: config_dict.ConfigDict, iteration: int) -> tuple[int, dict]:
+    """The number and the content of the overrides that an iteration takes: its own, or those of the
+    nearest one before it; `(0, {})` without any.
+    """
+    entries = {number_of(name): entry for name, entry in config.selftrain.overrides.items()}
+    before = [number for number in entries if number <= iteration]
+    return (max(before), entries[max(before)].to_dict()) if before else (0, {})
+
+
+def number_of(entry: str) -> int:
+    """The iteration that an entry of `selftrain.overrides` is named after. Raises InputError."""
+    number = entry.removeprefix("iteration_")
+    if not entry.startswith("iteration_") or not number.isdigit():
+        raise InputError(f"selftrain.overrides.{entry}: entries are named iteration_0, _1, ...")
+    return int(number)
+
+
+def derived_seed(seed: int, *numbers: int) -> int:
+    """A seed for a part of what `seed` began: another one for other numbers."""
+    return int(np.random.SeedSequence([seed, *numbers]).generate_state(1)[0] >> 1)
 
 
 def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -107,7 +136,8 @@ def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _assign(config: config_dict.ConfigDict, path: str, value: Any) -> None:
     *sections, name = path.split(".")
     for section in sections:
-        config = config.get(section) if isinstance(config, config_dict.ConfigDict) else None
+        is_there = isinstance(config, config_dict.ConfigDict) and section in config
+        config = config[section] if is_there else None
     if not isinstance(config, config_dict.ConfigDict) or name not in config:
         raise InputError(f"selftrain.overrides: there is no key config.{path}")
     try:
@@ -119,12 +149,3 @@ def _assign(config: config_dict.ConfigDict, path: str, value: Any) -> None:
 def flat(config: config_dict.ConfigDict) -> dict:
     """Every key's value by its name with dots: `{"train.epochs": 350.0, ...}`."""
     return dict(leaves(json.loads(config.to_json_best_effort())))
-
-
-def check_ranges(
-    section: str, settings: config_dict.ConfigDict, rules: Iterable[tuple[str, bool, str]]
-) -> None:
-    """`rules`: name of a setting, whether its value is valid, what it is to be. Or InputError."""
-    for name, valid, range_ in rules:
-        if not valid:
-            raise InputError(f"{section}.{name} is {settings[name]}; it must be {range_}")
