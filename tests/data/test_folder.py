@@ -202,6 +202,7 @@ def test_what_is_no_image_is_passed_over_and_counted_once(tmp_path, capsys):
         write(tmp_path / name, b"\0\1other")
     write(tmp_path / "cat" / "hash0123")
     write(tmp_path / "LICENSE", b"Permission is hereby granted")
+    write(tmp_path / "class_names.txt", b"cat")  # ours
     write(tmp_path / "dog" / "BMW", b"BM is no bitmap without a zero" * 9)
     for folder in ("__MACOSX", ".ipynb_checkpoints", "@eaDir", "$RECYCLE.BIN", "lost+found"):
         for inside in ("", "cat/", "dog/"):

@@ -10,6 +10,7 @@ import pytest
 
 from ns_jax.data import braces, decoding, patterns
 from ns_jax.data import open as open_lib
+from ns_jax.data.formats import webdataset
 from ns_jax.errors import InputError
 from tests.data import made
 
@@ -251,6 +252,7 @@ def test_names_in_shards_that_are_not_utf_8(tmp_path):
     os.rename(tmp_path / "a.tar", place + b"/a.tar")
     source = open_source(f"wds:{os.fsdecode(place)}/*.tar")
     assert labels(source) == {"\\xe9": "b\\xff"} and source[0]["image"] == made.encoded(0)
+    webdataset._columns.cache_clear()  # no file of such a name stays mapped: others read the list
 
     names = pa.array([b"caf\xe9.jpg", None, b"\xc3\xa9"]).view(pa.string())
     rows = pa.StructArray.from_arrays(

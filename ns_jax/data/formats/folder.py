@@ -96,11 +96,9 @@ def _images(root: str, there: Listing) -> tuple[list[str], collections.Counter[s
     }
     keys, passed_over = [], collections.Counter[str]()
     for key, ending in zip(there.keys, found, strict=True):
-        if key in class_names_lib.FILES:
-            continue
         if key in taken or endings.is_images(ending):
             keys.append(key)
-        else:
+        elif key not in class_names_lib.FILES:  # which say something of the others
             passed_over[ending] += 1
     return keys, passed_over
 

@@ -58,7 +58,8 @@ def _split(value: pa.Scalar) -> tuple[bytes, str]:
     if not value.is_valid:
         return b"", ""
     path = value["path"].as_buffer() if "path" in value else None  # which may not be UTF-8
-    return value["bytes"].as_py() or b"", as_text(path.to_pybytes()) if path else ""
+    image = value["bytes"].as_py() if "bytes" in value else None
+    return image or b"", as_text(path.to_pybytes()) if path else ""
 
 
 @functools.lru_cache(maxsize=GROUPS_KEPT)
