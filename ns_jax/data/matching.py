@@ -44,8 +44,9 @@ def match(
         if not leave_out or not (there >= 0).any():
             twice = [c for c in surplus if source.class_names[c] in class_names]
             raise InputError(
-                f"{source.name} has {len(surplus)} classes that {owner} lacks; surplus: {names}; "
-                f"missing: {_listed([class_names[c] for c in missing])}. Classes are matched by "
+                f"{source.name} has {len(source.class_names)} classes, {owner} has "
+                f"{len(class_names)}; missing: {_listed([class_names[c] for c in missing])}; "
+                f"surplus: {names}. Classes are matched by "
                 + ("name, and some names stand several times" if twice else f"name; {remedy}")
             )
         many = "" if counts is None else f" ({counts[surplus].sum():,} images)"

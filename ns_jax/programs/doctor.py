@@ -15,7 +15,7 @@ from ns_jax import config as config_lib
 from ns_jax import cores
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
-from ns_jax.data import bad_images, decoding, matching, overlap
+from ns_jax.data import bad_images, decoding, matching
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError
@@ -45,8 +45,8 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     """Says what it finds and writes it to `doctor.json`.
 
     Raises InputError for a source that cannot be used: too many unreadable images, labelled ones
-    without a label, a test or hold-out source with classes that the labelled one lacks, or with
-    images of it held out; and for numbers that do not go together.
+    without a label, a test or hold-out source with classes that the labelled one lacks, numbers
+    that do not go together.
     """
     names = [name for name in (*TRAINED_ON, *HELD_OUT) if config.data[name]]
     sources = {name: open_lib.open_from_config(config, name) for name in names}
@@ -58,8 +58,6 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
         owner = f"the labelled {labelled.name}"
         leave_out = name == "test" and config.evaluate.classes == "present"
         matching.match(sources[name], labelled.class_names, owner, leave_out=leave_out)
-    if "holdout" in sources:
-        overlap.check(sources["holdout"], labelled)
     found, samples = {}, {}
     for name, source in sources.items():
         found[name], samples[name] = _examine(config, source)
@@ -201,9 +199,8 @@ def _speed(config: config_dict.ConfigDict, sources: dict[str, Source]) -> dict:
     devices = trainer_lib.training_devices(config)
     numbers = numbers_lib.derive(config, len(labelled), len(devices))
     teacher = _teacher(config, whole, labelled.class_names)
-    trainer = trainer_lib.build(
-        config, numbers, len(labelled.class_names), teacher=teacher and teacher[0]
-    )
+    class_names = teacher[0].class_names if teacher else labelled.class_names
+    trainer = trainer_lib.build(config, numbers, len(class_names), teacher=teacher and teacher[0])
     evaluation = trainer.preprocessing
     view, pool = trainer_lib.train_view(config, evaluation), labelled
     ratio = config.train.unlabelled_ratio

@@ -170,6 +170,8 @@ def _validate(configs: list) -> None:
                 f"set selftrain.overrides.iteration_{k}.train.unlabelled_ratio"
             )
         labelled = source(config, "labelled")
+        if k == 0:
+            examples.check_labelled(labelled)
         devices = trainer_lib.training_devices(config)
         numbers_lib.derive(config, len(labelled), len(devices))
         if config.finetune.epochs > 0:
@@ -190,11 +192,10 @@ def _validate(configs: list) -> None:
 
 
 def _check_sources(config: config_dict.ConfigDict, source: Callable[[str], Source]) -> None:
-    """Raises InputError for a labelled source that cannot be trained on, and for one to test on or
-    to hold out with other classes than the first teacher's.
+    """Raises InputError for a source with other classes than the first teacher's, and for held-out
+    images that are trained on.
     """
     labelled = source("labelled")
-    examples.check_labelled(labelled)
     names, owner = labelled.class_names, labelled.name
     new_head = config.train.new_head or config.selftrain.teacher
     init = "" if new_head else config.train.init

@@ -44,6 +44,7 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     """
     config_lib.check_one_training(config)
     source = open_lib.open_from_config(config, "labelled")
+    examples_lib.check_labelled(source)
     devices = trainer_lib.training_devices(config)
     config = _with_stat_groups_of(config, workdir)
     numbers = numbers_lib.derive(config, len(source), len(devices))
@@ -58,7 +59,6 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
         say(f"{workdir}: already trained")
         return workdir_lib.read_manifest(workdir)["outputs"]
 
-    examples_lib.check_labelled(source)
     if config.data.holdout:
         overlap.check(open_lib.open_from_config(config, "holdout"), source)
     source, initial, teacher = _of_same_classes(config, workdir, source, initial, teacher)

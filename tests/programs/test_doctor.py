@@ -69,8 +69,14 @@ def test_doctor_refuses_what_training_would_refuse(config, tmp_path):
     with pytest.raises(ValueError, match=r"(?s)1 of a sample of 7 images.*broken.jpg: not an"):
         doctor.run(config, tmp_path / "work")
     config.data.unlabelled = ""
-    shutil.rmtree(tmp_path / "test" / "4")
-    with pytest.raises(ValueError, match="missing: 4"):
+    write(tmp_path / "test" / "kitten" / "0.jpg", 0, seed=5)
+    with pytest.raises(ValueError, match="surplus: kitten"):
+        doctor.run(config, tmp_path / "work")
+    shutil.rmtree(tmp_path / "labelled" / "4")
+    with pytest.raises(ValueError, match="surplus: 4, kitten"):
+        doctor.run(config, tmp_path / "work")
+    config.data.labelled = f"folder:{tmp_path / 'test' / '4'}+folder:{tmp_path / 'labelled'}"
+    with pytest.raises(ValueError, match="2 of 47 images are without a label"):
         doctor.run(config, tmp_path / "work")
     config.data.labelled = ""
     with pytest.raises(ValueError, match="data.labelled is empty; set --config.data.labelled=fol"):
