@@ -11,7 +11,8 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # program compiles JAX again, 4 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install dev demo fashion quick test lint chaos pod parity bench bench-cpu bench-input bench-labelling bench-selection
+.PHONY: install dev demo fashion quick test lint chaos pod parity bench bench-cpu bench-input bench-labelling \
+	bench-selection bench-corruptions
 
 # Wheels alone: nothing is compiled here. (promise, which TensorFlow Datasets ask for, is Python and has
 # none.) uv, where there is one, fetches them side by side. What is imported is compiled when it is.
@@ -90,6 +91,20 @@ bench-cpu: dev .venv-timm/.installed
 bench-input: dev .venv-timm/.installed
 	$(BIN)/python -m benchmarks.input_speed
 	$(BIN)/python -m benchmarks.input_sources
+
+# The authors of ImageNet-C's own code, with libraries of its time. ImageMagick's library is not
+# Python's: apt-get install libmagickwand-6.q16-6
+PYTHON37 ?= python3.7
+.venv-imagenet-c/.installed:
+	$(PYTHON37) -m venv .venv-imagenet-c
+	.venv-imagenet-c/bin/python -m pip install --quiet numpy==1.16.6 scipy==1.2.3 scikit-image==0.14.5 \
+		opencv-python-headless==3.4.8.29 Pillow==9.5.0 Wand==0.4.5
+	.venv-imagenet-c/bin/python -m pip install --quiet --no-deps imagenet-c==0.0.3 torchvision==0.2.1
+	touch $@
+
+# FROST=DIRECTORY has the authors' photographs; without it frost is left out.
+bench-corruptions: dev .venv-imagenet-c/.installed
+	$(BIN)/python -m benchmarks.corruptions --frost=$(FROST)
 
 # Labelling against its two halves, what a stored label costs and loses, the guard against leaks.
 bench-labelling: dev

@@ -1,10 +1,10 @@
 """Milliseconds an image and core of the 19 corruptions: ours and the authors' own code, in one run.
 
-    python -m benchmarks.corruptions --reference-python=.venv-imagenet-c/bin/python [--frost=DIR]
+    make bench-corruptions FROST=DIR    (needs Python 3.7; about three minutes on an idle machine)
 
-tests/robustness/make_oracle.py says how that environment is made. Both sides corrupt the same
-made images of 224 pixels, from uint8 to uint8, on one thread, taking turns; a figure is the median
-over the rounds. Frost needs the authors' photographs, which both sides read from DIR.
+Both sides corrupt the same made images of 224 pixels, from uint8 to uint8, on one thread, taking
+turns; a figure is the median over the rounds. Frost needs the authors' photographs, which both
+sides read from DIR.
 """
 
 import argparse

@@ -1,15 +1,9 @@
 """Runs the benchmark's own code once and writes what the tests compare with (oracle.npz).
 
-The authors' package and what it needs, under Python 3.7; a Debian package has ImageMagick's
-library. Pillow 9.5 codes JPEG with libjpeg-turbo, as OpenCV does; wheels of 2018 had another one:
-
-    apt-get install libmagickwand-6.q16-6
-    python3.7 -m venv .venv-imagenet-c
-    .venv-imagenet-c/bin/pip install numpy==1.16.6 scipy==1.2.3 scikit-image==0.14.5 Wand==0.4.5 \\
-        opencv-python-headless==3.4.8.29 Pillow==9.5.0 setuptools==47.1.0
-    .venv-imagenet-c/bin/pip install --no-deps imagenet-c==0.0.3 torchvision==0.2.1
+    make .venv-imagenet-c/.installed
     .venv-imagenet-c/bin/python tests/robustness/make_oracle.py tests/robustness/oracle.npz
 
+Pillow 9.5 codes JPEG with libjpeg-turbo, as OpenCV does; wheels of 2018 had another library.
 With `--whole` it writes every pixel, for `make parity`, and no statistics.
 """
 
