@@ -3,8 +3,8 @@
     make bench-corruptions FROST=DIR    (needs Python 3.7; about three minutes on an idle machine)
 
 Both sides corrupt the same made images of 224 pixels, from uint8 to uint8, on one thread, taking
-turns; a figure is the median over the rounds. Frost needs the authors' photographs, which both
-sides read from DIR.
+turns; a figure is the median over the rounds, of the processor's time. Frost needs the authors'
+photographs, which both sides read from DIR.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 import itertools
 import os
 import sys
+import time
 
 import cv2
 import imagenet_c
@@ -24,4 +25,4 @@ def run():
         imagenet_c.corrupt(image, severity, name)
 
 
-worker.serve(run)
+worker.serve(run, clock=time.process_time)
