@@ -134,7 +134,7 @@ def _run(name: str, config: config_dict.ConfigDict, workdir: pathlib.Path) -> in
     from ns_jax.parallel import preflight, processes, workdir_lock
 
     program = PROGRAMS[name]
-    where = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
+    where = (*_place(), _DISTRIBUTED.value)
     if program.checks_workers and processes.place(*where)[1] > 1:
         with paths_of_the_user():
             return preflight.check(config, workdir, where)
@@ -153,6 +153,11 @@ def _run(name: str, config: config_dict.ConfigDict, workdir: pathlib.Path) -> in
     finally:
         lock.release()
     return 0
+
+
+def _place() -> tuple[str | None, int | None, int | None]:
+    """Where process 0 is, how many there are and which this is, if flags say so."""
+    return _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
 
 
 def _take_large_pages() -> None:
@@ -203,7 +208,6 @@ def _set_up_logging() -> bool:
 
 
 def _set_up_jax(program: Program) -> None:
-    from ns_jax import cores
     from ns_jax.planning import topology
 
     if program.compiles_for_tpus:
@@ -219,6 +223,12 @@ def _set_up_jax(program: Program) -> None:
     if directory:
         jax.config.update("jax_compilation_cache_dir", directory)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    from ns_jax import cores
+    from ns_jax.parallel import processes
+
+    if here := processes.local(*_place()):
+        cores.share(here.count)
+    cores.limit_threads()
     # A CPU's devices are its cores: labelling on two of them is 1.5 times as fast as on one device.
     configured: Any = jax.config  # its options are attributes that no stub knows
     chosen = (configured.jax_num_cpu_devices, os.environ.get("XLA_FLAGS", ""))

@@ -9,14 +9,17 @@ import ipaddress
 import json
 import os
 import pathlib
+import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
+from ns_jax import tasks
 from ns_jax.errors import DamagedError, InputError
-from ns_jax.parallel import preemption
+from ns_jax.parallel import gpus, preemption
+from ns_jax.progress import say
 
 _MOST_TEXT = 2048  # of a message of an error
 _KINDS = (DamagedError, InputError, OSError, Exception)
@@ -29,19 +32,35 @@ def connect(coordinator: str | None, count: int | None, index: int | None, wante
     """Joins the other processes: given ones, or those of Cloud TPU, Slurm or Open MPI.
 
     `wanted` asks for what the environment has; a job of several tasks is joined without asking.
-    Raises InputError for flags that do not go together. Before anything touches a device.
+    Each takes its own GPUs of those that it sees. Raises InputError for flags that do not go
+    together and for fewer GPUs than processes. Before anything touches a device.
     """
-    if _given(coordinator, count, index):
-        if count == 1:
-            return
+    given, here = _given(coordinator, count, index), local(coordinator, count, index)
+    mine, unused = gpus.choose(os.environ, here)
+    if unused and here and here.index == 0:
+        takers = f"{here.count} process(es) here, which take {len(mine or ())} each"
+        say(f"{socket.gethostname()}: {unused} GPU(s) of this node are used by none of {takers}")
+    if given and count != 1:
         # None: on all addresses.
         bind = coordinator if coordinator and on_loopback(coordinator) else None
-        jax.distributed.initialize(coordinator, count, index, coordinator_bind_address=bind)
-    elif wanted or _tasks() > 1:
-        jax.distributed.initialize()
+        jax.distributed.initialize(
+            coordinator, count, index, local_device_ids=mine, coordinator_bind_address=bind
+        )
+    elif not given and (wanted or tasks.total(os.environ) > 1):
+        jax.distributed.initialize(local_device_ids=mine)
     else:
         return
     preemption.forward_to_jax()
+
+
+def local(coordinator: str | None, count: int | None, index: int | None) -> tasks.Local | None:
+    """This process among those of its run on this host; None if nothing tells.
+
+    All that were told to meet on this machine's own address are on it.
+    """
+    if coordinator and count is not None and index is not None and on_loopback(coordinator):
+        return tasks.Local(index, count)
+    return tasks.local(os.environ)
 
 
 def place(
@@ -53,7 +72,7 @@ def place(
     """
     if _given(coordinator, count, index):
         return index, count  # type: ignore[return-value]  # they are given
-    if not wanted and _tasks() == 1:
+    if not wanted and tasks.total(os.environ) == 1:
         return 0, 1
     # There is no public way to ask before processes are connected; this is what `initialize` asks.
     from jax._src import clusters
@@ -92,12 +111,6 @@ def on_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _tasks() -> int:
-    """The tasks of this job, as Slurm or Open MPI count them."""
-    names = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-    return max(int(os.environ.get(name, 1)) for name in names)
 
 
 def count() -> int:
