@@ -1,7 +1,7 @@
 # make demo   installs the program and runs self-training on the digits (runs/digits)
 # make fashion  ... on Fashion-MNIST, of which 20 images a class keep their label (runs/fashion)
 # make quick  installs, lints and runs the tests of a minute and a half
-# make test   ... all tests but those that `make chaos`, `make pod` and `make parity` name
+# make test   ... all tests but those that `make chaos`, `make pod`, `make slurm` and `make parity` name
 PYTHON ?= python3
 BIN := .venv/bin
 # Huge pages for large blocks: a training step of the demo is 1.3 to 1.7 times faster on CPU.
@@ -11,7 +11,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # program compiles JAX again, 4 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install dev demo fashion quick test lint chaos pod parity bench bench-cpu bench-input bench-labelling \
+.PHONY: install dev demo fashion quick test lint chaos pod slurm parity bench bench-cpu bench-input bench-labelling \
 	bench-selection bench-corruptions
 
 # Wheels alone: nothing is compiled here. (promise, which TensorFlow Datasets ask for, is Python and has
@@ -57,7 +57,7 @@ lint: dev
 
 # No other process and no whole network to compile.
 quick: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not large and not parity and not chaos and not pod'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not large and not parity and not chaos and not pod and not slurm'
 
 # Two at a time, which is 1.6 times as fast on 2 cores. A file's tests share what they compiled.
 test: lint
@@ -70,6 +70,11 @@ chaos: dev
 # Meshes against one device, and the compiled text of steps for slices of many cores.
 pod: dev
 	$(BIN)/python -m pytest -m pod
+
+# Jobs of a Slurm of two nodes, which starts for them and ends with them, and of Open MPI. Needs root and
+# slurm-wlm, munge and openmpi-bin of the system; without, the tests are skipped and say so.
+slurm: dev
+	$(BIN)/python -m pytest -m slurm -rs
 
 # PyTorch and timm, to compare with: an environment of their own. timm needs torchvision's Python
 # half alone, so its dependencies are not asked for.

@@ -1,6 +1,5 @@
 """Our side of `cpu_speed.py`: the compiled steps of the programs, on the devices they choose."""
 
-import os
 import pathlib
 import sys
 import time
@@ -11,6 +10,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from benchmarks import worker  # noqa: E402
 from configs import base  # noqa: E402
+from ns_jax import cores  # noqa: E402
 from ns_jax.inference import step as inference_step  # noqa: E402
 from ns_jax.models import efficientnet  # noqa: E402  # noqa: E402
 from ns_jax.parallel import mesh as mesh_lib  # noqa: E402
@@ -19,7 +19,7 @@ from ns_jax.training import trainer as trainer_lib  # noqa: E402  # noqa: E402
 from ns_jax.weights import published  # noqa: E402  # noqa: E402
 
 network, size, mode, batch = worker.arguments()
-jax.config.update("jax_num_cpu_devices", os.cpu_count())  # as __main__ does
+jax.config.update("jax_num_cpu_devices", cores.count())  # as __main__ does
 config = base.get_config()
 model = efficientnet.build(f"efficientnet-{network}", num_classes=1000)
 mean, std = published.IMAGENET

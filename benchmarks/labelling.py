@@ -23,6 +23,7 @@ import sklearn.datasets
 
 from benchmarks.sides import machine, row
 from configs import base
+from ns_jax import cores
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import crops, pipeline
 from ns_jax.data import open as open_lib
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
     options = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())  # as __main__ does
+    jax.config.update("jax_num_cpu_devices", cores.count())  # as __main__ does
     print(f"{machine()}, {jax.devices()[0].device_kind}, {options.rounds} rounds\n")
     names = ("label", "forward alone", "decoding alone")
     row(["case", *(f"{name}, images/s" for name in names), "label / the slower half", "label says"])

@@ -72,7 +72,8 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     data.max_bad_fraction = 0.01  # of a source that may be unreadable before it is an error
     # Processes that decode and augment; None: all cores but one, or 0 where there are four or less.
     data.workers = optional(int)
-    data.read_threads = 2  # that do it without workers; one alone where images are quickly made
+    # Threads that do it without workers; None: two, if there are two cores and images take long.
+    data.read_threads = optional(int)
     data.prefetch = 8  # batches made ahead of the device
 
     config.randaugment = randaugment = config_dict.ConfigDict()

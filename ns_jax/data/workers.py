@@ -237,7 +237,7 @@ class LoaderSettings:
     """Who decodes and augments: processes of their own, or threads of this one."""
 
     workers: int | None = None  # processes; 0: none, None: as many as pay
-    threads: int = 2  # of this process, without workers; one where images are quickly made
+    threads: int | None = None  # of this process, without workers; one if images are quickly made
     prefetch: int = 8  # batches made ahead, over all workers
 
     def __post_init__(self) -> None:
@@ -245,6 +245,10 @@ class LoaderSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"data.{name} is {value}; set it to {least} or more")
+
+    @property
+    def num_threads(self) -> int:
+        return self.threads or min(2, cores.count())
 
     def iterate(self, make: Callable, parts: Iterable, num_bytes: int) -> Batches:
         """`make(part, empty)` of each of `parts` in order, ahead; see `workers.Workers`.
@@ -264,7 +268,7 @@ class LoaderSettings:
             batch = make(part, np.empty)
             seconds = (time.perf_counter() - began) / len(batch["index"])
             yield batch
-        threads = self.threads if seconds > SLOW_IMAGE_SECONDS else 1
+        threads = self.num_threads if seconds > SLOW_IMAGE_SECONDS else 1
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             owed: collections.deque[concurrent.futures.Future] = collections.deque()
 

@@ -170,7 +170,7 @@ def _leaked(
             f"data.guard={config.data.guard}, but {settings.labels} were made without it and hold "
             "no hashes; label again with the same data.guard, or leave it empty"
         )
-    hashes = leaks.hash_source(guard, config.data.read_threads)
+    hashes = leaks.hash_source(guard, open_lib.loader_settings(config).num_threads)
 
     def chunks(opened: Iterator[shards_lib.Shard]) -> list:
         return [

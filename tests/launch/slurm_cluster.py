@@ -4,7 +4,6 @@ import contextlib
 import os
 import pathlib
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -13,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
+from tests.children import ends_with_its_parent
 from tests.conftest import ROOT
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
@@ -76,6 +76,12 @@ class Slurm:
             "PYTHON": sys.executable,
         }
         self._daemons: dict[str, subprocess.Popen] = {}
+        self._mark = f"SLURM_CONF={directory}/slurm.conf"
+        self._reaper = subprocess.Popen(
+            [sys.executable, ends_with_its_parent.__file__, self._mark, str(directory)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
 
     def start(self) -> None:
         ports = _free_ports(3)
@@ -105,19 +111,15 @@ class Slurm:
     def kill_node(self, node: str) -> None:
         """As when a machine loses its power: the daemon and all that it has started."""
         daemon = self._daemons.pop(node)
-        for pid in [daemon.pid, *_of_node(node, self.environment["SLURM_CONF"])]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        daemon.kill()
         daemon.wait()
+        ends_with_its_parent.kill({self._mark.encode(), f"SLURMD_NODENAME={node}".encode()})
 
     def stop(self) -> None:
-        """Ends all that was started here, jobs as well."""
+        """Ends all that was started here, jobs as well. So does the end of this process."""
+        self._reaper.communicate()
         for daemon in self._daemons.values():
-            daemon.kill()
             daemon.wait()
-        for pid in _of_node(None, self.environment["SLURM_CONF"]):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
     def _start(self, program: str, *arguments: str, name: str | None = None) -> None:
         with (self.directory / f"{name or program}.out").open("a") as output:
@@ -181,17 +183,6 @@ class Job:
         return path.read_text() if path.exists() else ""
 
 
-def _of_node(node: str | None, config: str) -> Iterator[int]:
-    """Processes that Slurm has started on a node of ours; None: on all."""
-    wanted = {f"SLURM_CONF={config}".encode()}
-    if node:
-        wanted.add(f"SLURMD_NODENAME={node}".encode())
-    for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if wanted <= set(path.read_bytes().split(b"\0")) and int(path.parts[2]) != os.getpid():
-                yield int(path.parts[2])
-
-
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(socket.create_server(("", 0))) for _ in range(count)]
@@ -200,10 +191,9 @@ def _free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def running(environment: dict) -> Iterator[Slurm]:
-    with tempfile.TemporaryDirectory(prefix="slurm") as directory:
-        slurm = Slurm(pathlib.Path(directory), environment)
-        try:
-            slurm.start()
-            yield slurm
-        finally:
-            slurm.stop()
+    slurm = Slurm(pathlib.Path(tempfile.mkdtemp(prefix="slurm")), environment)
+    try:
+        slurm.start()
+        yield slurm
+    finally:
+        slurm.stop()
