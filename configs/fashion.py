@@ -45,6 +45,9 @@ def get_config(arg: str = ""):
     config.selftrain.iterations = 2
     config.selftrain.overrides = {
         "iteration_0": {},
-        "iteration_1": {"train": {"unlabelled_ratio": 4.0}},
+        "iteration_1": {
+            "train": {"unlabelled_ratio": 4.0, "epochs": 100.0},
+            "optim": {"decay_epochs": 1.5, "warmup_epochs": 10.0},
+        },
     }
     return config_lib.at_role(config, arg.role)

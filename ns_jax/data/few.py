@@ -85,16 +85,16 @@ def _counts(source: Source, draw: Draw, there: np.ndarray) -> np.ndarray:
     """How many images of each class keep their label, of those `there` are."""
     if not len(there):
         raise InputError(f"{source.name} has no labels of which a few could be kept")
-    key, value = "labels_per_class", str(draw.per_class)
-    wanted = np.full(len(there), draw.per_class)
-    if draw.share is not None:
-        key, value = "labels_share", str(draw.share)
+    if draw.share is None:
+        asked, wanted = f"labels_per_class is {draw.per_class}", np.full(len(there), draw.per_class)
+    else:
+        asked = f"labels_share is {draw.share}"
         wanted = np.maximum(1, np.round(draw.share * there).astype(int))
     scarce = np.flatnonzero(there < wanted)
     if len(scarce):
         found = ", ".join(f"{source.class_names[c]} {there[c]:,}" for c in scarce[:10])
         raise InputError(
-            f"data.{key} is {value}, but {len(scarce)} of the {len(there)} classes of "
+            f"data.{asked}, but {len(scarce)} of the {len(there)} classes of "
             f"{source.name} have fewer images: {found}{', ...' if len(scarce) > 10 else ''}; "
             "keep fewer labels, or leave these classes out"
         )
