@@ -253,9 +253,12 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
 
     config.convert = convert = config_dict.ConfigDict()
     convert.source = ""  # workdir, checkpoint, FILE.safetensors, TF1 checkpoint, or hf:OWNER/NAME
-    convert.target = ""  # FILE.safetensors (timm), FILE.stablehlo, or a directory; "": the workdir
+    # FILE.safetensors (timm), FILE.stablehlo, FILE.onnx, or a directory; "": the workdir
+    convert.target = ""
     convert.model = ""  # of a file that does not say: tf_efficientnet_b3.ns_jft_in1k, ...-b3
     convert.class_names = ""  # file with a class name a line; "": the source's, or ImageNet's
+    # Images that an ONNX file takes: "uint8_nhwc", as they are decoded, or "float_nchw", normalised.
+    convert.onnx_input = "uint8_nhwc"
 
     config.selftrain = selftrain = config_dict.ConfigDict()
     selftrain.iterations = 3  # students, one after the other; 0: the teacher alone

@@ -54,7 +54,7 @@ PROGRAMS = {
         shares_workdir=True,
     ),
     "convert": Program(
-        "weights in and out: timm safetensors, TF1 checkpoints, StableHLO", alone=True
+        "weights in and out: timm safetensors, TF1 checkpoints, StableHLO, ONNX", alone=True
     ),
 }
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)

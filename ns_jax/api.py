@@ -13,7 +13,7 @@ from ns_jax.errors import InputError, MissingFileError
 from ns_jax.inference import predictor
 from ns_jax.model_card import ModelCard
 from ns_jax.progress import Progress
-from ns_jax.weights import imported
+from ns_jax.weights import export, imported
 
 BATCH_SIZE = 64  # images on the devices at once
 LONG = 256  # images from which progress is shown
@@ -40,6 +40,7 @@ class Classifier:
     """A network with its class names and its preprocessing, on all devices."""
 
     def __init__(self, card: ModelCard, variables: dict):
+        self._card = card
         self.class_names = list(card.class_names)
         self.preprocessing = card.preprocessing
         self.model = card.build()
@@ -90,6 +91,16 @@ class Classifier:
                 found.append(batch["logits"][:, 0])
                 progress.advance(len(batch["index"]))
         return np.concatenate(found)
+
+    def export(self, path: str | pathlib.Path, onnx_input: str = "uint8_nhwc") -> None:
+        """Writes the network as a file, by its ending: .onnx, .stablehlo, .safetensors (timm).
+
+        An ONNX file takes images as `onnx_input` says: "uint8_nhwc", uint8 `[b, S, S, 3]`, or
+        "float_nchw", float32 `[b, 3, S, S]` normalised by `preprocessing`'s mean and std. Raises
+        InputError for another ending or form, MissingPackageError, OSError.
+        """
+        (variables,) = self._predictor.variables()
+        export.save(pathlib.Path(path), self._card, variables, onnx_input)
 
     def _named(self, classes: np.ndarray, probs: np.ndarray) -> list[Prediction]:
         return [

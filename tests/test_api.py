@@ -5,6 +5,7 @@ import json
 import cv2
 import jax
 import numpy as np
+import onnxruntime
 import pytest
 import safetensors.numpy
 
@@ -120,3 +121,19 @@ def test_only_load_and_classifier_are_public():
     assert ns_jax.Classifier is api.Classifier
     with pytest.raises(AttributeError, match="no attribute 'train'"):
         ns_jax.train  # noqa: B018
+
+
+def test_export_writes_a_file_by_its_ending(classifier, weights, tmp_path):
+    images = np.random.default_rng(2).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    classifier.export(tmp_path / "b0.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "b0.onnx")
+    (found,) = session.run(None, {"images": images})
+    np.testing.assert_allclose(found, jax.nn.softmax(classifier.logits(images)), rtol=1e-3)
+    classifier.export(str(tmp_path / "b0.safetensors"))
+    one, other = (
+        safetensors.numpy.load_file(p) for p in (*tmp_path.glob("*.s*"), *weights.glob("*.s*"))
+    )
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    with pytest.raises(ValueError, match=r"\.onnx, \.stablehlo, \.safetensors"):
+        classifier.export(tmp_path / "b0.pth")

@@ -94,6 +94,10 @@ class Predictor:
         digests = [trees.digest(variables) for variables in self._weights]
         return digests[0] if len(digests) == 1 else source.digest(*digests)
 
+    def variables(self) -> list[dict]:
+        """Each network's weights, on the host."""
+        return jax.device_get(self._weights)
+
     def local_batch_size(self, batch_size: int) -> int:
         """This process's share of a batch of all processes, in which its devices share equally."""
         return mesh_lib.round_up(-(-batch_size // jax.process_count()), self._mesh)

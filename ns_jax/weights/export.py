@@ -1,4 +1,4 @@
-"""A network as StableHLO: one file, for any batch size, with the weights inside."""
+"""A network as one file for other programs, by the file's ending; as StableHLO here."""
 
 import functools
 import pathlib
@@ -8,10 +8,34 @@ import jax.numpy as jnp
 from jax import export
 
 from ns_jax import files
+from ns_jax.errors import InputError
 from ns_jax.inference import step as inference_step
 from ns_jax.model_card import ModelCard
+from ns_jax.weights import onnx_file, onnx_graph, timm
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+ONNX, STABLEHLO, SAFETENSORS = ENDINGS = (".onnx", ".stablehlo", ".safetensors")
+
+
+def save(
+    path: pathlib.Path,
+    card: ModelCard,
+    variables: dict,
+    onnx_input: str = onnx_graph.UINT8_NHWC,
+) -> None:
+    """Writes the file whole or not at all: `.onnx`, `.stablehlo`, or `.safetensors` for timm.
+
+    `onnx_input`: see `onnx_graph.build`. Raises InputError for another ending or what the format
+    cannot hold, MissingPackageError, OSError.
+    """
+    if path.suffix == ONNX:
+        onnx_file.save(path, card, variables, onnx_input)
+    elif path.suffix == STABLEHLO:
+        save_stablehlo(path, card, variables)
+    elif path.suffix == SAFETENSORS:
+        timm.save(path, card, variables)
+    else:
+        raise InputError(f"{path}: a network is exported as {', '.join(ENDINGS)}")
 
 
 def stablehlo(card: ModelCard, variables: dict) -> bytes:

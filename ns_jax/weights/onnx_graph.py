@@ -1,0 +1,211 @@
+"""An EfficientNet as an ONNX graph: BatchNorm folded into the convolutions, padding in numbers.
+
+Written from the card and the weights alone, without a tracer. ONNX has images as `[b, C, H, W]` and
+kernels as `[out, in, kh, kw]`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ns_jax import trees
+from ns_jax.errors import InputError, MissingPackageError
+from ns_jax.model_card import ModelCard
+from ns_jax.models import cpu_convolutions, efficientnet, layers
+from ns_jax.weights import layout
+
+UINT8_NHWC, FLOAT_NCHW = "uint8_nhwc", "float_nchw"
+INPUTS = (UINT8_NHWC, FLOAT_NCHW)
+IMAGES, PROBABILITIES = "images", "probabilities"  # the graph's input and output
+OPSET, IR_VERSION = 17, 8  # of 2022: old enough for what runs on phones and in browsers
+KERNEL_AXES = (3, 2, 0, 1)  # ours [kh, kw, in, out]; a depthwise [k, k, 1, C] becomes [C, 1, k, k]
+MOST_BYTES = 2**31 - 2**20  # of a protobuf, less the graph's own
+
+
+def packages() -> tuple[Any, Any]:
+    """The modules `onnx` and `onnxruntime`. Raises MissingPackageError."""
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError(
+            f"ONNX needs the package {error.name}: pip install 'ns-jax[onnx]'"
+        ) from None
+    return onnx, onnxruntime
+
+
+def check_input(onnx_input: str) -> None:
+    """Raises InputError for a form of input that a graph cannot have."""
+    if onnx_input not in INPUTS:
+        raise InputError(f"unknown form of ONNX input {onnx_input!r}; known: {', '.join(INPUTS)}")
+
+
+def build(card: ModelCard, variables: dict, onnx_input: str = UINT8_NHWC) -> Any:
+    """An `onnx.ModelProto`: images of the card's size S -> probabilities float32 `[b, classes]`.
+
+    `onnx_input`: uint8 `[b, S, S, 3]`, normalised inside, or float32 `[b, 3, S, S]`, normalised by
+    the card's mean and std before. Raises MissingPackageError; InputError for another form or for
+    more weights than such a file can hold.
+    """
+    onnx, _ = packages()
+    check_input(onnx_input)
+    num_bytes = 4 * trees.count(variables)
+    if num_bytes > MOST_BYTES:
+        raise InputError(
+            f"the weights are {num_bytes:,} bytes, and an ONNX file holds {MOST_BYTES:,}; write "
+            "a .stablehlo or .safetensors file, which have no such limit"
+        )
+    writer = _Writer(onnx, trees.by_path(variables))
+    writer.network(card, onnx_input)
+    size, value = card.preprocessing.size, onnx.helper.make_tensor_value_info
+    images = {
+        UINT8_NHWC: (onnx.TensorProto.UINT8, ["batch", size, size, 3]),
+        FLOAT_NCHW: (onnx.TensorProto.FLOAT, ["batch", 3, size, size]),
+    }
+    outputs = (onnx.TensorProto.FLOAT, ["batch", len(card.class_names)])
+    graph = onnx.helper.make_graph(
+        writer.nodes,
+        card.architecture,
+        [value(IMAGES, *images[onnx_input])],
+        [value(PROBABILITIES, *outputs)],
+        writer.constants,
+    )
+    return onnx.helper.make_model(
+        graph,
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="ns_jax",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Map:
+    """Activations `[b, features, size, size]`, by the name of the node that makes them."""
+
+    name: str
+    size: int
+    features: int
+
+
+class _Writer:
+    """Nodes and constants so far. A node has one output, of the node's own name."""
+
+    def __init__(self, onnx: Any, leaves: dict):
+        self._onnx, self._leaves = onnx, leaves
+        self.nodes: list = []
+        self.constants: list = []
+
+    def network(self, card: ModelCard, onnx_input: str) -> None:
+        x = _Map(IMAGES, card.preprocessing.size, 3)
+        scale = np.ones(3)
+        if onnx_input == UINT8_NHWC:
+            # The stem's kernel divides by the deviation; its zero padding is that of normalised
+            # images, since the mean is taken off before. Bytes move four times as fast as floats.
+            bytes_ = self._add("Transpose", "images/nchw", [IMAGES], perm=(0, 3, 1, 2))
+            floats = self._add("Cast", "images/float", [bytes_], to=self._onnx.TensorProto.FLOAT)
+            mean = 255.0 * np.asarray(card.preprocessing.mean).reshape(1, 3, 1, 1)
+            inputs = [floats, self._constant("images/mean", mean)]
+            x = dataclasses.replace(x, name=self._add("Sub", "images/centred", inputs))
+            scale = 1 / (255.0 * np.asarray(card.preprocessing.std))
+        x = self._swish(self._conv(x, "stem", "stem_conv", "stem_bn", stride=2, scale=scale))
+        model = card.build()
+        for block in layout.blocks(model):
+            x = self._block(x, block, model.stages()[block.stage - 1])
+        x = self._swish(self._conv(x, "head_conv", "head_conv", "head_bn"))
+        pooled = self._add("GlobalAveragePool", "head/pool", [x.name])
+        flat = self._add("Flatten", "head/flat", [pooled])
+        weights = [
+            self._constant(f"head_fc/{part}", self._leaf(f"params/head_fc/{part}", None))
+            for part in ("kernel", "bias")
+        ]
+        logits = self._add("Gemm", "head_fc", [flat, *weights])
+        self._add("Softmax", PROBABILITIES, [logits], axis=1)
+
+    def _block(self, inputs: _Map, block: layout.Block, spec: efficientnet.StageSpec) -> _Map:
+        name, stride, x = f"stage{block.stage}/{block.place}", spec.stride, inputs
+        where, layer = f"{block.scope}/", block.layer
+        if block.place:
+            stride = 1
+        if block.expands:
+            layers_ = (f"{where}expand_conv", f"{where}expand_bn", layer)
+            x = self._swish(self._conv(x, f"{name}/expand_conv", *layers_))
+        layers_ = (f"{where}depthwise_conv", f"{where}depthwise_bn", layer)
+        x = self._swish(self._conv(x, f"{name}/depthwise_conv", *layers_, stride=stride))
+        x = self._squeeze_excite(x, f"{name}/se", f"{where}se/", layer)
+        layers_ = (f"{where}project_conv", f"{where}project_bn", layer)
+        x = self._conv(x, f"{name}/project_conv", *layers_)
+        if stride == 1 and inputs.features == x.features:
+            skip = self._add("Add", f"{name}/skip", [x.name, inputs.name])
+            x = dataclasses.replace(x, name=skip)
+        return x
+
+    def _conv(
+        self,
+        x: _Map,
+        name: str,
+        conv: str,
+        norm: str,
+        layer: int | None = None,
+        stride: int = 1,
+        scale: np.ndarray | float = 1.0,
+    ) -> _Map:
+        """A convolution of ours with the BatchNorm that follows it; `scale` is of its input."""
+        kernel = self._leaf(f"params/{conv}/kernel", layer)
+        gain, bias = self._leaf(f"params/{norm}/scale", layer), f"params/{norm}/bias"
+        mean, var = (self._leaf(f"batch_stats/{norm}/{part}", layer) for part in ("mean", "var"))
+        factor = gain / np.sqrt(var + layers.BatchNorm.epsilon)
+        kernel = kernel * np.reshape(scale, (1, 1, -1, 1)) * factor
+        inputs = [
+            x.name,
+            self._constant(f"{name}/kernel", kernel.transpose(KERNEL_AXES)),
+            self._constant(f"{name}/bias", self._leaf(bias, layer) - mean * factor),
+        ]
+        size = kernel.shape[0]
+        before, after = cpu_convolutions.same_padding(x.size, size, stride)
+        self._add(
+            "Conv",
+            name,
+            inputs,
+            kernel_shape=(size, size),
+            strides=(stride, stride),
+            pads=(before, before, after, after),
+            group=x.features // kernel.shape[2],
+        )
+        return _Map(name, -(-x.size // stride), kernel.shape[3])
+
+    def _squeeze_excite(self, x: _Map, name: str, where: str, layer: int | None) -> _Map:
+        gate = _Map(self._add("GlobalAveragePool", f"{name}/pool", [x.name]), 1, x.features)
+        for step in ("se_reduce", "se_expand"):
+            kernel = self._leaf(f"params/{where}{step}/kernel", layer).transpose(KERNEL_AXES)
+            bias = self._leaf(f"params/{where}{step}/bias", layer)
+            inputs = [
+                gate.name,
+                self._constant(f"{name}/{step}/kernel", kernel),
+                self._constant(f"{name}/{step}/bias", bias),
+            ]
+            gate = _Map(self._add("Conv", f"{name}/{step}", inputs), 1, len(bias))
+            if step == "se_reduce":
+                gate = self._swish(gate)
+        gates = self._add("Sigmoid", f"{name}/gate", [gate.name])
+        return dataclasses.replace(x, name=self._add("Mul", f"{name}/gated", [x.name, gates]))
+
+    def _swish(self, x: _Map) -> _Map:
+        gate = self._add("Sigmoid", f"{x.name}/sigmoid", [x.name])
+        return dataclasses.replace(x, name=self._add("Mul", f"{x.name}/swish", [x.name, gate]))
+
+    def _add(self, kind: str, name: str, inputs: Sequence[str], **attributes: Any) -> str:
+        make = self._onnx.helper.make_node
+        self.nodes.append(make(kind, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def _constant(self, name: str, array: np.ndarray) -> str:
+        array = np.ascontiguousarray(array, np.float32)
+        self.constants.append(self._onnx.numpy_helper.from_array(array, name))
+        return name
+
+    def _leaf(self, path: str, layer: int | None) -> np.ndarray:
+        """An array of ours, or a block's slice of it, in float64, so that folding rounds once."""
+        array = np.asarray(self._leaves[path])
+        return (array if layer is None else array[layer]).astype(np.float64)
