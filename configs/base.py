@@ -192,7 +192,9 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     select.memory_gb = 4.0  # that may be used beside what the program itself takes
 
     config.evaluate = evaluate = config_dict.ConfigDict()
+    # A workdir, a checkpoint, or an exported FILE.onnx, FILE.stablehlo or FILE.safetensors.
     evaluate.checkpoint = ""
+    evaluate.against = ""  # another of these: how often both have the same best class; "": none
     evaluate.batch_size = 256
     # "all" of the network's classes compete; "present": those alone that the source has images of,
     # as ImageNet-A and -R are scored. Images of classes that the network lacks are then left out.
@@ -257,7 +259,7 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     convert.target = ""
     convert.model = ""  # of a file that does not say: tf_efficientnet_b3.ns_jft_in1k, ...-b3
     convert.class_names = ""  # file with a class name a line; "": the source's, or ImageNet's
-    # Images that an ONNX file takes: "uint8_nhwc", as they are decoded, or "float_nchw", normalised.
+    # Images that an ONNX file takes: "uint8_nhwc", as decoded, or "float_nchw", normalised.
     convert.onnx_input = "uint8_nhwc"
 
     config.selftrain = selftrain = config_dict.ConfigDict()

@@ -1,12 +1,14 @@
 """A network's scores on a labelled source: every image once, over all processes."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from ns_jax.data import bad_images, matching
-from ns_jax.data.source import Source
+from ns_jax.data.source import Indices, Source
 from ns_jax.data.workers import LoaderSettings
 from ns_jax.errors import InputError
 from ns_jax.inference import metrics, predictor
@@ -20,6 +22,45 @@ class Stopped(Exception):  # noqa: N818 (it is no error)
 
 class NothingScoredError(InputError):
     """Not one image has both a content and a label that can be read."""
+
+
+class Network(Protocol):
+    """What is scored: a `predictor.Predictor`, or a file of another format at work."""
+
+    class_names: tuple[str, ...]
+
+    def predict(
+        self,
+        source: Source,
+        chunks: Iterable[Indices],
+        reading: LoaderSettings,
+        k: int,
+        batch_size: int,
+        *,
+        classes: np.ndarray | None = None,
+    ) -> Iterator[dict]:
+        """As `predictor.Predictor.predict`."""
+
+    def check_finite(self, outputs: np.ndarray) -> None:
+        """As `predictor.Predictor.check_finite`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a network said of the images of a source that could be read, in their order."""
+
+    classes: np.ndarray  # int32 [N, k], best first
+    probs: np.ndarray  # float32 [N, k]
+    labels: np.ndarray  # int32 [N], -1 where there is none
+    num_unlabelled: int  # images that were left out or have no label
+
+    def scores(self, num_classes: int) -> dict:
+        """`metrics.evaluate`'s numbers, `num_images` scored and `num_unlabelled` left out."""
+        known = self.labels >= 0
+        found = metrics.evaluate(
+            self.classes[known], self.probs[known], self.labels[known], num_classes
+        )
+        return {**found, "num_images": int(known.sum()), "num_unlabelled": self.num_unlabelled}
 
 
 def prepare(
@@ -40,8 +81,14 @@ def prepare(
     return matched, matching.present(matched) if classes == "present" else None
 
 
-def score(
-    network: predictor.Predictor,
+def score(network: Network, source: Source, *arguments: Any, **options: Any) -> dict:
+    """The scores of `predict` with these arguments."""
+    found = predict(network, source, *arguments, **options)
+    return found.scores(len(network.class_names))
+
+
+def predict(
+    network: Network,
     source: Source,
     reading: LoaderSettings,
     bad: bad_images.BadImages,
@@ -49,13 +96,13 @@ def score(
     shown: bool = True,
     stop: Callable[[], bool] = lambda: False,
     classes: np.ndarray | None = None,
-) -> dict:
-    """`metrics.evaluate`'s numbers, `num_images` scored and `num_unlabelled` left out.
+) -> Predictions:
+    """Predictions of all labelled images, by all processes, which all call it.
 
-    Called by all processes. The source's classes are the network's; with `classes`, int32
-    ascending, only these compete. Images that cannot be read are noted in `bad`, not scored.
-    `shown`: with a progress bar. Raises Stopped once `stop()` is true, which it may be where there
-    is one process, NothingScoredError, and DivergedError for outputs that are not finite.
+    The source's classes are the network's; with `classes`, int32 ascending, only these compete.
+    Images that cannot be read are noted in `bad`, not scored. `shown`: with a progress bar. Raises
+    Stopped once `stop()` is true, which it may be where there is one process, NothingScoredError,
+    and DivergedError for outputs that are not finite.
     """
     labelled = source.labelled()
     share = np.array_split(labelled, processes.count())[processes.index()]
@@ -76,17 +123,15 @@ def score(
     best, probs, labels = (np.concatenate(processes.gather(array)) for array in arrays)
     network.check_finite(probs)  # of all processes: each of them comes here
     bad.add(processes.union(bad.indices()))
-    known = labels >= 0
-    unlabelled = len(source) - len(labelled) + int((~known).sum())
+    unlabelled = len(source) - len(labelled) + int((labels < 0).sum())
     if unlabelled:
         _say_left_out(source.name, unlabelled, len(source))
-    if not known.any():
+    if not (labels >= 0).any():
         raise NothingScoredError(
             f"{source.name}: none of {len(source):,} images can be scored; {unlabelled:,} have no "
             f"label, {len(bad):,} cannot be read"
         )
-    scores = metrics.evaluate(best[known], probs[known], labels[known], len(network.class_names))
-    return {**scores, "num_images": int(known.sum()), "num_unlabelled": unlabelled}
+    return Predictions(best, probs, labels, unlabelled)
 
 
 @functools.lru_cache  # of all evaluations of a training once

@@ -1,18 +1,24 @@
-"""Top-1, top-5, accuracy of each class and calibration of a checkpoint, every image once."""
+"""Top-1, top-5, accuracy of each class and calibration of a network, every image once."""
 
+import functools
 import json
 import pathlib
+from typing import Any
 
 from ml_collections import config_dict
 
+from ns_jax import files
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
 from ns_jax.config import ranges
-from ns_jax.data import bad_images
+from ns_jax.data import bad_images, crops
 from ns_jax.data import open as open_lib
+from ns_jax.data.source import Source
+from ns_jax.errors import InputError
 from ns_jax.inference import predictor, scoring
 from ns_jax.parallel import processes
 from ns_jax.progress import say
+from ns_jax.weights import export, exported, imported
 
 
 def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
@@ -22,11 +28,18 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     ranges.check(config)
     evaluate = config.evaluate
     name = evaluate.checkpoint
-    model = predictor.Predictor([checkpoint.load_model(name)], name=name)
-    source, classes = scoring.prepare(
-        open_lib.open_from_config(config, "test"), model.class_names, name, evaluate.classes
-    )
+    source = open_lib.open_from_config(config, "test")
+    model = _open(config, name, source)
+    against = _open(config, evaluate.against, source) if evaluate.against else None
+    if against and against.class_names != model.class_names:
+        raise InputError(
+            f"{name} and {evaluate.against} have other classes, or another order of them: what "
+            "they agree on cannot be told"
+        )
+    source, classes = scoring.prepare(source, model.class_names, name, evaluate.classes)
     inputs = {"model": model.digest, "source": source.fingerprint}
+    if against:
+        inputs["against"] = against.digest
     if evaluate.classes != "all":
         inputs["classes"] = evaluate.classes
     path = workdir / "eval.json"
@@ -36,14 +49,45 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
         return found
 
     bad = bad_images.BadImages(source, config.data.max_bad_fraction)
-    reading = open_lib.loader_settings(config)
-    scores = scoring.score(model, source, reading, bad, evaluate.batch_size, classes=classes)
-    result = {**scores, "num_corrupt": len(bad), "inputs": inputs}
+    reading, size = open_lib.loader_settings(config), evaluate.batch_size
+    found = scoring.predict(model, source, reading, bad, size, classes=classes)
+    result = {**found.scores(len(model.class_names)), "num_corrupt": len(bad), "inputs": inputs}
+    if isinstance(model, exported.ExportedNetwork):
+        result |= {"file_bytes": model.num_bytes, **model.milliseconds()}
+    if against:
+        other = scoring.predict(against, source, reading, bad, size, classes=classes)
+        result["agreement"] = float((found.classes[:, 0] == other.classes[:, 0]).mean())
     processes.call_on_first(workdir_lib.write_json, path, result)
     say(
         f"{source.name}: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, calibration error "
         f"{result['ece']:.4f} on {result['num_images']:,} images, {len(bad)} unreadable"
     )
+    if "file_bytes" in result:
+        size, alone, each = (result[name] for name in ("file_bytes", "ms_one", "ms_per_image"))
+        say(
+            f"{config.evaluate.checkpoint}: {size / 1e6:,.2f} MB; {alone:.2f} ms for an image "
+            f"alone, {each:.2f} ms an image in batches, on this machine's CPU"
+        )
+    if against:
+        say(f"the same best class as {config.evaluate.against}: {result['agreement']:.2%}")
     if len(bad):
         say("\n".join(bad.lines()))
     return result
+
+
+def _open(config: config_dict.ConfigDict, name: str, source: Source) -> Any:
+    """A checkpoint, or an exported file, as a `scoring.Network` with a `digest`."""
+    path, data = files.as_path(name), config.data
+    if path.suffix == export.SAFETENSORS:
+        return predictor.Predictor([imported.load(path)], name=name)
+    if path.suffix not in exported.ENDINGS:
+        return predictor.Predictor([checkpoint.load_model(name)], name=name)
+    view = functools.partial(
+        crops.Preprocessing,
+        crop=data.crop,
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        interpolation=data.interpolation,
+    )
+    assumed = exported.Assumed(source.class_names, data.image_size, view)
+    return exported.ExportedNetwork(path, assumed)

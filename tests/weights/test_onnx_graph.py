@@ -9,30 +9,14 @@ import onnx
 import onnxruntime
 import pytest
 
-from ns_jax.data import crops
 from ns_jax.errors import InputError, MissingPackageError
 from ns_jax.inference import step as inference_step
-from ns_jax.model_card import ModelCard
-from ns_jax.weights import layout, onnx_file, onnx_graph, timm
-from tests.weights import random_weights
+from ns_jax.weights import onnx_file, onnx_graph
+from tests.weights.made import MEAN, STD, card_of, weights_of
 
 pytestmark = pytest.mark.large
 
-MEAN, STD = (0.485, 0.4, 0.3), (0.229, 0.5, 0.1)
 SMALL = "efficientnet-pico"
-
-
-def card_of(architecture, size, small_images, classes=11):
-    preprocessing = crops.Preprocessing(size, "none", MEAN, STD)
-    return ModelCard(architecture, small_images, tuple(map(str, range(classes))), preprocessing)
-
-
-def weights_of(card):
-    """Random weights and statistics, with biases that are not zero."""
-    model = card.build()
-    shapes = layout.their_shapes(model, timm.entries(model))
-    tensors = {name: random_weights.tensor(name, shape) for name, shape in shapes.items()}
-    return layout.to_tree(model, timm.entries(model), tensors, "random")
 
 
 def log_probabilities(model, images):
