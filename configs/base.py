@@ -261,6 +261,10 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     convert.class_names = ""  # file with a class name a line; "": the source's, or ImageNet's
     # Images that an ONNX file takes: "uint8_nhwc", as decoded, or "float_nchw", normalised.
     convert.onnx_input = "uint8_nhwc"
+    # "int8": an ONNX file of 8-bit weights and activations, whose ranges are those of images of
+    # data.unlabelled (or data.labelled), and whose loss is measured on data.holdout (or data.test).
+    convert.quantise = ""
+    convert.calibration_images = 200  # that give the ranges
 
     config.selftrain = selftrain = config_dict.ConfigDict()
     selftrain.iterations = 3  # students, one after the other; 0: the teacher alone

@@ -147,6 +147,7 @@ RANGES = {
     "plan.num_labelled": COUNT,
     "plan.num_unlabelled": NATURAL,
     "plan.price": NATURAL,
+    "convert.calibration_images": COUNT,
     "selftrain.iterations": NATURAL,
 }
 
@@ -164,6 +165,8 @@ CHOICES = {
     "select.order": ("confidence", "random"),
     "evaluate.classes": ("all", "present"),
     "robustness.attack_label": ("true", "predicted"),
+    "convert.onnx_input": ("uint8_nhwc", "float_nchw"),
+    "convert.quantise": ("", "int8"),
     "selftrain.student_init": ("scratch", "teacher"),
 }
 

@@ -90,4 +90,4 @@ def _open(config: config_dict.ConfigDict, name: str, source: Source) -> Any:
         interpolation=data.interpolation,
     )
     assumed = exported.Assumed(source.class_names, data.image_size, view)
-    return exported.ExportedNetwork(path, assumed)
+    return exported.open_network(path, assumed)

@@ -1,6 +1,7 @@
 """Exported networks (ONNX, StableHLO) that predict as `inference.predictor.Predictor` does."""
 
 import dataclasses
+import functools
 import pathlib
 import statistics
 import time
@@ -35,39 +36,37 @@ class Assumed:
 class ExportedNetwork:
     """A network in a file, on this machine's CPU."""
 
-    def __init__(self, path: pathlib.Path, assumed: Assumed):
-        """Reads the file and tries it on an image.
-
-        Of a file that does not name classes and preprocessing, `assumed` are taken, which is said.
-        Raises InputError for what is no classifier of images, MissingPackageError, and
-        FileNotFoundError.
+    def __init__(
+        self,
+        path: pathlib.Path,
+        network: Network,
+        class_names: tuple[str, ...],
+        view: crops.Preprocessing,
+    ):
+        """`network`: what `path` holds, tried on an image. Raises InputError for what gives other
+        than one finite score for each of `class_names`.
         """
-        if not path.is_file():
-            raise MissingFileError(f"there is no file {path}")
-        self.path, self.num_bytes = path, path.stat().st_size
-        self.digest = str(Digest(path.read_bytes()))
-        opened = onnx_session.open_session if path.suffix == export.ONNX else _open_stablehlo
-        self._network = network = opened(path)
-        card = network.card
-        self.view = card.preprocessing if card else assumed.view(_size(network, assumed, path))
+        self.path, self.class_names, self.view = path, class_names, view
+        self._network = network
         scores = self._scores(self._random_image())
-        self._are_probabilities = bool(
-            (scores >= 0).all() and (np.abs(scores.sum(1) - 1) < 1e-3).all()
-        )
-        self.class_names = card.class_names if card else assumed.class_names
-        if scores.shape[1] != len(self.class_names):
+        if scores.shape[1] != len(class_names):
             raise InputError(
                 f"{path} gives {scores.shape[1]:,} scores an image; there are "
-                f"{len(self.class_names):,} classes"
+                f"{len(class_names):,} classes"
             )
-        if card is None:
-            view = self.view
-            say(
-                f"{path} names neither classes nor preprocessing; taken are the source's classes "
-                f"in their order and data's view: {view.size} pixels, crop {view.crop}, mean "
-                f"{view.mean}, std {view.std}, {view.interpolation}"
-            )
+        sums = scores.sum(axis=1)
+        self._are_probabilities = bool((scores >= 0).all() and (np.abs(sums - 1) < 1e-3).all())
         self.seconds, self.images = 0.0, 0  # that full batches but the first took
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the file."""
+        return self.path.stat().st_size
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits that name the file's content."""
+        return str(Digest(self.path.read_bytes()))
 
     def predict(
         self,
@@ -144,19 +143,34 @@ class ExportedNetwork:
             piece = images[start : start + rows]
             batch = np.zeros((rows, *piece.shape[1:]), np.uint8)
             batch[: len(piece)] = piece
-            found.append(self._network.call(self._input(batch, form))[: len(piece)])
+            found.append(self._network.call(form.of(batch, self.view))[: len(piece)])
         scores = np.concatenate(found)
         if not np.isfinite(scores).all():
             raise InputError(f"{self.path}: its scores hold NaN or infinity")
         return scores
 
-    def _input(self, images: np.ndarray, form: ImageInput) -> np.ndarray:
-        if form.dtype != np.uint8:
-            mean, std = (np.asarray(v, np.float32) for v in (self.view.mean, self.view.std))
-            images = ((images / np.float32(255) - mean) / std).astype(form.dtype)
-        if form.channels_first:
-            images = images.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(images)
+
+def open_network(path: pathlib.Path, assumed: Assumed) -> ExportedNetwork:
+    """The network of a file, by its ending: ONNX or StableHLO.
+
+    Where the file does not name classes and preprocessing, `assumed` are taken, which is said.
+    Raises FileNotFoundError, MissingPackageError, and InputError for what is no classifier of
+    images.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"there is no file {path}")
+    opened = onnx_session.open_session if path.suffix == export.ONNX else _open_stablehlo
+    network = opened(path)
+    if network.card:
+        return ExportedNetwork(path, network, network.card.class_names, network.card.preprocessing)
+    view = assumed.view(_size(network, assumed, path))
+    found = ExportedNetwork(path, network, assumed.class_names, view)
+    say(
+        f"{path} names neither classes nor preprocessing; taken are the source's classes in their "
+        f"order and the view of config.data: {view.size} pixels, crop {view.crop}, mean "
+        f"{view.mean}, std {view.std}, {view.interpolation}"
+    )
+    return found
 
 
 def _size(network: Network, assumed: Assumed, path: pathlib.Path) -> int:

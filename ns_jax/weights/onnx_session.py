@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ns_jax.data import crops
 from ns_jax.errors import InputError
 from ns_jax.model_card import ModelCard
 from ns_jax.weights import onnx_file, onnx_graph
@@ -26,6 +27,16 @@ class ImageInput:
     channels_first: bool
     batch: int | None
     size: int | None
+
+    def of(self, pixels: np.ndarray, view: crops.Preprocessing) -> np.ndarray:
+        """uint8 `[n, S, S, 3]` in this form, normalised by the view's mean and std if floats."""
+        images = pixels
+        if self.dtype != np.uint8:
+            mean, std = (np.asarray(values, np.float32) for values in (view.mean, view.std))
+            images = ((pixels / np.float32(255) - mean) / std).astype(self.dtype)
+        if self.channels_first:
+            images = images.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(images)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ FREE = {
     *("data.label_column",),
     *("train.selection", "train.teacher", "train.init", "train.wandb"),
     *("label.checkpoint", "label.subset", "label.worker"),
-    *("select.labels", "select.exclude", "evaluate.checkpoint"),
+    *("select.labels", "select.exclude", "evaluate.checkpoint", "evaluate.against"),
     *("selftrain.teacher", "selftrain.filter"),
     *("convert.source", "convert.target", "convert.model", "convert.class_names"),
     *("robustness.checkpoint", "robustness.against", "robustness.suites", "robustness.crop"),

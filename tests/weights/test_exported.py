@@ -81,7 +81,7 @@ def assumed(size=None, classes=CLASSES):
 )
 def test_files_of_somebody_else_in_every_form(tmp_path, shape, dtype, softmax, capsys):
     path = write(tmp_path / "other.onnx", shape, dtype, WEIGHTS / 100, softmax)
-    network = exported.ExportedNetwork(path, assumed(12))
+    network = exported.open_network(path, assumed(12))
     images = np.random.default_rng(1).integers(0, 256, (9, 12, 12, 3)).astype(np.uint8)
     pixels = images if dtype == np.uint8 else (images / 255 - np.asarray(MEAN)) / np.asarray(STD)
     probs = np.asarray(jax.nn.softmax(pixels.mean((1, 2)) @ WEIGHTS / 100, axis=-1))
@@ -113,7 +113,7 @@ def test_files_of_somebody_else_in_every_form(tmp_path, shape, dtype, softmax, c
 def test_what_is_no_classifier_of_images_is_told_in_a_sentence(tmp_path, options, size, message):
     path = write(tmp_path / "other.onnx", **options)
     with pytest.raises(InputError, match=message) as error:
-        exported.ExportedNetwork(path, assumed(size))
+        exported.open_network(path, assumed(size))
     assert "\n" not in str(error.value)
 
 
@@ -122,10 +122,10 @@ def test_what_is_no_classifier_of_images_is_told_in_a_sentence(tmp_path, options
 def test_other_files_are_told_in_a_sentence(tmp_path, ending, content):
     path = tmp_path / f"other{ending}"
     with pytest.raises(FileNotFoundError, match="there is no file"):
-        exported.ExportedNetwork(path, assumed(12))
+        exported.open_network(path, assumed(12))
     path.write_bytes(content)
     with pytest.raises(InputError, match="cannot run it|cannot be read"):
-        exported.ExportedNetwork(path, assumed(12))
+        exported.open_network(path, assumed(12))
 
 
 def test_a_damaged_card_is_told(tmp_path):
@@ -133,7 +133,7 @@ def test_a_damaged_card_is_told(tmp_path):
     model.metadata_props.add(key="ns_jax.model.json", value="{}")
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(InputError, match="ns_jax.model.json is damaged"):
-        exported.ExportedNetwork(tmp_path / "other.onnx", assumed(12))
+        exported.open_network(tmp_path / "other.onnx", assumed(12))
 
 
 @pytest.mark.large
