@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ns_jax import files, model_card
-from ns_jax.data import pipeline
+from ns_jax import files
+from ns_jax.data import matching, pipeline
 from ns_jax.data.source import Source
 from ns_jax.data.workers import LoaderSettings
 from ns_jax.errors import InputError
@@ -48,8 +48,8 @@ def save(
     can be read, and what that raises.
     """
     if images.labelled is not None:
-        names = images.labelled.class_names
-        model_card.check_classes(names, card.class_names, images.labelled.name, "the network")
+        matched = matching.match(images.labelled, card.class_names, "the network")
+        images = dataclasses.replace(images, labelled=matched)
     model = onnx_graph.build(card, variables, onnx_input)
     metadata = {onnx_file.CARD: json.dumps(card.to_json()), onnx_file.INPUT: onnx_input}
     calibration, measured = images.chosen()
