@@ -79,7 +79,7 @@ RANGES = {
     "data.max_pixels": COUNT,
     "data.max_bad_fraction": SHARE,
     "data.workers": Range(0, optional=True),
-    "data.read_threads": COUNT,
+    "data.read_threads": COUNT_OR_NONE,
     "data.prefetch": COUNT,
     "randaugment.num_layers": NATURAL,
     "randaugment.magnitude": NATURAL,
@@ -184,7 +184,8 @@ def _check(config: config_dict.ConfigDict, where: str) -> None:
         if path in RANGES:
             check_number(path, value, where)
         if path in CHOICES and value not in CHOICES[path]:
-            raise InputError(f"{where}{path}={value!r}; known: {', '.join(CHOICES[path])}")
+            known = ", ".join(word or '""' for word in CHOICES[path])
+            raise InputError(f"{where}{path}={value!r}; known: {known}")
 
 
 def check_number(path: str, value: Any, where: str = "") -> None:

@@ -137,7 +137,7 @@ def test_attempts_leave_out_what_they_say(card):
         ({}, {}, "needs images to calibrate on; set --config.data.unlabelled="),
         ({}, {"test": "digits:test"}, "needs images to calibrate on"),
         ({"target": "x.stablehlo"}, {"unlabelled": "digits:train"}, "is for FILE.onnx"),
-        ({"quantise": "int4"}, {}, "unknown convert.quantise 'int4'; known: int8"),
+        ({"quantise": "int4"}, {}, "convert.quantise='int4'; known: \"\", int8"),
         ({"calibration_images": 0}, {}, "calibration_images is 0; it must be 1 or more"),
         ({"onnx_input": "nchw"}, {}, "known: uint8_nhwc, float_nchw"),
         ({"source": ""}, {}, "convert.source is empty"),
