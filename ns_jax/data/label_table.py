@@ -3,6 +3,7 @@
 import io
 import os
 import posixpath
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
@@ -15,6 +16,7 @@ from ns_jax import files
 from ns_jax.errors import InputError
 from ns_jax.progress import one_line
 
+SHOWN = 10  # files in a message
 NAME = "labels.csv"  # columns `file` (relative to the directory) and `label` (empty: unknown)
 
 
@@ -32,28 +34,44 @@ def read(root: str, there: Sequence[str], column: str) -> tuple[list[str], list[
             f"{root}) and `{column}` (a class name, or nothing where it is unknown; "
             "data.label_column names another)"
         )
-    listed, labels = (table.column(name) for name in ("file", column))
+    listed, labels = (table.column(name).combine_chunks() for name in ("file", column))
     if not len(table):
         raise InputError(f"{path} lists no files")
-    keys, absent = _found(listed, there, root)
-    counts = pc.value_counts(_as_bytes(keys))
-    several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-    twice = list(map(os.fsdecode, several.to_pylist()))
-    for found, problem in ((absent, "do not exist"), (twice, "are listed twice")):
+    places = _places(listed, there, root)
+    unlisted = listed.filter(pa.array(places < 0)).to_pylist()
+    # What the directory has counts, whatever it is called: a hidden file, a dead link.
+    if others := [name for name in map(os.fsdecode, unlisted) if _is_below(root, name)]:
+        there = [*there, *dict.fromkeys(others)]
+        places = _places(listed, there, root)
+    absent = sorted(set(listed.filter(pa.array(places < 0)).to_pylist()))
+    counts = np.bincount(places[places >= 0], minlength=len(there))
+    twice = [there[place] for place in np.flatnonzero(counts > 1).tolist()]
+    for found, problem in (
+        (list(map(os.fsdecode, absent)), "do not exist"),
+        (twice, "are listed twice"),
+    ):
         if found:
-            shown = ", ".join(map(one_line, found[:10]))
+            shown = ", ".join(map(one_line, found[:SHOWN]))
             raise InputError(f"{len(found)} files of {path} {problem}: {shown}")
-    return keys, labels.to_pylist()
+    return [there[place] for place in places.tolist()], labels.to_pylist()
+
+
+def _is_below(root: str, name: str) -> bool:
+    """Whether the directory has it, if only as a dead link or in a locked folder."""
+    outside = posixpath.normpath(name).split("/")[0] in ("..", "", ".")
+    return not outside and files.is_named(f"{root}/{name}")
 
 
 def _table(path: str) -> pa.Table:
-    """All columns as text, `file` as bytes, their names without blanks around."""
+    """All columns as text, but bytes of files; names of columns without blanks around."""
     try:
         data = files.read(path)
         names = csv.open_csv(io.BytesIO(data)).schema.names
-        # Names of files need not be UTF-8.
-        types = {name: pa.binary() if name.strip() == "file" else pa.string() for name in names}
-        convert = csv.ConvertOptions(column_types=types, strings_can_be_null=False)
+        kinds = {
+            name: pa.large_binary() if name.strip() == "file" else pa.large_string()
+            for name in names
+        }
+        convert = csv.ConvertOptions(column_types=kinds, strings_can_be_null=False)
         table = csv.read_csv(io.BytesIO(data), convert_options=convert)
     except pa.ArrowInvalid as error:
         raise InputError(f"{path} is not a table of commas: {error}") from None
@@ -63,31 +81,29 @@ def _table(path: str) -> pa.Table:
     return table.rename_columns(names)
 
 
-def _found(listed: pa.ChunkedArray, there: Sequence[str], root: str) -> tuple[list[str], list[str]]:
-    """The files as they are named below `root`, and those listed that are not there."""
-    exact = pc.is_in(listed.cast(pa.large_binary()), value_set=_as_bytes(there)).to_numpy()
-    keys, absent = list(map(os.fsdecode, listed.to_pylist())), []
-    others = np.flatnonzero(~exact)
-    composed = {_composed(key): key for key in there} if len(others) else {}
-    places = {f"{place.rstrip('/')}/" for place in (root, *_absolute(root))}
-    for row in others.tolist():
-        spellings = _spellings(keys[row], places)
-        found = next((composed[name] for name in spellings if name in composed), None)
-        if found is not None:
-            keys[row] = found
-        elif not _is_below(root, keys[row]):
-            absent.append(keys[row])
-    return keys, sorted(set(absent))
+def _places(listed: pa.Array, there: Sequence[str], root: str) -> np.ndarray:
+    """int64 `[N]`: of each listed file its place in `there`, -1 if it is not there."""
+    # Bytes: names need not be UTF-8.
+    names = pa.array(map(os.fsencode, there), pa.large_binary())
+    places = _looked_up(listed, names)
+    prefixes = {f"{place.rstrip('/')}/" for place in (root, *_absolute(root))}
+    # The commonest spellings at once; a million of them one by one take half a minute.
+    for plain in (r"^[ \t]+|[ \t]+$", f"^({'|'.join(map(re.escape, ('./', *prefixes)))})"):
+        rows = np.flatnonzero(places < 0)
+        rest = pc.replace_substring_regex(listed.take(pa.array(rows)), plain, "")
+        places[rows] = _looked_up(rest, names)
+    rows = np.flatnonzero(places < 0)
+    composed = {_composed(key): place for place, key in enumerate(there)} if len(rows) else {}
+    for row, name in zip(rows, listed.take(pa.array(rows)).to_pylist(), strict=True):
+        spellings = _spellings(os.fsdecode(name), prefixes)
+        places[row] = next((composed[name] for name in spellings if name in composed), -1)
+    return places
 
 
-def _is_below(root: str, name: str) -> bool:
-    """Whether the directory has it, if only as a dead link, a hidden file or in a locked folder."""
-    outside = posixpath.normpath(name).split("/")[0] in ("..", "")
-    return not outside and files.is_named(f"{root}/{name}")
-
-
-def _as_bytes(names: Sequence[str]) -> pa.Array:
-    return pa.array(map(os.fsencode, names), pa.large_binary())
+def _looked_up(wanted: pa.Array, names: pa.Array) -> np.ndarray:
+    """int64 `[len(wanted)]`: the place of each in `names`, or -1."""
+    found = pc.fill_null(pc.index_in(wanted, value_set=names), -1)
+    return found.to_numpy().astype(np.int64)
 
 
 def _composed(name: str) -> str:
@@ -98,11 +114,11 @@ def _absolute(root: str) -> list[str]:
     return [] if files.is_remote(root) else [os.path.abspath(root), os.path.realpath(root)]
 
 
-def _spellings(listed: str, places: set[str]) -> Iterator[str]:
-    """What a file that is listed so may be called below the directory, whose paths `places` are."""
+def _spellings(listed: str, prefixes: set[str]) -> Iterator[str]:
+    """What a file that is listed so may be called below the directory of these `prefixes`."""
     name = _composed(listed)
     for spelled in (name, name.strip(), name.replace("\\", "/"), name.strip().replace("\\", "/")):
         yield spelled
         plain = posixpath.normpath(spelled)
         yield plain
-        yield from (n[len(p) :] for n in (spelled, plain) for p in places if n.startswith(p))
+        yield from (n[len(p) :] for n in (spelled, plain) for p in prefixes if n.startswith(p))

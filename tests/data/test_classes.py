@@ -519,3 +519,14 @@ def test_of_large_sources_a_part_is_compared(monkeypatch, capsys):
     overlap.check(pool, test)
     assert len(read) == 200 and len(set(read[:100])) == 100
     assert "100 of 1,148 images of digits:unlabelled, 100 of 599" in capsys.readouterr().err
+
+
+def test_names_in_a_table_need_not_be_text(tmp_path):
+    from ns_jax.data import label_table
+
+    (tmp_path / "labels.csv").write_bytes(b"file, label\na.jpg,x\n ./b\xff.jpg,y\nb\xff.jpg ,y\n")
+    with pytest.raises(InputError, match=r"1 files of .* are listed twice: b\\udcff.jpg"):
+        label_table.read(str(tmp_path), ["a.jpg", "b\udcff.jpg"], "label")
+    (tmp_path / "labels.csv").write_bytes(b"file, label\na.jpg,x\n ./b\xff.jpg,y\n")
+    found = label_table.read(str(tmp_path), ["a.jpg", "b\udcff.jpg"], "label")
+    assert found == (["a.jpg", "b\udcff.jpg"], ["x", "y"])
