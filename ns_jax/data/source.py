@@ -73,7 +73,7 @@ class Source:
         numbers = class_names_lib.matching(self.class_names, class_names)
         if labels is None or (numbers < 0).all():
             return None
-        return numbers[labels]
+        return labels if _is_same(numbers) else numbers[labels]
 
     def labelled(self) -> np.ndarray:
         """Indices, int [n], of images that have a label, or may have one if it is not known."""
@@ -95,8 +95,8 @@ class Source:
         def new(labels: np.ndarray | None) -> np.ndarray | None:
             return labels if labels is None or not self.class_names else numbers[labels]
 
-        names, count = tuple(class_names), len(numbers) - 1
-        if len(names) == count and np.array_equal(numbers[:-1], np.arange(count)):
+        names = tuple(class_names)
+        if len(names) == len(self.class_names) and _is_same(numbers):
             return dataclasses.replace(self, class_names=names)
         return dataclasses.replace(
             self,
@@ -110,6 +110,11 @@ class Source:
         image, label, key = self.records[index]
         label = _checked(label, len(self.class_names), key)
         return {"image": image, "label": label, "key": key}
+
+
+def _is_same(numbers: np.ndarray) -> bool:
+    """Whether all classes keep their numbers."""
+    return np.array_equal(numbers[:-1], np.arange(len(numbers) - 1))
 
 
 def _checked(label: int, num_classes: int, key: str) -> int:

@@ -11,12 +11,16 @@ from ns_jax.data.pipeline import Examples
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError
 from ns_jax.model_card import ModelCard
+from ns_jax.progress import one_line
 from ns_jax.selection import table as table_lib
 from ns_jax.training import targets
 
 LOOKED_AT = 2000  # images for their labels, where these lie beside them
 # Folders of one data set's parts, which are no classes.
-PARTS = ("train", "training", "val", "valid", "validation", "test", "testing", "dev", "holdout")
+PARTS = (
+    *("train", "training", "val", "valid", "validation", "dev", "test", "testing", "holdout"),
+    *("eval", "evaluation", "labelled", "labeled", "unlabelled", "unlabeled"),
+)
 
 
 def check_labelled(source: Source) -> None:
@@ -27,11 +31,12 @@ def check_labelled(source: Source) -> None:
         raise InputError(
             f"{source.name} has no labels: {source.no_labels}; it cannot be trained on"
         )
-    parts = [name for name in source.class_names if name.lower() in PARTS]
-    if len(parts) == len(source.class_names):
+    names, is_folder = source.class_names, source.name.startswith("folder:")
+    if is_folder and all(name.lower() in PARTS for name in names):
+        inside = max(names, key=lambda name: name.lower().startswith("train"))
         raise InputError(
-            f"{source.name}: its folders are parts of a data set, not classes: {', '.join(parts)}; "
-            f"did you mean {source.name}/{max(parts, key=lambda name: name.startswith('train'))}?"
+            f"{source.name}: its folders are parts of a data set, not classes: {', '.join(names)}; "
+            f"did you mean {source.name}/{inside}?"
         )
     labels = source.some_labels(LOOKED_AT)
     unknown, looked_at = np.count_nonzero(labels < 0), len(labels)
@@ -42,11 +47,13 @@ def check_labelled(source: Source) -> None:
             "trained on. Label them, or move them to data.unlabelled"
         )
     there = np.flatnonzero(np.bincount(labels))
-    if len(there) == 1 and (looked_at == len(source) or len(source.class_names) == 1):
-        name = source.class_names[there[0]]
+    if len(there) == 1 and (looked_at == len(source) or len(names) == 1):
+        name = names[there[0]]
+        inside = f"{source.name}/{name}" if is_folder else "folder:DIR/train"
         raise InputError(
-            f"{source.name} has images of one class only, {name!r}; there is nothing to learn. "
-            "Of a directory with folders like train and val inside name one: folder:DIR/train"
+            f"{source.name} has images of one class only, {one_line(name)}; there is nothing to "
+            "learn. Of a directory whose folders are parts like train and val, or that holds the "
+            f"folders of classes further down, name the right one: {inside}"
         )
 
 

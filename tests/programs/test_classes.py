@@ -351,7 +351,9 @@ def test_what_cannot_be_trained_on_is_refused_at_once(training, tmp_path, monkey
     training.data.labelled = parquet(tmp_path / "p", more=(-1, None, -1))
     refused(training, tmp_path / "run", "3 of 63 images are without a label")
     training.data.labelled = parquet(tmp_path / "q", (3,))
-    refused(training, tmp_path / "run", "one class only, '3'.*folder:DIR/train")
+    refused(training, tmp_path / "run", "one class only, 3;.*folder:DIR/train")
+    training.data.labelled = folder(tmp_path / "one" / "images")[: -len("/images")]
+    refused(training, tmp_path / "run", f"one class only, images.*folder:{tmp_path}/one/images")
     for part in ("val", "train"):
         folder(tmp_path / "parts" / part)
     training.data.labelled = f"folder:{tmp_path / 'parts'}"
