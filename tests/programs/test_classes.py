@@ -161,8 +161,21 @@ def test_a_test_source_without_any_label_is_refused_before_the_pass(
         evaluated(config, tmp_path / "e", name)
 
 
-def unlabelled_tfds(root):
-    """A split whose labels are all -1, as those of some test splits are."""
+def test_labels_that_lie_beside_images_are_left_out_as_they_are_read(
+    config, tmp_path, monkeypatch, capsys
+):
+    name = unlabelled_tfds(tmp_path, (-1, 3, -1, 10))
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    found = evaluated(config, tmp_path / "all", name)
+    assert (found["num_images"], found["num_unlabelled"]) == (2, 2)
+    assert [OLD[n] for n, v in enumerate(found["per_class"]) if v is not None] == ["10", "3"]
+    assert "2 of 4 images have no label" in capsys.readouterr().err
+    found = evaluated(config, tmp_path / "present", name, classes="present")
+    assert (found["num_images"], found["top5"]) == (2, 1.0)  # two classes compete
+
+
+def unlabelled_tfds(root, labels=(-1, -1, -1, -1)):
+    """A split whose labels are -1, as those of some test splits are."""
     import tensorflow_datasets
 
     class Hidden(tensorflow_datasets.core.GeneratorBasedBuilder, skip_registration=True):
@@ -187,7 +200,7 @@ def unlabelled_tfds(root):
             for number in range(4):
                 path = root / f"{number}.jpg"
                 path.write_bytes(made.encoded(2 * number))
-                yield number, {"image": str(path), "label": -1}
+                yield number, {"image": str(path), "label": labels[number]}
 
     Hidden(data_dir=root, file_format="array_record").download_and_prepare()
     return "tfds:hidden:test"

@@ -87,7 +87,7 @@ def _features(record: bytes) -> dict[str, Sequence]:
     return {name: value for name, value in values.items() if len(value)}
 
 
-def open_source(pattern: str, column: str) -> Source:
+def open_source(pattern: str, column: str = "label") -> Source:
     """All records of the files that match, in the order of their names.
 
     The feature `column` holds labels. They are numbers, so a labelled source needs class_names.txt

@@ -40,7 +40,7 @@ class _Files:
         return image, -1 if self.labels is None else self.labels[index], as_text(name)
 
 
-def open_source(root: str, column: str) -> Source:
+def open_source(root: str, column: str = "label") -> Source:
     """A file counts as an image by its ending, or one without an ending by how it begins, unless it
     or a directory on its path is hidden or junk; one that cannot be read or decoded keeps its index
     and is reported. Classes and files are in the order of their names; with a labels.csv, which

@@ -79,7 +79,7 @@ def _open(path: str, version: str) -> tuple[pq.ParquetFile, np.ndarray]:
     return file, np.cumsum([file.metadata.row_group(group).num_rows for group in groups])
 
 
-def open_source(pattern: str, column: str) -> Source:
+def open_source(pattern: str, column: str = "label") -> Source:
     """All rows of the files that match, in the order of the files' names.
 
     `column` holds labels, numbers of any type or names; numbers are named by the files' Hugging

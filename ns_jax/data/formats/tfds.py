@@ -39,7 +39,7 @@ class _Examples:
         return example[self.image], label, key
 
 
-def open_source(rest: str, column: str) -> Source:
+def open_source(rest: str, column: str = "label") -> Source:
     """A split (`train`, `train[:10%]`, ...) of a data set that has been prepared.
 
     The feature `column` holds the labels.
