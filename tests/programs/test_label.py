@@ -13,15 +13,18 @@ import pytest
 import scipy.special
 
 import ns_jax
+from ns_jax import config as config_lib
+from ns_jax import trees
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import open as open_lib
 from ns_jax.data import perceptual
 from ns_jax.data.workers import LoaderSettings
+from ns_jax.errors import DivergedError
 from ns_jax.inference import metrics, predictor
 from ns_jax.labelling import leases
 from ns_jax.labelling import shards as shards_lib
-from ns_jax.programs import label, select, selftrain
+from ns_jax.programs import evaluate, label, select, selftrain, train
 from ns_jax.selection import table as table_lib
 
 pytestmark = pytest.mark.large
@@ -234,6 +237,37 @@ def test_shards_of_another_source_are_refused_however_many_they_are(config, tmp_
     config.data.unlabelled = "digits:test"
     with pytest.raises(ValueError, match="select.labels=.*another source than digits:test"):
         select.run(config_of_selection(config, tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("what", ["weight", "overflow"])
+def test_a_teacher_whose_outputs_are_not_finite_is_named_at_once(config, tmp_path, what):
+    card, variables = checkpoint.load_model(config.label.checkpoint)
+    flat = trees.by_path(variables)
+    for name, large in (("params/head_bn/scale", 1e30), ("params/head_fc/kernel", 1e30)):
+        flat[name] = np.full_like(flat[name], large)
+    if what == "weight":
+        flat[name][0, 0] = np.nan
+    broken = tmp_path / "broken"
+    checkpoint.save_model(broken, card, trees.from_paths(flat))
+    config.label.checkpoint = str(broken)
+    with pytest.raises(DivergedError, match=f"the teacher {broken}: its outputs are not finite"):
+        label.run(config, tmp_path / "run")
+    assert not list((tmp_path / "run" / "labels").glob("*.parquet"))
+    config.data.holdout = "digits:test"
+    with pytest.raises(DivergedError, match=f"the teacher {broken}: its outputs are not finite"):
+        label.run(config, tmp_path / "held out")
+    config.evaluate.checkpoint = str(broken)
+    with pytest.raises(DivergedError, match=f"{broken}: its outputs are not finite for 599 of 599"):
+        evaluate.run(config, tmp_path)
+    if what == "weight":
+        student = config_lib.at_iteration(config, 1)
+        student.train.teacher = str(broken)
+        with pytest.raises(DivergedError, match=f"the teacher {broken}: 1 of its .* not finite"):
+            train.run(student, tmp_path / "student")
+        student.train.teacher, student.train.init = "", str(broken)
+        student.train.unlabelled_ratio = 0.0
+        with pytest.raises(DivergedError, match=f"train.init={broken}: 1 of its"):
+            train.run(student, tmp_path / "student")
 
 
 def config_of_selection(config, workdir):

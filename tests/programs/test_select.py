@@ -8,7 +8,7 @@ import pytest
 
 from configs import base
 from ns_jax import workdir as workdir_lib
-from ns_jax.errors import DamagedError, InputError
+from ns_jax.errors import DamagedError, DivergedError, InputError
 from ns_jax.labelling import shards as shards_lib
 from ns_jax.programs import select
 from ns_jax.selection import ranking
@@ -242,6 +242,50 @@ def test_the_same_labels_give_the_same_bytes(tmp_path):
     assert run(tmp_path / "c")["digest"] != found[0][0]
 
 
+def harmed(content, how, place):
+    """The bytes of a file, cut off at a place or with something else there."""
+    if how == "cut":
+        return content[:place]
+    if how == "bit":
+        return content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+    return content[:place] + bytes(4096)[: len(content) - place] + content[place + 4096 :]
+
+
+@pytest.mark.parametrize("how", ["gone", "cut", "bit", "zeros", "empty"])
+def test_a_damaged_selection_is_found_and_made_again(tmp_path, capsys, how):
+    write_labels(tmp_path / "labels")
+    outputs = run(tmp_path)
+    path = tmp_path / "selection" / table_lib.NAME
+    whole = path.read_bytes()
+    # In the rows, wherever: a bit of the padding between two columns is nobody's.
+    start = whole.index(np.asarray(table_lib.Selection(path.parent).index[:4]).tobytes())
+    for place in (start, start + 8 * 40, len(whole) // 2):
+        if how == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(b"" if how == "empty" else harmed(whole, how, place))
+        assert run(tmp_path) == outputs and path.read_bytes() == whole
+        assert "selected again: " in capsys.readouterr().err
+    run(tmp_path)
+    assert "selected already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["cut", "bit", "zeros"])
+def test_no_damage_of_a_selection_is_more_than_an_error(tmp_path, how):
+    """Not of its headers either: whatever is changed, its digest is another or nothing is lost."""
+    write_labels(tmp_path / "labels")
+    digest = run(tmp_path)["digest"]
+    path = tmp_path / "selection" / table_lib.NAME
+    whole, rows = path.read_bytes(), np.asarray(table_lib.Selection(path.parent).index).copy()
+    for place in np.random.default_rng(0).integers(len(whole), size=60):
+        path.write_bytes(harmed(whole, how, int(place)))
+        try:
+            table_lib.check(path.parent, digest)
+        except DamagedError:
+            continue
+        np.testing.assert_array_equal(table_lib.Selection(path.parent).index, rows)
+
+
 def test_a_threshold_that_keeps_nothing_says_how_high_confidence_goes(tmp_path):
     write_labels(tmp_path / "labels")
     with pytest.raises(ValueError, match=r"threshold=1.0 keeps none of 1,000 .* confidence is 1.0"):
@@ -261,14 +305,15 @@ def test_a_selection_of_an_earlier_version_is_the_same_one(tmp_path):
     write_labels(tmp_path / "labels")
     run(tmp_path)
     made = workdir_lib.read_manifest(tmp_path / "selection")
+    as_it_was = {"digest": made["outputs"]["digest"]}
     for quantile in (0.0, 0.25):
         inputs = {**made["inputs"], "quantile": quantile}
-        workdir_lib.write_manifest(tmp_path / "selection", inputs, {"digest": "as it was"})
+        workdir_lib.write_manifest(tmp_path / "selection", inputs, as_it_was)
         if quantile:
             with pytest.raises(InputError, match="quantile: 0.25 there, 0.0 now"):
                 run(tmp_path)
         else:
-            assert run(tmp_path) == {"digest": "as it was"}
+            assert run(tmp_path) == as_it_was
 
 
 def test_unfinished_labels_are_said(tmp_path):
@@ -368,6 +413,15 @@ def test_a_bad_shard_is_named(tmp_path, harm, message):
     # What selftrain mends by labelling again.
     assert isinstance(error.value, DamagedError) == (harm is not of_another_teacher)
     assert not list(tmp_path.glob("selection/*arrow*"))
+
+
+def test_a_teacher_that_was_not_finite_is_called_that_and_not_a_damaged_shard(tmp_path):
+    confidence = np.full(600, 0.5, np.float32)
+    confidence[450] = np.nan
+    label = np.zeros(600, int)
+    write_shards(tmp_path / "labels", np.arange(600), label, confidence, np.full(600, "ok"))
+    with pytest.raises(DivergedError, match="labels-00001.*outputs of the teacher t are not fin"):
+        run(tmp_path)
 
 
 def test_a_full_disk_leaves_nothing_and_says_what_is_needed(tmp_path):

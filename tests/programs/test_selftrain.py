@@ -335,6 +335,127 @@ def test_a_filter_chooses_once_what_all_teachers_label(tiny_config, make_teacher
         selftrain.run(tiny_config, tmp_path / "other")
 
 
+def digest_of(directory):
+    return trees.digest(checkpoint.load_model(directory)[1])
+
+
+def made_of(directory):
+    return json.loads((directory / "manifest.json").read_text())["inputs"]
+
+
+def test_init_and_a_new_classifier_are_the_teachers_alone(
+    few_stages, tiny_config, make_teacher, tmp_path, capsys
+):
+    """The students begin from scratch, and a fine-tune keeps the classifier of its training."""
+    given, other = (str(make_teacher(tmp_path / f"given{n}", n)) for n in (1, 2))
+    tiny_config.train.init, tiny_config.train.new_head = given, True
+    tiny_config.train.epochs = tiny_config.finetune.epochs = 0.2  # a step
+    tiny_config.finetune.frozen_stages = 0
+    tiny_config.optim.learning_rate_per_256 = 0.0
+    tiny_config.selftrain.iterations = 2
+    student = {"train": {"unlabelled_ratio": 2.0, "init": other}}
+    tiny_config.selftrain.overrides = {
+        "iteration_0": {},
+        "iteration_1": {"train": {"unlabelled_ratio": 2.0}},
+        "iteration_2": student,
+    }
+    selftrain.run(tiny_config, tmp_path / "run")
+    assert capsys.readouterr().err.count("the classifier starts afresh") == 1
+    directories = [tmp_path / "run" / f"iteration_{k}" for k in range(3)]
+    assert [made_of(d).get("init") for d in directories] == [
+        digest_of(given),
+        None,
+        digest_of(other),  # which iteration_2 names for itself
+    ]
+    for directory in directories:
+        assert made_of(directory / "finetune")["init"] == digest_of(directory)
+        heads = [
+            checkpoint.load_model(d)[1]["params"]["head_fc"]["kernel"]
+            for d in (directory, directory / "finetune")
+        ]
+        np.testing.assert_allclose(*heads, rtol=1e-5)  # no rate, but the L2 penalty's rounding
+
+
+def test_a_student_from_its_teacher_keeps_the_classifier(tiny_config, make_teacher, tmp_path):
+    tiny_config.train.init, tiny_config.train.new_head = str(make_teacher(tmp_path / "a")), True
+    tiny_config.selftrain.student_init = "teacher"
+    first, student = (selftrain._iteration_config(tiny_config, tmp_path, k) for k in (0, 1))
+    assert (first.train.init, first.train.new_head) == (str(tmp_path / "a"), True)
+    assert student.train.init == str(tmp_path / "iteration_0") and not student.train.new_head
+
+
+def test_an_init_of_another_network_is_said_before_the_first_step(
+    tiny_config, make_teacher, tmp_path
+):
+    init = str(make_teacher(tmp_path / "given"))
+    tiny_config.selftrain.overrides.iteration_1 = {
+        "model": {"name": "efficientnet-nano"},
+        "train": {"unlabelled_ratio": 2.0, "init": init},
+    }
+    with pytest.raises(ValueError, match="iteration 1 is efficientnet-nano and train.init=.*pico"):
+        selftrain.run(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fine_tune_has_a_seed_of_its_own(tiny_config, tmp_path):
+    tiny_config.finetune.epochs = 1.0
+    tiny_config.selftrain.iterations = 2
+    seeds = []
+    for k in range(3):
+        config = selftrain._iteration_config(tiny_config, tmp_path, k)
+        seeds += [config.seed, selftrain._finetune_config(config, tmp_path).seed]
+    assert len(set(seeds)) == 6 and min(seeds) >= 0
+
+
+def test_a_teacher_in_the_step_is_each_iterations_own(
+    few_stages, tiny_config, make_teacher, tmp_path
+):
+    """The official scripts' flow: nothing is labelled before, the images are all of the pool."""
+    given = str(make_teacher(tmp_path / "given"))
+    tiny_config.train.teacher, tiny_config.selftrain.teacher = "previous", given
+    tiny_config.train.epochs = 0.2  # a step
+    tiny_config.selftrain.iterations = 2
+    summaries = selftrain.run(tiny_config, tmp_path / "run")
+    directories = [tmp_path / "run" / f"iteration_{k}" for k in range(3)]
+    assert [made_of(d)["teacher"] for d in directories[1:]] == [
+        digest_of(given),
+        digest_of(directories[1]),
+    ]
+    assert not [d for d in directories if (d / "labels").exists() or (d / "selection").exists()]
+    assert all("selection" not in made_of(d) for d in directories[1:])
+    assert "labels" not in summaries[1] and summaries[2]["evaluation"]["num_images"] == 599
+
+    # With a filter, of the images that it kept.
+    tiny_config.selftrain.filter = str(make_teacher(tmp_path / "small", 2))
+    tiny_config.selftrain.iterations = 1
+    selftrain.run(tiny_config, tmp_path / "filtered")
+    chosen = made_of(tmp_path / "filtered" / "iteration_1")["selection"]
+    manifest = tmp_path / "filtered" / "filter" / "selection" / "manifest.json"
+    assert chosen == json.loads(manifest.read_text())["outputs"]["digest"]
+
+
+def test_one_teacher_in_the_step_of_all_students_is_refused(tiny_config, make_teacher, tmp_path):
+    tiny_config.train.teacher = str(make_teacher(tmp_path / "given"))
+    with pytest.raises(ValueError, match='set train.teacher="previous": each iteration'):
+        selftrain.run(tiny_config, tmp_path / "run")
+    tiny_config.train.teacher = "previous"
+    student = config_lib.at_iteration(tiny_config, 1)
+    with pytest.raises(ValueError, match='"previous" is the teacher of an iteration of selftrain'):
+        train.run(student, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_selection_that_is_damaged_is_made_again(few_stages, tiny_config, make_teacher, tmp_path):
+    tiny_config.selftrain.teacher = str(make_teacher(tmp_path / "given"))
+    tiny_config.train.epochs = 0.4  # 2 steps
+    outputs = selftrain.run(tiny_config, tmp_path / "run")[1]
+    path = tmp_path / "run" / "iteration_1" / "selection" / table_lib.NAME
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + b"\xff" + whole[len(whole) // 2 + 1 :])
+    assert selftrain.run(tiny_config, tmp_path / "run")[1] == outputs
+    assert path.read_bytes() == whole
+
+
 def test_stages_work_one_by_one_too(undisturbed, tiny_config, tmp_path):
     """The programs by themselves give what the loop gives."""
     tiny_config.label.checkpoint = str(undisturbed[0] / "iteration_0")

@@ -196,6 +196,32 @@ def test_bad_rows_enter_neither_the_statistics_nor_the_divisor(few_stages, unlab
             np.testing.assert_allclose(same, leaf, rtol=1e-3, atol=1e-4, err_msg=path)
 
 
+def test_the_learning_rate_is_that_of_the_steps_number_after_a_skipped_step_too(few_stages):
+    model, _ = build(drop_rate=0.0, path_drop_rate=0.0)  # so that a step's noise is no matter
+    optimiser = optim.make_optimiser(base.get_config().optim, lambda step: 0.01 * (1.0 + step))
+    start = jax.jit(
+        lambda: state_lib.from_variables(model.init(jax.random.key(0), 16), optimiser)
+    )()
+    step = jax.jit(
+        functools.partial(
+            step_lib.train_step, model=model, optimiser=optimiser, objective=objective()
+        )
+    )
+    batch, broken = make_batch(), make_batch()
+    broken["weight"][0] = np.nan
+    first, _ = step(start, batch, jax.random.key(3))
+    skipped, metrics = step(start, broken, jax.random.key(3))
+    assert not np.isfinite(metrics["loss"]) and int(skipped.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, skipped.params, start.params)
+    second, _ = step(skipped, batch, jax.random.key(3))
+    moved, twice = (
+        jax.tree.map(lambda new, old: np.asarray(new - old), state.params, start.params)
+        for state in (first, second)
+    )
+    for one, other in zip(jax.tree.leaves(moved), jax.tree.leaves(twice), strict=True):
+        np.testing.assert_allclose(other, 2 * one, rtol=1e-3, atol=1e-5)
+
+
 def test_a_batch_without_bad_rows_is_weighed_as_it_was():
     batch = make_batch()
     batch["bad"] = np.zeros(len(batch["weight"]), bool)
