@@ -156,13 +156,11 @@ def test_a_packed_state_takes_the_same_step(step, start):
         np.testing.assert_allclose(found[path], leaf, rtol=0, atol=1e-4 * scale, err_msg=path)
 
 
-@pytest.mark.parametrize("unlabelled", [0, UNLABELLED])
-@pytest.mark.parametrize("broken", [(1,), (5, 6), (0, 2, 9)])
+@pytest.mark.parametrize(
+    ("unlabelled", "broken"), [(0, [1]), (UNLABELLED, [0, 2, 9]), (UNLABELLED, [5, 6])]
+)
 def test_bad_rows_enter_neither_the_statistics_nor_the_divisor(few_stages, unlabelled, broken):
     """A batch with bad rows trains as one that never had them, but for the ratio, which stays."""
-    broken = [row for row in broken if row < LABELLED + unlabelled]
-    if not broken:
-        pytest.skip("no such rows")
     model, optimiser = build(drop_rate=0.0, path_drop_rate=0.0)  # whose draws are of the row
     start = jax.jit(
         lambda: state_lib.from_variables(model.init(jax.random.key(0), 16), optimiser)
