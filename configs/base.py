@@ -19,6 +19,10 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     config.model = model = config_dict.ConfigDict()
     model.name = "efficientnet-b0"  # a name of ns_jax/models/efficientnet.py
     model.small_images = False  # True: stages 2 and 3 keep their size, as on SVHN at 32 pixels
+    # Of convolutions and of BatchNorm, which no weights tell: None: those of train.init, else
+    # TensorFlow's, "same" and 1e-3. timm's own networks have PyTorch's, "symmetric" and 1e-5.
+    model.padding = optional(str)
+    model.bn_epsilon = optional(float)
     model.drop_rate = optional(float)  # of dropout before the classifier; None: the network's
     model.path_drop_rate = 0.2  # stochastic depth at the last block, growing linearly from 0
     model.bn_momentum = 0.99  # share of the old value in the moving averages
@@ -257,7 +261,9 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     convert.source = ""  # workdir, checkpoint, FILE.safetensors, TF1 checkpoint, or hf:OWNER/NAME
     # FILE.safetensors (timm), FILE.stablehlo, FILE.onnx, or a directory; "": the workdir
     convert.target = ""
-    convert.model = ""  # of a file that does not say: tf_efficientnet_b3.ns_jft_in1k, ...-b3
+    # Of a file that does not say: tf_efficientnet_b3.ns_jft_in1k, or tf_efficientnet_b3 (ported
+    # from TensorFlow) or efficientnet_b3 (timm's own)
+    convert.model = ""
     convert.class_names = ""  # file with a class name a line; "": the source's, or ImageNet's
     # Images that an ONNX file takes: "uint8_nhwc", as decoded, or "float_nchw", normalised.
     convert.onnx_input = "uint8_nhwc"

@@ -31,7 +31,8 @@ def load(path_or_name: str | pathlib.Path, model: str | None = None) -> "Classif
     """A classifier from a workdir, a checkpoint, a timm safetensors file or `hf:OWNER/NAME`.
 
     `model` names what a foreign file holds: published weights (`tf_efficientnet_b3.ns_jft_in1k`)
-    or an architecture (`efficientnet-b3`). Raises FileNotFoundError or InputError with the reason.
+    or timm's network (`tf_efficientnet_b3`, `efficientnet_b3`). Raises FileNotFoundError or
+    InputError with the reason.
     """
     return Classifier(*imported.load(path_or_name, model or ""))
 

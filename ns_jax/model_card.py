@@ -23,7 +23,7 @@ class TrainingCounts:
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-    """A network's description. The last three fields are there for what a training made."""
+    """A network's description. Three fields are there for what a training made."""
 
     architecture: str  # a name that `efficientnet.build` knows
     small_images: bool
@@ -32,11 +32,27 @@ class ModelCard:
     inputs: dict = dataclasses.field(default_factory=dict)  # what the weights were made of
     stat_groups: int | None = None  # parts of a batch that BatchNorm normalised apart
     counts: TrainingCounts | None = None
+    # What no weight tells, but their use depends on: TensorFlow's convention, unless said.
+    padding: str = efficientnet.EfficientNet.padding
+    bn_epsilon: float = efficientnet.EfficientNet.bn_epsilon
 
     def build(self, **training: Any) -> efficientnet.EfficientNet:
-        """The network; `training` are fields of `EfficientNet` that weights do not depend on."""
+        """The network; `training` are fields of `EfficientNet` that weights do not depend on.
+
+        Raises InputError for weights without a classifier, which are good to start from alone.
+        """
+        if not self.class_names:
+            raise InputError(
+                "the weights have no classifier: train one, on labelled images, with these weights "
+                "as train.init and with train.new_head=True"
+            )
         return efficientnet.build(
-            self.architecture, len(self.class_names), small_images=self.small_images, **training
+            self.architecture,
+            len(self.class_names),
+            small_images=self.small_images,
+            padding=self.padding,
+            bn_epsilon=self.bn_epsilon,
+            **training,
         )
 
     def to_json(self) -> dict:
@@ -46,6 +62,11 @@ class ModelCard:
                 "name": self.architecture,
                 "num_classes": len(self.class_names),
                 "small_images": self.small_images,
+                **{
+                    name: getattr(self, name)
+                    for name, usual in CONVENTION.items()
+                    if getattr(self, name) != usual
+                },
             },
             "class_names": self.class_names,
             "preprocessing": vars(self.preprocessing),
@@ -77,6 +98,7 @@ class ModelCard:
                 inputs=content.get("inputs", {}),
                 stat_groups=content.get("stat_groups"),
                 counts=counts,
+                **{name: model.get(name, usual) for name, usual in CONVENTION.items()},
             )
             num_classes = model["num_classes"]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -84,6 +106,10 @@ class ModelCard:
         if num_classes != len(card.class_names):
             raise DamagedError(f"it names {len(card.class_names)} of {num_classes} classes")
         return card
+
+
+# TensorFlow's, which was the only one before cards had a word for it.
+CONVENTION: dict[str, Any] = {name: getattr(ModelCard, name) for name in ("padding", "bn_epsilon")}
 
 
 def with_classes(

@@ -61,6 +61,18 @@ def test_an_old_model_json_without_newer_fields_is_read(tmp_path):
     assert without(card.to_json(), "model", "preprocessing") == {"class_names": ("ant", "bee")}
 
 
+def test_a_convention_other_than_tensorflows_travels_with_the_weights():
+    own = dataclasses.replace(CARD, padding="symmetric", bn_epsilon=1e-5)
+    on_disk = json.loads(json.dumps(own.to_json()))
+    expected = {**ON_DISK["model"], "padding": "symmetric", "bn_epsilon": 1e-5}
+    assert on_disk["model"] == expected
+    assert ModelCard.from_json(on_disk) == own
+    model = own.build()
+    assert (model.padding, model.bn_epsilon) == ("symmetric", 1e-5)
+    old = ModelCard.from_json(ON_DISK).build()
+    assert (old.padding, old.bn_epsilon) == ("same", 1e-3)
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -64,6 +64,7 @@ RANGES = {
     "model.drop_rate": dataclasses.replace(RATE, optional=True),
     "model.path_drop_rate": SHARE,
     "model.bn_momentum": RATE,
+    "model.bn_epsilon": Range(0, 1, without_low=True, without_high=True, optional=True),
     "model.stat_groups": COUNT_OR_NONE,
     "model.scan_unroll": NATURAL,
     "mesh.devices": COUNT_OR_NONE,
@@ -152,6 +153,7 @@ RANGES = {
 }
 
 CHOICES = {
+    "model.padding": (None, "same", "symmetric"),
     "model.dtype": ("float32", "bfloat16"),
     "data.interpolation": ("bicubic", "bicubic_antialias", "bicubic_tf", "bilinear"),
     "data.train_view": ("crop", "pad", "evaluation"),
@@ -184,7 +186,7 @@ def _check(config: config_dict.ConfigDict, where: str) -> None:
         if path in RANGES:
             check_number(path, value, where)
         if path in CHOICES and value not in CHOICES[path]:
-            known = ", ".join(word or '""' for word in CHOICES[path])
+            known = ", ".join('""' if word == "" else str(word) for word in CHOICES[path])
             raise InputError(f"{where}{path}={value!r}; known: {known}")
 
 

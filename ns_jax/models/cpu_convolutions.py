@@ -1,9 +1,10 @@
-"""Convolutions, SAME padding, images `[B, H, W, C]`, kernels `[kh, kw, in, out]`.
+"""Convolutions, images `[B, H, W, C]`, kernels `[kh, kw, in, out]`; outputs `ceil(size / stride)`.
 
 TPU and GPU run XLA's native convolutions. XLA:CPU is slow at them, so on a CPU the same sums are
 written as matrix products and shifted multiply-adds; `docs/performance.md` has the figures.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 
@@ -11,28 +12,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME padding; an odd pixel goes to the bottom and the right."""
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
+PADDINGS = ("same", "symmetric")
 
 
-def conv(x: jax.Array, kernel: jax.Array, stride: int = 1, on_cpu: bool | None = None) -> jax.Array:
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """How a kernel goes over an image."""
+
+    stride: int = 1
+    padding: str = "same"  # a name of PADDINGS
+
+    def out(self, size: int) -> int:
+        return -(-size // self.stride)
+
+    def pads(self, size: int, kernel: int) -> tuple[int, int]:
+        """Zeros before and behind. Either padding has the same total, up to what no step reaches.
+
+        TensorFlow's SAME puts an odd one behind; PyTorch's has half a kernel before.
+        """
+        total = max((self.out(size) - 1) * self.stride + kernel - size, 0)
+        before = total // 2 if self.padding == "same" else kernel // 2
+        return before, total - before
+
+
+def conv(
+    x: jax.Array, kernel: jax.Array, steps: Steps = Steps(), on_cpu: bool | None = None
+) -> jax.Array:
     """Convolution: x `[B, H, W, in]` -> `[B, ceil(H/s), ceil(W/s), out]`.
 
     `on_cpu`: whether it will run on a CPU. None: known when it is lowered; both forms are traced.
     """
-    native = functools.partial(_conv_native, stride=stride)
-    return _by_platform(on_cpu, functools.partial(_conv_matmul, stride=stride), native, x, kernel)
+    native = functools.partial(_conv_native, steps=steps)
+    return _by_platform(on_cpu, functools.partial(_conv_matmul, steps=steps), native, x, kernel)
 
 
 def depthwise_conv(
-    x: jax.Array, kernel: jax.Array, stride: int = 1, on_cpu: bool | None = None
+    x: jax.Array, kernel: jax.Array, steps: Steps = Steps(), on_cpu: bool | None = None
 ) -> jax.Array:
     """Depthwise convolution: x `[B, H, W, C]`, kernel `[k, k, 1, C]`; `on_cpu` as in `conv`."""
-    native = functools.partial(_conv_native, stride=stride, groups=x.shape[-1])
-    return _by_platform(on_cpu, functools.partial(_depthwise_cpu, stride=stride), native, x, kernel)
+    native = functools.partial(_conv_native, steps=steps, groups=x.shape[-1])
+    return _by_platform(on_cpu, functools.partial(_depthwise_cpu, steps=steps), native, x, kernel)
 
 
 def _by_platform(
@@ -43,30 +62,30 @@ def _by_platform(
     return (cpu if on_cpu else native)(x, kernel)
 
 
-def _depthwise_cpu(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _depthwise_cpu(x: jax.Array, kernel: jax.Array, steps: Steps) -> jax.Array:
     batch, height, width, _ = x.shape
     # A matrix for each channel is to be small beside the images that it multiplies. The batch of an
     # export is a symbol.
     if isinstance(batch, int) and MAPS_A_POSITION * height * width <= batch:
-        return _depthwise_matmul(x, kernel, stride)
-    return _depthwise_shifts(x, kernel, stride)
+        return _depthwise_matmul(x, kernel, steps)
+    return _depthwise_shifts(x, kernel, steps)
 
 
-def _conv_native(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
+def _conv_native(x: jax.Array, kernel: jax.Array, steps: Steps, groups: int = 1) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
-        (stride, stride),
-        "SAME",
+        (steps.stride, steps.stride),
+        [steps.pads(size, k) for size, k in zip(x.shape[1:3], kernel.shape[:2], strict=True)],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
 
 
-def _conv_matmul(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _conv_matmul(x: jax.Array, kernel: jax.Array, steps: Steps) -> jax.Array:
     """Every output pixel's patch times the kernel as one matrix."""
     every = range(kernel.shape[0])
-    views = [view for _, view in _windows(x, len(every), stride, every, every)]
+    views = [view for _, view in _windows(x, len(every), steps, every, every)]
     patches = jnp.concatenate(views, -1) if len(views) > 1 else views[0]
     return _matmul(patches, kernel.reshape(-1, kernel.shape[-1]))
 
@@ -75,7 +94,7 @@ def _conv_matmul(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 MAPS_A_POSITION = 3
 
 
-def _depthwise_matmul(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _depthwise_matmul(x: jax.Array, kernel: jax.Array, steps: Steps) -> jax.Array:
     """A channel's map, as a row of positions, times a matrix: one product a channel for each pass.
 
     Of an 8 x 8 map it multiplies 64 values for an output where a 5 x 5 kernel has 25, and is twice
@@ -83,8 +102,8 @@ def _depthwise_matmul(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array
     time.
     """
     size, channels = kernel.shape[0], x.shape[-1]
-    out_shape = tuple(-(-n // stride) for n in x.shape[1:3])
-    taps = jnp.asarray(_tap_of_positions(x.shape[1:3], size, stride), x.dtype)
+    out_shape = tuple(map(steps.out, x.shape[1:3]))
+    taps = jnp.asarray(_tap_of_positions(x.shape[1:3], size, steps), x.dtype)
     matrices = kernel.reshape(-1, channels).T @ taps.reshape(len(taps), -1)
     matrices = matrices.reshape(channels, *taps.shape[1:])
     maps = x.reshape(len(x), -1, channels).transpose(2, 0, 1)
@@ -93,12 +112,12 @@ def _depthwise_matmul(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array
 
 
 @functools.cache
-def _tap_of_positions(shape: tuple[int, int], kernel_size: int, stride: int) -> np.ndarray:
+def _tap_of_positions(shape: tuple[int, int], kernel_size: int, steps: Steps) -> np.ndarray:
     """bool `[k * k, in positions, out positions]`: whether that place of the kernel joins them."""
 
     def along(size: int) -> np.ndarray:  # [k, in, out]
-        before, out = same_padding(size, kernel_size, stride)[0], np.arange(-(-size // stride))
-        place = np.arange(size)[:, None] + before - stride * out
+        before, out = steps.pads(size, kernel_size)[0], np.arange(steps.out(size))
+        place = np.arange(size)[:, None] + before - steps.stride * out
         return np.arange(kernel_size)[:, None, None] == place
 
     rows, columns = map(along, shape)
@@ -125,23 +144,23 @@ def _matmul_backward(saved: tuple, g: jax.Array) -> tuple:
 _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
-def _taps(shape: tuple[int, ...], kernel_size: int, stride: int) -> tuple[range, range]:
+def _taps(shape: tuple[int, ...], kernel_size: int, steps: Steps) -> tuple[range, range]:
     """The kernel's rows and columns that ever meet a pixel: on tiny maps, few of them."""
 
     def meeting(size: int) -> range:
-        before, last = same_padding(size, kernel_size, stride)[0], -(-size // stride) - 1
-        found = [i for i in range(kernel_size) if -last * stride <= i - before < size]
+        before, last = steps.pads(size, kernel_size)[0], steps.out(size) - 1
+        found = [i for i in range(kernel_size) if -last * steps.stride <= i - before < size]
         return range(found[0], found[-1] + 1)
 
     return meeting(shape[0]), meeting(shape[1])
 
 
 def _windows(
-    x: jax.Array, kernel_size: int, stride: int, rows: range, columns: range
+    x: jax.Array, kernel_size: int, steps: Steps, rows: range, columns: range
 ) -> Iterator[tuple[tuple[int, int], jax.Array]]:
     """The shifted, strided views of padded images that these places of the kernel multiply."""
-    pads = [same_padding(n, kernel_size, stride) for n in x.shape[1:3]]
-    last_h, last_w = ((-(-n // stride) - 1) * stride + 1 for n in x.shape[1:3])
+    stride, pads = steps.stride, [steps.pads(n, kernel_size) for n in x.shape[1:3]]
+    last_h, last_w = ((steps.out(n) - 1) * stride + 1 for n in x.shape[1:3])
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     for i in rows:
         for j in columns:
@@ -167,39 +186,39 @@ def _unfused(function: Callable, x: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise_shifts(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _depthwise_shifts(x: jax.Array, kernel: jax.Array, steps: Steps) -> jax.Array:
     """Shifted multiply-adds: 10 to 40 times as fast as XLA:CPU's grouped convolution."""
     size = kernel.shape[0]
-    taps = _taps(x.shape[1:3], size, stride)
+    taps = _taps(x.shape[1:3], size, steps)
 
     def products(images: jax.Array) -> jax.Array:
-        views = _windows(images, size, stride, *taps)
+        views = _windows(images, size, steps, *taps)
         terms = (view * kernel[i, j, 0] for (i, j), view in views)
         return sum(terms)  # type: ignore[return-value]  # there is one at least
 
     return _unfused(products, x)
 
 
-def _depthwise_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple:
-    return _depthwise_shifts(x, kernel, stride), (x, kernel)
+def _depthwise_forward(x: jax.Array, kernel: jax.Array, steps: Steps) -> tuple:
+    return _depthwise_shifts(x, kernel, steps), (x, kernel)
 
 
-def _depthwise_backward(stride: int, saved: tuple, g: jax.Array) -> tuple:
+def _depthwise_backward(steps: Steps, saved: tuple, g: jax.Array) -> tuple:
     x, kernel = saved
-    return _input_gradient(x.shape, kernel, g, stride), _kernel_gradient(x, kernel, g, stride)
+    return _input_gradient(x.shape, kernel, g, steps), _kernel_gradient(x, kernel, g, steps)
 
 
 _depthwise_shifts.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _input_gradient(
-    shape: tuple[int, ...], kernel: jax.Array, g: jax.Array, stride: int
+    shape: tuple[int, ...], kernel: jax.Array, g: jax.Array, steps: Steps
 ) -> jax.Array:
     """Each residue of the padded input's rows and columns modulo the stride is a sum of its own."""
     k, (_, out_h, out_w, channels) = kernel.shape[0], g.shape
-    reach = (k - 1) // stride
-    (top, _), (left, _) = (same_padding(n, k, stride) for n in shape[1:3])
-    tap_rows, tap_columns = _taps(shape[1:3], k, stride)
+    stride, reach = steps.stride, (k - 1) // steps.stride
+    (top, _), (left, _) = (steps.pads(n, k) for n in shape[1:3])
+    tap_rows, tap_columns = _taps(shape[1:3], k, steps)
     # Rows and columns that no window reached have gradient 0.
     bottom = max(top + shape[1] - (out_h + reach) * stride, 0)
     right = max(left + shape[2] - (out_w + reach) * stride, 0)
@@ -230,7 +249,7 @@ def _input_gradient(
 ROWS = 8  # of output that a step of the kernel gradient's loop takes: they stay in cache
 
 
-def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, stride: int) -> jax.Array:
+def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, steps: Steps) -> jax.Array:
     """A loop over blocks of rows that adds to one `[W, C]` for each place of the kernel.
 
     Autodiff's k*k reductions of `[B, H, W, C]` to `[C]` are not vectorised; sums over a few rows of
@@ -238,8 +257,8 @@ def _kernel_gradient(x: jax.Array, kernel: jax.Array, g: jax.Array, stride: int)
     into the sums keeps them from being vectorised: 4 times as slow.
     """
     k, (batch, height, width, channels) = kernel.shape[0], g.shape
-    (top, bottom), (left, right) = (same_padding(n, k, stride) for n in x.shape[1:3])
-    tap_rows, tap_columns = _taps(x.shape[1:3], k, stride)
+    (top, bottom), (left, right) = (steps.pads(n, k) for n in x.shape[1:3])
+    stride, (tap_rows, tap_columns) = steps.stride, _taps(x.shape[1:3], k, steps)
     taps = [(i, j) for i in tap_rows for j in tap_columns]
     blocks = -(-height // ROWS)
     rows = -(-height // blocks)

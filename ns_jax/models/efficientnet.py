@@ -17,6 +17,7 @@ from flax import linen as nn
 
 from ns_jax.errors import InputError
 from ns_jax.models import layers
+from ns_jax.models.cpu_convolutions import PADDINGS, Steps
 
 # name: (width, depth, resolution, dropout rate). B0-B8 and L2 are the official tables, L2 at the
 # resolution it was trained at; L0 and L1 are the first version of the paper, with the dropout of
@@ -115,7 +116,7 @@ class MBConv(nn.Module):
     """Inverted bottleneck: expand, depthwise, squeeze-excite, project, stochastic depth, skip."""
 
     spec: StageSpec
-    stride: int
+    steps: Steps
     norm: functools.partial
     mode: Mode
     place: layers.Placement
@@ -128,14 +129,14 @@ class MBConv(nn.Module):
             x = conv(expanded, name="expand_conv")(x)
             x = self.norm(activate=True, name="expand_bn")(x, self.mode.train, rows.counted)
         depthwise = layers.DepthwiseConv(
-            spec.kernel_size, self.stride, self.place, name="depthwise_conv"
+            spec.kernel_size, self.steps, self.place, name="depthwise_conv"
         )
         x = depthwise(x)
         x = self.norm(activate=True, name="depthwise_bn")(x, self.mode.train, rows.counted)
         x = SqueezeExcite(max(1, int(inputs.shape[-1] * SE_RATIO)), self.place, name="se")(x)
         x = conv(spec.features, name="project_conv")(x)
         x = self.norm(name="project_bn")(x, self.mode.train, rows.counted)
-        if self.stride == 1 and inputs.shape[-1] == spec.features:
+        if self.steps.stride == 1 and inputs.shape[-1] == spec.features:
             if self.mode.noise:
                 x = layers.drop_path(x, keep_prob, self.make_rng("dropout"), rows.noisy)
             x = x + inputs
@@ -146,6 +147,7 @@ class Stage(nn.Module):
     """The first block, then `repeats - 1` equal ones under one scan."""
 
     spec: StageSpec
+    padding: str
     norm: functools.partial
     mode: Mode
     place: layers.Placement
@@ -161,7 +163,8 @@ class Stage(nn.Module):
             policy = jax.checkpoint_policies.save_only_these_names(layers.STATISTICS, *names)
             return nn.remat(MBConv, policy=policy, **remat_options)
 
-        first = block()(self.spec, self.spec.stride, self.norm, self.mode, self.place, name="first")
+        steps, once = Steps(self.spec.stride, self.padding), Steps(1, self.padding)
+        first = block()(self.spec, steps, self.norm, self.mode, self.place, name="first")
         x, _ = first(x, keep_probs[0], rows)
         rest = self.spec.repeats - 1
         if rest:
@@ -172,7 +175,7 @@ class Stage(nn.Module):
                 in_axes=(0, nn.broadcast),
                 length=rest,
                 unroll=min(self.scan_unroll or rest, rest),
-            )(self.spec, 1, self.norm, self.mode, self.place, name="rest")
+            )(self.spec, once, self.norm, self.mode, self.place, name="rest")
             x, _ = scanned(x, keep_probs[1:], rows)
         return x
 
@@ -183,7 +186,7 @@ class _Network(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mode: Mode, rows: Rows = NO_ROWS) -> jax.Array:
         arch, place = self.arch, self.arch.placement
-        norm = functools.partial(layers.BatchNorm, arch.stat_groups)
+        norm = functools.partial(layers.BatchNorm, arch.stat_groups, arch.bn_epsilon)
         conv = functools.partial(layers.Conv, place=place)
 
         def mode_of(stage: int) -> Mode:
@@ -191,7 +194,8 @@ class _Network(nn.Module):
             frozen = arch.frozen_stages is not None and stage <= arch.frozen_stages
             return Mode(train=False, noise=False) if frozen else mode
 
-        x = conv(arch.features(STEM_FEATURES), 3, 2, name="stem_conv")(place.constrain_batch(x))
+        stem = conv(arch.features(STEM_FEATURES), 3, Steps(2, arch.padding), name="stem_conv")
+        x = stem(place.constrain_batch(x))
         x = norm(activate=True, name="stem_bn")(x, mode_of(0).train, rows.counted)
         keep_probs, block = arch.keep_probs(), 0
         remat = arch.remat_of_stages()
@@ -199,7 +203,14 @@ class _Network(nn.Module):
             if i - 1 == arch.frozen_stages:
                 x = jax.lax.stop_gradient(x)  # no backward pass below
             stage = Stage(
-                spec, norm, mode_of(i), place, arch.scan_unroll, remat[i - 1], name=f"stage{i}"
+                spec,
+                arch.padding,
+                norm,
+                mode_of(i),
+                place,
+                arch.scan_unroll,
+                remat[i - 1],
+                name=f"stage{i}",
             )
             x = stage(x, keep_probs[block : block + spec.repeats], rows)
             block += spec.repeats
@@ -225,6 +236,8 @@ class EfficientNet:
     drop_rate: float
     path_drop_rate: float = 0.2
     small_images: bool = False
+    padding: str = PADDINGS[0]  # TensorFlow's; "symmetric" is PyTorch's
+    bn_epsilon: float = 1e-3  # TensorFlow's; PyTorch's is 1e-5
     bn_momentum: float = 0.99
     stat_groups: int = 1
     dtype: str = "float32"
@@ -277,8 +290,11 @@ class EfficientNet:
         return {"params": variables["params"], "batch_stats": variables["batch_stats"]}
 
     def with_new_head(self, variables: dict, rng: jax.Array) -> dict:
-        """These weights with a fresh classifier for this network's number of classes."""
-        features = variables["params"]["head_fc"]["kernel"].shape[0]
+        """These weights with a fresh classifier for this network's number of classes.
+
+        They may be without one.
+        """
+        features = variables["params"]["head_bn"]["scale"].shape[0]
         kernel = layers.dense_init(rng, (features, self.num_classes))
         head = {"kernel": kernel, "bias": jnp.zeros((self.num_classes,))}
         return {**variables, "params": {**variables["params"], "head_fc": head}}
@@ -335,7 +351,8 @@ def build(
 ) -> EfficientNet:
     """The architecture `name` with the table's numbers; `options` are fields of `EfficientNet`.
 
-    Raises InputError for an unknown name or remat policy.
+    What is None has the field's default. Raises InputError for an unknown name, padding or remat
+    policy.
     """
     if name not in SCALING:
         raise InputError(f"unknown model {name!r}; known: {', '.join(SCALING)}")
@@ -347,8 +364,12 @@ def build(
         depth=depth,
         resolution=resolution,
         drop_rate=table_drop_rate if drop_rate is None else drop_rate,
-        **options,
+        **{option: value for option, value in options.items() if value is not None},
     )
+    if model.padding not in PADDINGS:
+        raise InputError(f"unknown padding {model.padding!r}; known: {', '.join(PADDINGS)}")
+    if not 0 < model.bn_epsilon < 1:
+        raise InputError(f"bn_epsilon is {model.bn_epsilon:g}; it must be between 0 and 1")
     remat = model.remat_of_stages()
     if len(remat) != len(STAGES) or not set(remat) <= set(REMAT):
         raise InputError(

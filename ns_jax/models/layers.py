@@ -84,11 +84,11 @@ ANYWHERE = Anywhere()
 
 
 class Conv(nn.Module):
-    """Convolution with SAME padding, float32 kernel used in the input's dtype."""
+    """Convolution; a float32 kernel used in the input's dtype."""
 
     features: int
     kernel_size: int = 1
-    stride: int = 1
+    steps: cpu_convolutions.Steps = cpu_convolutions.Steps()
     use_bias: bool = False
     place: Placement = ANYWHERE
 
@@ -97,7 +97,7 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.place.gather_weight(self.param("kernel", conv_init, shape), x.dtype)
         y = self.place.constrain_batch(
-            cpu_convolutions.conv(x, kernel, self.stride, self.place.on_cpu)
+            cpu_convolutions.conv(x, kernel, self.steps, self.place.on_cpu)
         )
         y = checkpoint_name(y, self.name)
         if self.use_bias:
@@ -106,10 +106,10 @@ class Conv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise convolution with SAME padding, float32 kernel used in the input's dtype."""
+    """Depthwise convolution; a float32 kernel used in the input's dtype."""
 
     kernel_size: int
-    stride: int
+    steps: cpu_convolutions.Steps
     place: Placement = ANYWHERE
 
     @nn.compact
@@ -117,7 +117,7 @@ class DepthwiseConv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
         kernel = self.place.gather_weight(self.param("kernel", depthwise_init, shape), x.dtype)
         conv = functools.partial(
-            cpu_convolutions.depthwise_conv, stride=self.stride, on_cpu=self.place.on_cpu
+            cpu_convolutions.depthwise_conv, steps=self.steps, on_cpu=self.place.on_cpu
         )
         y = self.place.constrain_batch(self.place.map_per_device(conv)(x, kernel))
         return checkpoint_name(y, self.name)

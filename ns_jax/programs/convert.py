@@ -39,7 +39,8 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     view = card.preprocessing
     say(
         f"{settings.source} -> {target}: {card.architecture}, {len(card.class_names):,} classes, "
-        f"{view.size} pixels, crop {view.crop}, mean {view.mean}, std {view.std}"
+        f"{view.size} pixels, crop {view.crop}, mean {view.mean}, std {view.std}, padding "
+        f"{card.padding}, epsilon {card.bn_epsilon:g}"
     )
     return target
 

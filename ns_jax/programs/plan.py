@@ -93,6 +93,7 @@ def _stages(config: config_dict.ConfigDict) -> list[tuple]:
             teacher = now
             teacher.model.name = given.architecture
             teacher.model.small_images = given.small_images
+            teacher.model.padding, teacher.model.bn_epsilon = given.padding, given.bn_epsilon
             teacher.data.image_size = given.preprocessing.size
             continue
         if teacher:

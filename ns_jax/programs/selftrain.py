@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ml_collections import config_dict
 
 from ns_jax import config as config_lib
+from ns_jax import model_card
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import matching, overlap
 from ns_jax.data import open as open_lib
@@ -119,6 +120,7 @@ def _iteration_config(
     if k == 0 and given:
         card = checkpoint.load_card(given)
         iteration.model.name, iteration.model.small_images = card.architecture, card.small_images
+        iteration.model.padding, iteration.model.bn_epsilon = card.padding, card.bn_epsilon
         iteration.evaluate.checkpoint = iteration.robustness.checkpoint = given
     if k > 0:
         teacher = given if given and k == 1 else str(_outcome(config, workdir, k - 1))
@@ -228,17 +230,22 @@ def _check_init(config: config_dict.ConfigDict, configs: list, k: int) -> None:
     if not init or (k == 0 and config.selftrain.teacher):
         return
     if k > 0 and init == configs[k - 1].evaluate.checkpoint:
-        whose, other = "its teacher", configs[k - 1].model
-        name, small_images = other.name, other.small_images
+        whose, other = "its teacher", configs[k - 1].model.to_dict()
+        name, small_images = other["name"], other["small_images"]
         remedy = "selftrain.student_init needs one network; use scratch"
     else:
         whose, card = f"train.init={init}", checkpoint.load_card(init)
         name, small_images, remedy = card.architecture, card.small_images, "name another checkpoint"
+        other = vars(card)
     if (student.name, student.small_images) != (name, small_images):
         raise InputError(
             f"iteration {k} is {student.name} and {whose} {name}"
             f"{' for small images' if small_images != student.small_images else ''}; {remedy}"
         )
+    for key in model_card.CONVENTION:
+        ours, theirs = student[key], other[key]
+        if None not in (ours, theirs) and ours != theirs:
+            raise InputError(f"iteration {k} has model.{key} {ours} and {whose} {theirs}; {remedy}")
 
 
 def _robustness(suite: dict) -> float:

@@ -48,7 +48,7 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     devices = trainer_lib.training_devices(config)
     config = _with_stat_groups_of(config, workdir)
     numbers = numbers_lib.derive(config, len(source), len(devices))
-    initial = checkpoint.load_model(config.train.init) if config.train.init else None
+    config, initial = _initial(config)
     teacher = _teacher(config)
     if initial:
         trees.check_finite(initial[1], f"train.init={config.train.init}")
@@ -275,6 +275,23 @@ def _made_of(
     if initial:
         inputs["init"] = trees.digest(initial)
     return inputs
+
+
+def _initial(config: config_dict.ConfigDict) -> tuple[config_dict.ConfigDict, Network | None]:
+    """The weights of `train.init`, and the config with the padding and the epsilon they go with."""
+    if not config.train.init:
+        return config, None
+    card, variables = checkpoint.load_model(config.train.init)
+    config = copy.deepcopy(config)
+    for key in model_card.CONVENTION:
+        wanted, there = config.model[key], getattr(card, key)
+        if wanted not in (None, there):
+            raise InputError(
+                f"model.{key} is {wanted}, but the weights of train.init={config.train.init} go "
+                f"with {there}; leave the key out"
+            )
+        config.model[key] = there
+    return config, (card, variables)
 
 
 def _with_stat_groups_of(

@@ -299,6 +299,8 @@ def card(config: config_dict.ConfigDict, class_names: Sequence[str]) -> ModelCar
         small_images=model.small_images,
         class_names=tuple(class_names),
         preprocessing=build_preprocessing(config, model),
+        padding=model.padding,
+        bn_epsilon=model.bn_epsilon,
     )
 
 

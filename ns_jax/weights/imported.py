@@ -2,16 +2,17 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from ns_jax import files
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import crops
-from ns_jax.errors import InputError, MissingPackageError
+from ns_jax.errors import InputError, MissingFileError, MissingPackageError
 from ns_jax.model_card import ModelCard
 from ns_jax.models import efficientnet
 from ns_jax.progress import say
-from ns_jax.weights import published, tf_checkpoint, timm
+from ns_jax.weights import names, published, tensors, tf_checkpoint, timm
 
 HUB = "hf:"
 
@@ -20,27 +21,42 @@ def load(source: str | pathlib.Path, model: str = "") -> tuple[ModelCard, dict]:
     """The model card and the variables (NumPy, float32) of `source`.
 
     `source` is a workdir or checkpoint of ours, a timm safetensors file or a directory with one, a
-    TensorFlow 1 checkpoint, or `hf:OWNER/NAME`. `model` names the architecture of a file that does
-    not say (`efficientnet-b3`), or better the published weights (`tf_efficientnet_b3.ns_jft_in1k`),
-    whose preprocessing is known. Raises InputError that says why.
+    TensorFlow 1 checkpoint, or `hf:OWNER/NAME`. `model` names what a file holds that does not say:
+    timm's network (`tf_efficientnet_b3`, `efficientnet_b3`), or better the published weights
+    (`tf_efficientnet_b3.ns_jft_in1k`), whose preprocessing is known. Raises InputError that says
+    why.
     """
     if str(source).startswith(HUB):
         return _timm(_download(str(source).removeprefix(HUB)), model)
     path = files.as_path(source)
+    path = path.parent if path.name == tensors.INDEX else path
     if path.suffix == ".safetensors" or any(path.glob("*.safetensors")):
         return _timm(path, model)
     if any(path.glob("*.index")) or path.with_name(f"{path.name}.index").exists():
         network, variables = tf_checkpoint.load(path)
-        return _with_card(network, variables, _preprocessing(network.name, model), source)
+        preprocessing = _preprocessing(network.name, model and _of_tensorflow(model, network.name))
+        return _with_card(network, variables, preprocessing, source)
     if path.is_file():
-        raise InputError(
-            f"{path}: weights are read from .safetensors files, from TensorFlow 1 checkpoints and "
-            "from our own, never from a pickle (.pth, .bin, .npz), which may run any code; where "
-            "you trust it, save its tensors with the safetensors library first"
-        )
+        raise InputError(tensors.pickle_advice(path))
     if model:
         raise InputError(f"{path} is no file of weights that needs model={model!r}")
-    return checkpoint.load_model(path)
+    try:
+        return checkpoint.load_model(path)
+    except MissingFileError as error:
+        if path.is_dir() and (pickle := tensors.has_pickle(path)):
+            advice = tensors.pickle_advice(path / pickle)
+            raise MissingFileError(f"{error}. {advice}") from None
+        raise
+
+
+def _of_tensorflow(model: str, architecture: str) -> str:
+    """The published name of a TensorFlow checkpoint's weights; "" for a bare architecture."""
+    if model == architecture:
+        return ""
+    name = names.parse(model)
+    if name.architecture != architecture or not name.prefix.startswith("tf_"):
+        raise InputError(f"{model} is not what the checkpoint holds, tf_{architecture}")
+    return str(name) if name.tag else ""
 
 
 def _download(repository: str) -> pathlib.Path:
@@ -48,31 +64,30 @@ def _download(repository: str) -> pathlib.Path:
         import huggingface_hub
     except ImportError:
         raise MissingPackageError("hf: needs huggingface_hub: pip install 'ns-jax[hub]'") from None
-    wanted = ["config.json", "*.safetensors"]
-    return pathlib.Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted))
+    wanted = ["config.json", "*.safetensors", tensors.INDEX]
+    path = pathlib.Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted))
+    if not any(path.glob("*.safetensors")):
+        raise InputError(f"hf:{repository} has no safetensors; a pickle of its is never read")
+    return path
 
 
 def _timm(path: pathlib.Path, model: str) -> tuple[ModelCard, dict]:
-    if path.is_dir():
-        found = sorted(path.glob("*.safetensors"))
-        if len(found) != 1:
-            raise InputError(f"{path} holds {len(found)} safetensors files; name one of them")
-        path = found[0]
+    path = tensors.find(path) if path.is_dir() else path
     card = timm.load_card(path)
-    hub = {} if card else _hub_config(path)
-    architecture = model or (card and card.architecture) or hub.get("model")
-    if not architecture:
-        raise InputError(
-            f"{path} does not say what it holds; name the published weights "
-            "(tf_efficientnet_b3.ns_jft_in1k) or the architecture (efficientnet-b3)"
-        )
-    known = architecture.startswith("tf_")
-    name = published.find(architecture)[0] if known else architecture
-    network, variables = timm.load(path, name)
     if card and not model:
-        return card, variables
+        convention = {"padding": card.padding, "bn_epsilon": card.bn_epsilon}
+        return card, timm.load(path, card.architecture, **convention)[1]
+    hub = {} if card else _hub_config(path)
+    text = model or hub.get("model") or tensors.metadata(path).get(timm.ARCHITECTURE)
+    if not text:
+        found = timm.recognise(tensors.of_network(tensors.read(path), str(path)))
+        raise InputError(f"{path} does not say what it holds; it {names.which(found or 'b3')}")
+    name = names.parse(text)
+    network, variables = timm.load(
+        path, name.architecture, padding=name.padding, bn_epsilon=name.bn_epsilon
+    )
     preprocessing = hub.get("preprocessing") if not model else None
-    preprocessing = preprocessing or _preprocessing(name, architecture)
+    preprocessing = preprocessing or _preprocessing(name.architecture, str(name) * bool(name.tag))
     return _with_card(network, variables, preprocessing, path, hub.get("class_names"))
 
 
@@ -84,10 +99,9 @@ def _hub_config(path: pathlib.Path) -> dict:
         return {}
     details = content.get("pretrained_cfg", {})
     name = f"{content['architecture']}.{details.get('tag', '')}"
+    found: dict[str, Any] = {"model": content["architecture"]}
     if name in published.names():
-        found: dict[str, Any] = {"model": name}
-    else:
-        found = {"model": content["architecture"].replace("tf_efficientnet_", "efficientnet-")}
+        found["model"] = name
     if "mean" in details:
         size, fraction = details["input_size"][-1], details.get("crop_pct", 1.0)
         crop = "none" if fraction == 1.0 else str(fraction)
@@ -95,21 +109,20 @@ def _hub_config(path: pathlib.Path) -> dict:
             crop = "padded"
         interpolation = details["interpolation"]
         if interpolation == "bicubic":
-            interpolation = "bicubic_antialias"  # what timm means by it
+            interpolation = published.TIMM_BICUBIC
         found["preprocessing"] = crops.Preprocessing(
             size, crop, tuple(details["mean"]), tuple(details["std"]), interpolation
         )
+        if details.get("crop_mode") == "squash":
+            say(f"{config}: timm squashes whole images; here their centre square is seen")
     if content.get("label_names"):
         found["class_names"] = content["label_names"]
     return found
 
 
-def _preprocessing(architecture: str, model: str) -> crops.Preprocessing:
-    if model.startswith("tf_"):
-        name, preprocessing = published.find(model)
-        if name != architecture:
-            raise InputError(f"{model} is {name}, but the weights are of {architecture}")
-        return preprocessing
+def _preprocessing(architecture: str, published_name: str) -> crops.Preprocessing:
+    if published_name:
+        return published.find(published_name)[1]
     size = efficientnet.build(architecture, num_classes=1).resolution
     say(
         f"{architecture}: taken to see ImageNet's mean and std at {size} pixels; if not so, name "
@@ -123,10 +136,19 @@ def _with_card(
     variables: dict,
     preprocessing: crops.Preprocessing,
     source: str | pathlib.Path,
-    class_names: tuple[str, ...] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> tuple[ModelCard, dict]:
-    names = class_names or published.class_names(network.num_classes)
-    if len(names) != network.num_classes:
-        raise InputError(f"{source}: {len(names)} class names for {network.num_classes} classes")
-    inputs = {"imported": str(source)}
-    return ModelCard(network.name, False, tuple(names), preprocessing, inputs), variables
+    count = network.num_classes if "head_fc" in variables["params"] else 0
+    class_names = (class_names if count else None) or published.class_names(count)
+    if len(class_names) != count:
+        raise InputError(f"{source}: {len(class_names)} class names for {count} classes")
+    card = ModelCard(
+        architecture=network.name,
+        small_images=False,
+        class_names=tuple(class_names),
+        preprocessing=preprocessing,
+        inputs={"imported": str(source)},
+        padding=network.padding,
+        bn_epsilon=network.bn_epsilon,
+    )
+    return card, variables

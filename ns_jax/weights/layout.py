@@ -13,6 +13,7 @@ import numpy as np
 from ns_jax import trees
 from ns_jax.errors import InputError
 from ns_jax.models import efficientnet
+from ns_jax.progress import one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,15 +74,17 @@ def to_tree(
     entries: list[Entry],
     tensors: Mapping[str, np.ndarray],
     source: str,
+    what: str = "",
 ) -> dict:
-    """`{"params", "batch_stats"}` as float32 NumPy arrays.
+    """`{"params", "batch_stats"}` as float32 NumPy arrays, of what the entries fill.
 
-    Raises InputError that lists every missing, surplus and misshapen tensor, and the tensors that
-    hold a number that is not finite.
+    Raises InputError with the first missing, surplus and misshapen tensors and how many there are
+    (`what`: the sentence before them), or with tensors that hold a number that is not finite.
     """
-    ours = shapes(model)
+    filled = {entry.path for entry in entries}
+    ours = {path: leaf for path, leaf in shapes(model).items() if path in filled}
     expected = their_shapes(model, entries)
-    _check_names_and_shapes(expected, tensors, f"{source} does not hold {model.name}")
+    _check_names_and_shapes(expected, tensors, what or f"{source} does not hold {model.name}")
     broken = [entry.name for entry in entries if not np.isfinite(tensors[entry.name]).all()]
     if broken:
         raise InputError(
@@ -107,19 +110,21 @@ def from_tree(entries: list[Entry], variables: dict) -> dict[str, np.ndarray]:
 
 
 def _check_names_and_shapes(expected: dict, tensors: Mapping, what: str) -> None:
-    lines = [
-        f"  missing: {name} {list(shape)}"
-        for name, shape in expected.items()
-        if name not in tensors
-    ]
-    lines += [
-        f"  surplus: {name} {list(tensors[name].shape)}" for name in tensors if name not in expected
-    ]
-    lines += [
-        f"  misshapen: {name} {list(tensors[name].shape)}, expected {list(shape)}"
-        for name, shape in expected.items()
-        if name in tensors and tensors[name].shape != shape
-    ]
-    if lines:
-        more = [f"  ... and {len(lines) - 40} more"] if len(lines) > 40 else []
-        raise InputError("\n".join([f"{what}; {len(lines)} tensors differ:", *lines[:40], *more]))
+    differing = {
+        "missing": [f"{n} {list(s)}" for n, s in expected.items() if n not in tensors],
+        "surplus": [f"{n} {list(tensors[n].shape)}" for n in tensors if n not in expected],
+        "misshapen": [
+            f"{name} {list(tensors[name].shape)}, expected {list(shape)}"
+            for name, shape in expected.items()
+            if name in tensors and tensors[name].shape != shape
+        ],
+    }
+    if count := sum(map(len, differing.values())):
+        first, *others = (f"{kind}: {_few(found)}" for kind, found in differing.items() if found)
+        raise InputError("\n  ".join([f"{what}; {count:,} tensors differ; {first}", *others]))
+
+
+def _few(lines: list[str]) -> str:
+    """In one line: the names are other people's."""
+    shown = "; ".join(map(one_line, lines[:3]))
+    return f"{shown}; and {len(lines) - 3:,} more" if len(lines) > 3 else shown

@@ -13,7 +13,7 @@ import numpy as np
 from ns_jax import trees
 from ns_jax.errors import InputError, MissingPackageError
 from ns_jax.model_card import ModelCard
-from ns_jax.models import cpu_convolutions, efficientnet, layers
+from ns_jax.models import cpu_convolutions, efficientnet
 from ns_jax.weights import layout
 
 UINT8_NHWC, FLOAT_NCHW = "uint8_nhwc", "float_nchw"
@@ -57,8 +57,8 @@ def build(card: ModelCard, variables: dict, onnx_input: str = UINT8_NHWC) -> Any
             f"the weights are {num_bytes:,} bytes, and an ONNX file holds {MOST_BYTES:,}; write "
             "a .stablehlo or .safetensors file, which have no such limit"
         )
-    writer = _Writer(onnx, trees.by_path(variables))
-    writer.network(card, onnx_input)
+    writer = _Writer(onnx, trees.by_path(variables), card)
+    writer.network(onnx_input)
     size, value = card.preprocessing.size, onnx.helper.make_tensor_value_info
     images = {
         UINT8_NHWC: (onnx.TensorProto.UINT8, ["batch", size, size, 3]),
@@ -92,12 +92,13 @@ class _Map:
 class _Writer:
     """Nodes and constants so far. A node has one output, of the node's own name."""
 
-    def __init__(self, onnx: Any, leaves: dict):
-        self._onnx, self._leaves = onnx, leaves
+    def __init__(self, onnx: Any, leaves: dict, card: ModelCard):
+        self._onnx, self._leaves, self._card = onnx, leaves, card
         self.nodes: list = []
         self.constants: list = []
 
-    def network(self, card: ModelCard, onnx_input: str) -> None:
+    def network(self, onnx_input: str) -> None:
+        card = self._card
         x = _Map(IMAGES, card.preprocessing.size, 3)
         scale = np.ones(3)
         if onnx_input == UINT8_NHWC:
@@ -155,7 +156,7 @@ class _Writer:
         kernel = self._leaf(f"params/{conv}/kernel", layer)
         gain, bias = self._leaf(f"params/{norm}/scale", layer), f"params/{norm}/bias"
         mean, var = (self._leaf(f"batch_stats/{norm}/{part}", layer) for part in ("mean", "var"))
-        factor = gain / np.sqrt(var + layers.BatchNorm.epsilon)
+        factor = gain / np.sqrt(var + self._card.bn_epsilon)
         kernel = kernel * np.reshape(scale, (1, 1, -1, 1)) * factor
         inputs = [
             x.name,
@@ -163,7 +164,8 @@ class _Writer:
             self._constant(f"{name}/bias", self._leaf(bias, layer) - mean * factor),
         ]
         size = kernel.shape[0]
-        before, after = cpu_convolutions.same_padding(x.size, size, stride)
+        steps = cpu_convolutions.Steps(stride, self._card.padding)
+        before, after = steps.pads(x.size, size)
         self._add(
             "Conv",
             name,
@@ -173,7 +175,7 @@ class _Writer:
             pads=(before, before, after, after),
             group=x.features // kernel.shape[2],
         )
-        return _Map(name, -(-x.size // stride), kernel.shape[3])
+        return _Map(name, steps.out(x.size), kernel.shape[3])
 
     def _squeeze_excite(self, x: _Map, name: str, where: str, layer: int | None) -> _Map:
         gate = _Map(self._add("GlobalAveragePool", f"{name}/pool", [x.name]), 1, x.features)

@@ -105,7 +105,7 @@ def test_an_unknown_word_is_refused_with_the_known_ones(path):
         section[name] = word
         ranges.check(config)
     section[name] = "sideways"
-    known = ", ".join(word or '""' for word in ranges.CHOICES[path])
+    known = ", ".join('""' if word == "" else str(word) for word in ranges.CHOICES[path])
     with pytest.raises(InputError) as error:
         ranges.check(config)
     assert str(error.value) == f"{path}='sideways'; known: {known}"

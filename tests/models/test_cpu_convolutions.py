@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 from ns_jax.models import cpu_convolutions, efficientnet
+from ns_jax.models.cpu_convolutions import Steps
 
 
-def _native(x, kernel, stride=1, groups=1):
+def _native(x, kernel, stride=1, groups=1, padding="same"):
+    """XLA's, with TensorFlow's padding as it knows it, or with PyTorch's, as its manual has it."""
+    half = kernel.shape[0] // 2
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        "SAME",
+        "SAME" if padding == "same" else [(half, half)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
@@ -48,15 +51,33 @@ def _assert_equal_with_gradients(ours, native, x, kernel):
         ((60, 4, 5, 2), 5, 2),
     ],
 )
-def test_depthwise_equals_the_native_convolution_and_its_gradients(shape, kernel_size, stride):
+@pytest.mark.parametrize("padding", cpu_convolutions.PADDINGS)
+def test_depthwise_equals_the_native_convolution_and_its_gradients(
+    shape, kernel_size, stride, padding
+):
     x = jax.random.normal(jax.random.key(0), shape)
     kernel = jax.random.normal(jax.random.key(1), (kernel_size, kernel_size, 1, shape[-1]))
     _assert_equal_with_gradients(
-        functools.partial(cpu_convolutions.depthwise_conv, stride=stride),
-        functools.partial(_native, stride=stride, groups=shape[-1]),
+        functools.partial(cpu_convolutions.depthwise_conv, steps=Steps(stride, padding)),
+        functools.partial(_native, stride=stride, groups=shape[-1], padding=padding),
         x,
         kernel,
     )
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("padding", cpu_convolutions.PADDINGS)
+@pytest.mark.parametrize("size", [7, 8])
+def test_both_forms_pad_alike(on_cpu, padding, size):
+    x = jax.random.normal(jax.random.key(0), (2, size, size + 1, 4))
+    for groups, inputs, form in (
+        (1, 4, cpu_convolutions.conv),
+        (4, 1, cpu_convolutions.depthwise_conv),
+    ):
+        kernel = jax.random.normal(jax.random.key(1), (5, 5, inputs, 4))
+        found = form(x, kernel, Steps(2, padding), on_cpu)
+        expected = _native(x, kernel, 2, groups, padding)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("on_cpu", [True, False])
@@ -68,13 +89,14 @@ def test_one_form_alone_is_traced_where_the_platform_is_known(on_cpu):
     np.testing.assert_allclose(form(x, kernel), _native(x, kernel, groups=4), rtol=1e-6)
 
 
+@pytest.mark.parametrize("padding", cpu_convolutions.PADDINGS)
 @pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (3, 2)])
-def test_conv_equals_the_native_convolution_and_its_gradients(kernel_size, stride):
+def test_conv_equals_the_native_convolution_and_its_gradients(kernel_size, stride, padding):
     x = jax.random.normal(jax.random.key(0), (2, 9, 8, 6))
     kernel = jax.random.normal(jax.random.key(1), (kernel_size, kernel_size, 6, 3))
     _assert_equal_with_gradients(
-        functools.partial(cpu_convolutions.conv, stride=stride),
-        functools.partial(_native, stride=stride),
+        functools.partial(cpu_convolutions.conv, steps=Steps(stride, padding)),
+        functools.partial(_native, stride=stride, padding=padding),
         x,
         kernel,
     )
@@ -84,7 +106,7 @@ def test_conv_equals_the_native_convolution_and_its_gradients(kernel_size, strid
 @pytest.mark.parametrize("kernel_size", [3, 5])
 def test_padding_is_xlas_same(size, kernel_size):
     expected = jax.lax.padtype_to_pads((size,), (kernel_size,), (2,), "SAME")[0]
-    assert cpu_convolutions.same_padding(size, kernel_size, 2) == tuple(expected)
+    assert Steps(2).pads(size, kernel_size) == tuple(expected)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])

@@ -101,8 +101,36 @@ def test_selftrain_begins_with_a_given_teacher(teacher, tiny_config, tmp_path):
     assert (tmp_path / "iteration_1" / "eval.json").exists()
 
 
+def test_a_training_keeps_the_padding_and_epsilon_of_its_first_weights(tiny_config, tmp_path):
+    own = {"padding": "symmetric", "bn_epsilon": 1e-5}
+    card = dataclasses.replace(PICO, **own)
+    model = card.build()
+    variables = jax.jit(lambda rng: model.init(rng, 16))(jax.random.key(0))
+    variables = jax.tree.map(np.asarray, variables)
+    del variables["params"]["head_fc"]  # as of a network without a classifier
+    checkpoint.save_model(tmp_path / "own", dataclasses.replace(card, class_names=()), variables)
+    tiny_config.train.init = str(tmp_path / "own")
+    tiny_config.model.padding = "same"
+    with pytest.raises(ValueError, match="model.padding is same, but the weights of train.init"):
+        train.run(tiny_config, tmp_path / "refused")
+    tiny_config.model.padding = None
+    tiny_config.train.new_head = True
+    train.run(tiny_config, tmp_path / "trained")
+    trained = checkpoint.load_card(tmp_path / "trained")
+    assert {name: getattr(trained, name) for name in own} == own
+    path = _convert(
+        tmp_path, source=str(tmp_path / "trained"), target=str(tmp_path / "x.stablehlo")
+    )
+    import ns_jax
+
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    found = jax.export.deserialize(bytearray(path.read_bytes())).call(images)
+    expected = ns_jax.load(tmp_path / "trained").logits(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_teacher_of_other_classes_is_refused_at_once(tiny_config, tmp_path, b0):
-    _convert(tmp_path / "b0", source=str(b0), model="efficientnet-b0")
+    _convert(tmp_path / "b0", source=str(b0), model="tf_efficientnet_b0")
     tiny_config.selftrain.teacher = str(tmp_path / "b0")
     with pytest.raises(ValueError, match="digits:train has 10 classes, .*b0 has 7"):
         selftrain.run(tiny_config, tmp_path / "run")

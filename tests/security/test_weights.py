@@ -36,7 +36,7 @@ def test_the_bomb_works(tmp_path):
     assert (tmp_path / "exploded").is_dir()
 
 
-@pytest.mark.parametrize("model", ["", "efficientnet-b0"])
+@pytest.mark.parametrize("model", ["", "tf_efficientnet_b0"])
 @pytest.mark.parametrize("name", ["w.pth", "w.bin", "w.ckpt", "w.npz", "w.npy", "w.safetensors"])
 def test_a_pickle_is_no_file_of_weights(bomb, tmp_path, name, model):
     path = tmp_path / name
@@ -49,7 +49,7 @@ def test_a_pickle_is_no_file_of_weights(bomb, tmp_path, name, model):
     config.convert.source, config.convert.model = str(path), model
     reason = "never from a pickle"
     if name.endswith(".safetensors"):
-        reason = "not a whole safetensors file" if model else "does not say what it holds"
+        reason = "not a whole safetensors file"
     with pytest.raises(ValueError, match=reason):
         convert.run(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -58,7 +58,7 @@ def test_a_pickle_is_no_file_of_weights(bomb, tmp_path, name, model):
 def test_a_directory_with_a_pickle_holds_no_weights(bomb, tmp_path):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "pytorch_model.bin").write_bytes(pickle.dumps(bomb))
-    with pytest.raises(FileNotFoundError, match="there is no checkpoint in"):
+    with pytest.raises(FileNotFoundError, match="no checkpoint in .*never from a pickle"):
         imported.load(tmp_path / "weights")
 
 

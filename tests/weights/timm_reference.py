@@ -1,10 +1,11 @@
 """What timm says: run in an environment of its own, which `make parity` builds (.venv-timm).
 
-    python tests/weights/timm_reference.py golden tests/weights/timm_logits.npz
+    python tests/weights/timm_reference.py golden tests/weights/timm_logits.npz [NETWORK ...]
     python tests/weights/timm_reference.py loads tf_efficientnet_b0 FILE.safetensors
 
-`golden` writes timm's logits `[2, 1000]` of all ten networks on random weights and statistics, at
-131 x 97 pixels; `loads` loads a file strictly and prints the digest of its logits' bytes.
+`golden` writes timm's logits `[2, 1000]` of all networks (or those named, beside what the file has)
+on random weights and statistics, at 131 x 97 pixels; `loads` loads a file strictly and writes its
+logits beside it.
 """
 
 import pathlib
@@ -24,7 +25,8 @@ for _operator in ("nms", "qnms"):
 import timm  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
-NETWORKS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2")
+PORTED = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2")
+OWN = ("efficientnet_b0", "efficientnet_b1", "efficientnet_b4")
 SIZE = (131, 97)  # odd, and not square
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -36,10 +38,10 @@ def logits(model) -> np.ndarray:
         return model.eval()(torch.from_numpy(scaled).permute(0, 3, 1, 2).contiguous()).numpy()
 
 
-def golden(path: str) -> None:
-    found = {}
-    for network in NETWORKS:
-        model = timm.create_model(f"tf_efficientnet_{network}")
+def golden(path: str, *networks: str) -> None:
+    found = dict(np.load(path)) if networks else {}
+    for network in networks or (*PORTED, *OWN):
+        model = timm.create_model(network if network in OWN else f"tf_efficientnet_{network}")
         weights = {
             name: torch.from_numpy(random_weights.tensor(name, tuple(value.shape)))
             for name, value in model.state_dict().items()
