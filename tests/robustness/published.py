@@ -20,11 +20,11 @@ class LegacyDraws:
         self.uniform, self.normal = self._state.uniform, self._state.normal
         self.integers = self._state.randint
 
-    def standard_normal(self, shape, dtype=None):
-        return self._state.standard_normal(shape)
+    def standard_normal(self, shape, dtype=float):
+        return self._state.standard_normal(shape).astype(dtype)
 
-    def random(self, shape, dtype=None):
-        return self._state.random_sample(shape)
+    def random(self, shape, dtype=float):
+        return self._state.random_sample(shape).astype(dtype)
 
 
 def write_photographs(directory: pathlib.Path) -> None:

@@ -65,27 +65,31 @@ def elastic_transform(
         (width, height),
         borderMode=cv2.BORDER_REFLECT_101,
     )
-    uniform = _smooth(rng.random((2, height, width), np.float32), sigma)
-    right, down = (2 * uniform - 1) * np.float32(alpha)
+    uniform = rng.random((2, height, width), np.float32)
+    right, down = (moves * (2 * alpha) - alpha for moves in _smooth(uniform, sigma))
     right += np.arange(width, dtype=np.float32)
     down += np.arange(height, dtype=np.float32)[:, None]
     return cv2.remap(warped, right, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
-def _smooth(fields: np.ndarray, sigma: float) -> np.ndarray:
-    """A Gaussian cut at three sigma of floats [n, H, W], mirrored at the edges; float32.
+def _smooth(fields: np.ndarray, sigma: float) -> Sequence[np.ndarray]:
+    """A Gaussian cut at three sigma of float32 [n, H, W], mirrored at the edges.
 
-    A filter with mirrored edges is a factor for each cosine wave, however long the filter is.
+    A filter with mirrored edges is a factor for each cosine wave, however long the filter is; one
+    that is short is quicker as it stands.
     """
-    rows, columns = (_transfer(size, sigma) for size in fields.shape[1:])
-    waves = fft.dctn(fields.astype(np.float32), axes=(1, 2))
+    reach = int(3 * sigma + 0.5)
+    if reach < 16:
+        size, mirrored = (2 * reach + 1, 2 * reach + 1), cv2.BORDER_REFLECT
+        return [cv2.GaussianBlur(field, size, sigma, borderType=mirrored) for field in fields]
+    rows, columns = (_transfer(size, reach, sigma) for size in fields.shape[1:])
+    waves = fft.dctn(fields, axes=(1, 2))
     waves *= rows[:, None] * columns
     return fft.idctn(waves, axes=(1, 2), overwrite_x=True)
 
 
 @functools.lru_cache(maxsize=64)
-def _transfer(size: int, sigma: float) -> np.ndarray:
-    reach = int(3 * sigma + 0.5)
+def _transfer(size: int, reach: int, sigma: float) -> np.ndarray:
     steps = np.arange(-reach, reach + 1)
     kernel = np.exp(-(steps**2) / (2 * sigma**2))
     waves = np.cos(np.pi / size * np.outer(np.arange(size), steps))
