@@ -47,6 +47,7 @@ def connect(coordinator: str | None, count: int | None, index: int | None, wante
             coordinator, count, index, local_device_ids=mine, coordinator_bind_address=bind
         )
     elif not given and (wanted or tasks.total(os.environ) > 1):
+        place(coordinator, count, index, wanted)  # raises where nothing tells
         jax.distributed.initialize(local_device_ids=mine)
     else:
         return
@@ -87,8 +88,8 @@ def place(
     )
     if count is None or index is None:
         raise InputError(
-            "--distributed: neither Cloud TPU nor Slurm nor Open MPI says how many processes "
-            "there are; give --coordinator=HOST:PORT, --num_processes and --process_id"
+            "neither Cloud TPU nor Slurm nor Open MPI 4 says how many processes there are and "
+            "where they meet; give --coordinator=HOST:PORT, --num_processes and --process_id"
         )
     return index, count
 

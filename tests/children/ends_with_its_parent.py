@@ -20,12 +20,16 @@ def living(wanted: set[bytes]) -> list[int]:
     return found
 
 
-def kill(wanted: set[bytes]) -> None:
-    """Until none is left, as one that is killed may just have started another."""
-    while pids := living(wanted):
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+def kill(*wanted: set[bytes]) -> None:
+    """All that have one of these, until none is left: what is killed may have started another.
+
+    They stop first, so that none sees another one's end.
+    """
+    while pids := {pid for one in wanted for pid in living(one)}:
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
         time.sleep(0.05)
 
 

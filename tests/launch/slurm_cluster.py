@@ -19,6 +19,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scan
 LAUNCHER = str(ROOT / "launch" / "slurm.sh")
 HOST = socket.gethostname().partition(".")[0]
 NODES = (HOST, f"{HOST}-2")  # JAX looks for its coordinator at the first one, whose name has to do
+NODE = "NS_JAX_TEST_NODE"  # in the environment of a node's daemons
 CONFIG = """
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -110,10 +111,9 @@ class Slurm:
 
     def kill_node(self, node: str) -> None:
         """As when a machine loses its power: the daemon and all that it has started."""
-        daemon = self._daemons.pop(node)
-        daemon.kill()
-        daemon.wait()
-        ends_with_its_parent.kill({self._mark.encode(), f"SLURMD_NODENAME={node}".encode()})
+        names = (NODE, "SLURMD_NODENAME")  # of its daemons, of tasks
+        ends_with_its_parent.kill(*({self._mark.encode(), f"{n}={node}".encode()} for n in names))
+        self._daemons.pop(node).wait()
 
     def stop(self) -> None:
         """Ends all that was started here, jobs as well. So does the end of this process."""
@@ -125,7 +125,7 @@ class Slurm:
         with (self.directory / f"{name or program}.out").open("a") as output:
             self._daemons[name or program] = subprocess.Popen(
                 [shutil.which(program, path=_path()), *arguments],
-                env=self.environment,
+                env={**self.environment, NODE: name or ""},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -45,7 +45,7 @@ def undisturbed(slurm, tmp_path_factory):
     """A training of two tasks that nobody disturbs."""
     workdir = tmp_path_factory.mktemp("undisturbed")
     job = slurm.submit(*PAIR, *train(workdir))
-    job.wait_for("COMPLETED")
+    job.wait_for("COMPLETED", 300)
     assert "on 2 device(s)" in job.output  # each task has one of the two cores
     assert job["Restarts"] == "0" and len(result(workdir)[1]) == STEPS
     return result(workdir)
@@ -102,22 +102,24 @@ def test_at_its_time_limit_a_job_saves_and_is_requeued(slurm, held, undisturbed)
     slurm.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=20")
     saved = training.last_step()
     training.release()
-    job.wait_for("COMPLETED")
+    job.wait_for("COMPLETED", 300)
     assert job["Restarts"] == "1" and f"resuming from step {saved}\n" in job.output
     assert 3 <= saved < STEPS
     assert result(training.workdir) == undisturbed
 
 
-def test_without_notice_a_preempted_job_loses_what_is_not_saved(slurm, held, undisturbed):
-    training = held()
+def test_a_job_that_is_preempted_at_once_saves_before_it_is_killed(slurm, held, undisturbed):
+    training = held()  # Slurm sends SIGTERM, and kills after KillWait
     preempt(slurm, training.job)
+    saved = training.last_step()
     training.release()
-    training.job.wait_for("COMPLETED")
-    assert training.job["Restarts"] == "1" and "resuming from step 2\n" in training.job.output
+    training.job.wait_for("COMPLETED", 300)
+    assert training.job["Restarts"] == "1" and 3 <= saved < STEPS
+    assert f"resuming from step {saved}\n" in training.job.output
     assert result(training.workdir) == undisturbed
 
 
-def test_with_notice_a_preempted_job_saves_and_what_is_cancelled_too_for_good(
+def test_a_job_saves_at_a_notice_of_preemption_and_at_scancel_which_is_for_good(
     slurm, held, undisturbed
 ):
     training = held("--partition=graceful")
@@ -141,7 +143,7 @@ def test_a_node_that_dies_and_comes_back(slurm, held, undisturbed):
     slurm.wait_until(lambda: training.job["JobState"] == "PENDING")
     training.release()
     slurm.start_node(slurm_cluster.NODES[0])
-    training.job.wait_for("COMPLETED")
+    training.job.wait_for("COMPLETED", 300)
     assert training.job["Restarts"] == "1" and "resuming from step 2\n" in training.job.output
     assert result(training.workdir) == undisturbed
 
@@ -154,7 +156,7 @@ def test_arguments_arrive_as_they_are(slurm):
 
 def test_two_nodes_train_as_one(slurm, tmp_path, undisturbed):
     job = slurm.submit("--nodes=2", "--ntasks=2", *train(tmp_path))
-    job.wait_for("COMPLETED")
+    job.wait_for("COMPLETED", 300)
     assert "on 2 device(s)" in job.output and result(tmp_path) == undisturbed
 
 
@@ -191,7 +193,7 @@ def test_a_failure_of_one_task_is_tried_again_for_a_while(live, tmp_path):
 
 def test_a_failure_that_passes_is_none(live, tmp_path):
     job = live("(($(wc -l <$HERE/starts) > 1))")
-    job.wait_for("COMPLETED")
+    job.wait_for("COMPLETED", 300)
     assert starts(tmp_path) == 2
 
 

@@ -113,18 +113,28 @@ def test_what_is_chosen_otherwise_is_left_alone(monkeypatch, environment):
 
 
 @pytest.mark.parametrize(
-    ("local", "ordinals", "said"),
-    [(Local(0, 3), [0, 1], True), (Local(2, 3), [4, 5], False), (Local(1, 4), [2, 3], False)],
+    ("tasks", "index", "ordinals", "said"),
+    [(3, 0, [0, 1], True), (3, 2, [4, 5], False), (4, 0, [0, 1], False), (4, 1, [2, 3], False)],
 )
 def test_jax_is_told_and_one_process_of_a_host_says_what_is_left(
-    monkeypatch, capsys, local, ordinals, said
+    monkeypatch, capsys, tasks, index, ordinals, said
 ):
+    variables = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "node",
+        "SLURM_NTASKS": tasks,
+        "SLURM_STEP_NUM_TASKS": tasks,
+        "SLURM_STEP_TASKS_PER_NODE": tasks,
+        "SLURM_PROCID": index,
+        "SLURM_LOCALID": index,
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
     calls = []
     monkeypatch.setattr(gpus, "_wants_cuda", lambda environment: True)
     monkeypatch.setattr(gpus, "count_visible", lambda: 8)
-    monkeypatch.setattr(processes, "local", lambda *_: local)
     monkeypatch.setattr(processes.jax.distributed, "initialize", lambda *a, **k: calls.append(k))
     monkeypatch.setattr(processes.preemption, "forward_to_jax", lambda: None)
-    processes.connect(None, None, None, True)
+    processes.connect(None, None, None, False)
     assert calls == [{"local_device_ids": ordinals}]
     assert ("2 GPU(s) of this node" in capsys.readouterr().err) == said

@@ -129,4 +129,4 @@ def test_the_coordinator_is_told_where_to_listen(monkeypatch, coordinator, bind)
     calls = []
     monkeypatch.setattr(processes.jax.distributed, "initialize", lambda *a, **k: calls.append(k))
     processes.connect(coordinator, 2, 0, False)
-    assert calls == [{"coordinator_bind_address": bind}]
+    assert calls == [{"coordinator_bind_address": bind, "local_device_ids": None}]
