@@ -113,7 +113,7 @@ def _affinity(process: int = 0) -> set[int]:
 
 
 def _affinity_of_run(environment: Mapping[str, str]) -> set[int]:
-    """Of this process; where Open MPI has bound it to a part, of what started it."""
+    """This process's; where Open MPI has bound it to a part, what started it has more."""
     own = _affinity()
     if environment.get("OMPI_MCA_orte_bound_at_launch") != "1":
         return own

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Mapping
 
 from ns_jax.errors import InputError
-from ns_jax.tasks import Local
+from ns_jax.parallel.tasks import Local
 
 
 def ordinals(

@@ -16,9 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ns_jax import tasks
 from ns_jax.errors import DamagedError, InputError
-from ns_jax.parallel import gpus, preemption
+from ns_jax.parallel import gpus, preemption, tasks
 from ns_jax.progress import say
 
 _MOST_TEXT = 2048  # of a message of an error

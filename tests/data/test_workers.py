@@ -117,3 +117,15 @@ def _runs(pid):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize(
+    ("count", "processes", "threads"), [(1, 0, 1), (2, 0, 2), (4, 0, 2), (9, 8, 2)]
+)
+def test_workers_and_threads_are_as_many_as_the_cores_that_are_ours(
+    monkeypatch, count, processes, threads
+):
+    monkeypatch.setattr(workers.cores, "count", lambda: count)
+    assert workers.default_workers() == processes
+    assert workers.LoaderSettings().num_threads == threads
+    assert workers.LoaderSettings(threads=5).num_threads == 5

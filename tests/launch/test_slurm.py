@@ -199,8 +199,7 @@ def test_a_failure_that_passes_is_none(live, tmp_path):
 
 ORDINALS = """
 import json, os
-from ns_jax import tasks
-from ns_jax.parallel import gpus
+from ns_jax.parallel import gpus, tasks
 seen, local = os.environ["CUDA_VISIBLE_DEVICES"].split(","), tasks.local(os.environ)
 mine = gpus.ordinals(os.environ, local, len(seen), 4)
 unused = gpus.unused(os.environ, local, len(seen), len(mine))

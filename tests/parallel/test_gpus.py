@@ -4,7 +4,7 @@ import pytest
 
 from ns_jax.errors import InputError
 from ns_jax.parallel import gpus, processes
-from ns_jax.tasks import Local
+from ns_jax.parallel.tasks import Local
 
 
 def slurm(on_node, shown=None, job=None, step=None):

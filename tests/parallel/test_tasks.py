@@ -2,8 +2,8 @@
 
 import pytest
 
-from ns_jax import tasks
-from ns_jax.tasks import Local
+from ns_jax.parallel import tasks
+from ns_jax.parallel.tasks import Local
 
 MPI = {"OMPI_COMM_WORLD_SIZE": "6", "OMPI_COMM_WORLD_LOCAL_RANK": "2"}
 
