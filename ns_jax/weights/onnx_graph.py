@@ -71,6 +71,7 @@ def build(card: ModelCard, variables: dict, onnx_input: str = UINT8_NHWC) -> Any
         [value(IMAGES, *images[onnx_input])],
         [value(PROBABILITIES, *outputs)],
         writer.constants,
+        value_info=writer.shapes,  # some converters want to know them
     )
     return onnx.helper.make_model(
         graph,
@@ -88,6 +89,10 @@ class _Map:
     size: int
     features: int
 
+    @property
+    def shape(self) -> list:
+        return ["batch", self.features, self.size, self.size]
+
 
 class _Writer:
     """Nodes and constants so far. A node has one output, of the node's own name."""
@@ -96,33 +101,42 @@ class _Writer:
         self._onnx, self._leaves, self._card = onnx, leaves, card
         self.nodes: list = []
         self.constants: list = []
+        self.shapes: list = []
 
     def network(self, onnx_input: str) -> None:
         card = self._card
         x = _Map(IMAGES, card.preprocessing.size, 3)
         scale = np.ones(3)
         if onnx_input == UINT8_NHWC:
-            # The stem's kernel divides by the deviation; its zero padding is that of normalised
-            # images, since the mean is taken off before. Bytes move four times as fast as floats.
-            bytes_ = self._add("Transpose", "images/nchw", [IMAGES], perm=(0, 3, 1, 2))
-            floats = self._add("Cast", "images/float", [bytes_], to=self._onnx.TensorProto.FLOAT)
-            mean = 255.0 * np.asarray(card.preprocessing.mean).reshape(1, 3, 1, 1)
-            inputs = [floats, self._constant("images/mean", mean)]
-            x = dataclasses.replace(x, name=self._add("Sub", "images/centred", inputs))
+            x = self._bytes_in(x, card)
             scale = 1 / (255.0 * np.asarray(card.preprocessing.std))
         x = self._swish(self._conv(x, "stem", "stem_conv", "stem_bn", stride=2, scale=scale))
         model = card.build()
         for block in layout.blocks(model):
             x = self._block(x, block, model.stages()[block.stage - 1])
         x = self._swish(self._conv(x, "head_conv", "head_conv", "head_bn"))
-        pooled = self._add("GlobalAveragePool", "head/pool", [x.name])
-        flat = self._add("Flatten", "head/flat", [pooled])
+        pooled = self._map("GlobalAveragePool", "head/pool", [x], size=1)
+        flat = self._add("Flatten", "head/flat", [pooled.name], ["batch", x.features])
         weights = [
             self._constant(f"head_fc/{part}", self._leaf(f"params/head_fc/{part}", None))
             for part in ("kernel", "bias")
         ]
-        logits = self._add("Gemm", "head_fc", [flat, *weights])
-        self._add("Softmax", PROBABILITIES, [logits], axis=1)
+        shape = ["batch", len(card.class_names)]
+        logits = self._add("Gemm", "head_fc", [flat, *weights], shape)
+        self._add("Softmax", PROBABILITIES, [logits], shape, axis=1)
+
+    def _bytes_in(self, x: _Map, card: ModelCard) -> _Map:
+        """Bytes to floats less the mean, by whose deviation the stem's kernel divides.
+
+        So the stem's zero padding is that of normalised images. Bytes move faster than floats.
+        """
+        kinds = self._onnx.TensorProto
+        shape, name = x.shape, "images/nchw"
+        self._add("Transpose", name, [IMAGES], shape, dtype=kinds.UINT8, perm=(0, 3, 1, 2))
+        self._add("Cast", "images/float", [name], shape, to=kinds.FLOAT)
+        mean = 255.0 * np.asarray(card.preprocessing.mean).reshape(1, 3, 1, 1)
+        inputs = ["images/float", self._constant("images/mean", mean)]
+        return dataclasses.replace(x, name=self._add("Sub", "images/centred", inputs, shape))
 
     def _block(self, inputs: _Map, block: layout.Block, spec: efficientnet.StageSpec) -> _Map:
         name, stride, x = f"stage{block.stage}/{block.place}", spec.stride, inputs
@@ -138,8 +152,7 @@ class _Writer:
         layers_ = (f"{where}project_conv", f"{where}project_bn", layer)
         x = self._conv(x, f"{name}/project_conv", *layers_)
         if stride == 1 and inputs.features == x.features:
-            skip = self._add("Add", f"{name}/skip", [x.name, inputs.name])
-            x = dataclasses.replace(x, name=skip)
+            x = self._map("Add", f"{name}/skip", [x, inputs])
         return x
 
     def _conv(
@@ -158,48 +171,65 @@ class _Writer:
         mean, var = (self._leaf(f"batch_stats/{norm}/{part}", layer) for part in ("mean", "var"))
         factor = gain / np.sqrt(var + self._card.bn_epsilon)
         kernel = kernel * np.reshape(scale, (1, 1, -1, 1)) * factor
-        inputs = [
-            x.name,
-            self._constant(f"{name}/kernel", kernel.transpose(KERNEL_AXES)),
-            self._constant(f"{name}/bias", self._leaf(bias, layer) - mean * factor),
-        ]
+        weights = kernel.transpose(KERNEL_AXES), self._leaf(bias, layer) - mean * factor
         size = kernel.shape[0]
         steps = cpu_convolutions.Steps(stride, self._card.padding)
         before, after = steps.pads(x.size, size)
-        self._add(
-            "Conv",
+        return self._linear(
+            x,
             name,
-            inputs,
+            weights,
+            size=steps.out(x.size),
             kernel_shape=(size, size),
             strides=(stride, stride),
             pads=(before, before, after, after),
             group=x.features // kernel.shape[2],
         )
-        return _Map(name, steps.out(x.size), kernel.shape[3])
 
     def _squeeze_excite(self, x: _Map, name: str, where: str, layer: int | None) -> _Map:
-        gate = _Map(self._add("GlobalAveragePool", f"{name}/pool", [x.name]), 1, x.features)
+        gate = self._map("GlobalAveragePool", f"{name}/pool", [x], size=1)
         for step in ("se_reduce", "se_expand"):
             kernel = self._leaf(f"params/{where}{step}/kernel", layer).transpose(KERNEL_AXES)
-            bias = self._leaf(f"params/{where}{step}/bias", layer)
-            inputs = [
-                gate.name,
-                self._constant(f"{name}/{step}/kernel", kernel),
-                self._constant(f"{name}/{step}/bias", bias),
-            ]
-            gate = _Map(self._add("Conv", f"{name}/{step}", inputs), 1, len(bias))
+            weights = kernel, self._leaf(f"params/{where}{step}/bias", layer)
+            gate = self._linear(gate, f"{name}/{step}", weights, size=1)
             if step == "se_reduce":
                 gate = self._swish(gate)
-        gates = self._add("Sigmoid", f"{name}/gate", [gate.name])
-        return dataclasses.replace(x, name=self._add("Mul", f"{name}/gated", [x.name, gates]))
+        return self._map("Mul", f"{name}/gated", [x, self._map("Sigmoid", f"{name}/gate", [gate])])
 
     def _swish(self, x: _Map) -> _Map:
-        gate = self._add("Sigmoid", f"{x.name}/sigmoid", [x.name])
-        return dataclasses.replace(x, name=self._add("Mul", f"{x.name}/swish", [x.name, gate]))
+        gate = self._map("Sigmoid", f"{x.name}/sigmoid", [x])
+        return self._map("Mul", f"{x.name}/swish", [x, gate])
 
-    def _add(self, kind: str, name: str, inputs: Sequence[str], **attributes: Any) -> str:
-        make = self._onnx.helper.make_node
-        self.nodes.append(make(kind, list(inputs), [name], name=name, **attributes))
+    def _linear(
+        self, x: _Map, name: str, weights: tuple[np.ndarray, np.ndarray], size: int, **options: Any
+    ) -> _Map:
+        """A convolution with these kernel and bias, to maps of `size`."""
+        parts = zip(("kernel", "bias"), weights, strict=True)
+        inputs = [x.name, *(self._constant(f"{name}/{part}", array) for part, array in parts)]
+        y = _Map(name, size, len(weights[1]))
+        self._add("Conv", name, inputs, y.shape, **options)
+        return y
+
+    def _map(self, kind: str, name: str, inputs: Sequence[_Map], size: int | None = None) -> _Map:
+        """A node without weights, to maps as its first input's, or of another `size`."""
+        y = dataclasses.replace(inputs[0], name=name, size=size or inputs[0].size)
+        self._add(kind, name, [x.name for x in inputs], y.shape)
+        return y
+
+    def _add(
+        self,
+        kind: str,
+        name: str,
+        inputs: Sequence[str],
+        shape: list,
+        dtype: int | None = None,
+        **attributes: Any,
+    ) -> str:
+        helper = self._onnx.helper
+        self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+        if name != PROBABILITIES:
+            dtype = dtype or self._onnx.TensorProto.FLOAT
+            self.shapes.append(helper.make_tensor_value_info(name, dtype, shape))
         return name
 
     def _constant(self, name: str, array: np.ndarray) -> str:

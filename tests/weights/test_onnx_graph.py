@@ -37,7 +37,8 @@ def assert_equal(card, variables, onnx_input):
     )
     logits = np.asarray(jax.jit(step)(variables, images))
     model = onnx_graph.build(card, variables, onnx_input)
-    onnx.checker.check_model(model, full_check=True)  # shapes of all nodes too
+    onnx.checker.check_model(model, full_check=True)  # against the shapes that it says it has
+    assert len(model.graph.value_info) == len(model.graph.node) - 1
     seen = images
     if onnx_input == onnx_graph.FLOAT_NCHW:
         seen = ((images / 255 - np.asarray(MEAN)) / np.asarray(STD)).astype(np.float32)
