@@ -2,14 +2,14 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ns_jax.data import decoding, given
 from ns_jax.data.source import Record, Source
 from ns_jax.data.workers import LoaderSettings
-from ns_jax.errors import InputError, MissingFileError
+from ns_jax.errors import InputError
 from ns_jax.inference import predictor
 from ns_jax.model_card import ModelCard
 from ns_jax.progress import Progress
@@ -47,16 +47,19 @@ class Classifier:
         self.model = card.build()
         self._predictor = predictor.Predictor([(card, variables)])
 
-    def predict(self, images: Sequence, top: int = 5) -> list[list[Prediction]]:
-        """For each image the `top` most probable classes, best first.
+    def predict(self, images: Any, top: int = 5) -> list[list[Prediction]]:
+        """For each image the `top` most probable classes, best first; one image is a list of one.
 
-        `images` are paths of files or uint8 arrays `[H, W, 3]` (RGB), mixed as you like; each is
-        seen as the weights' preprocessing wants it. Grey, palette, 16-bit and CMYK files become
-        8-bit RGB, transparency is dropped, a camera's orientation mark is followed. Raises
-        InputError for an empty list or images that cannot be read (all are named), and
-        FileNotFoundError for paths that do not exist.
+        `images` is one image or any number of them, mixed as you like: paths (`~` too), bytes of
+        files, files opened with "rb", Pillow's images, arrays `[H, W]`, `[H, W, 1]`, `[H, W, 3]`
+        (RGB) or `[H, W, 4]` of NumPy, JAX or PyTorch, or an array `[N, H, W, C]`. Arrays are uint8,
+        floats from 0 to 1, uint16 or other integers up to 255. Each is seen as the weights'
+        preprocessing wants it. Grey, palette, 16-bit and CMYK files become 8-bit RGB, transparency
+        is dropped, a camera's orientation mark is followed. Raises InputError for none, for what is
+        no image and for files that cannot be read (all are named), and FileNotFoundError for paths
+        that do not exist.
         """
-        images = [images] if isinstance(images, str | pathlib.Path) else list(images)
+        images = given.images(images)
         if not 1 <= top <= len(self.class_names):
             raise InputError(f"top is {top}; there are {len(self.class_names)} classes")
         chunks, size, k = [range(len(images))], _batch_size(len(images)), len(self.class_names)
@@ -72,20 +75,16 @@ class Classifier:
                 best = batch["classes"][:, :top], batch["probs"][:, :top]
                 found += [self._named(*row) for row in zip(*best, strict=True)]
                 progress.advance(len(batch["index"]))
-        if bad:
-            raise InputError(f"{len(bad)} images cannot be read: {'; '.join(bad[:10])}")
+        _check_readable(bad)
         return found
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """uint8 `[N, H, W, 3]`, shown to the network as they are -> float32 `[N, classes]`.
+    def logits(self, images: Any) -> np.ndarray:
+        """float32 `[N, classes]` of images of one size, shown to the network as they are.
 
-        Raises InputError for an array of another kind or without images.
+        `images` as in `predict`; they are neither cropped nor resized. Raises InputError for
+        images of several sizes, and as `predict` does.
         """
-        images = np.asarray(images)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not images.size:
-            raise InputError(
-                f"logits needs uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}"
-            )
+        images = _pixels(given.images(images))
         found = []
         with Progress("classifying", len(images), shown=len(images) >= LONG) as progress:
             for batch in self._predictor.logits_of_arrays(images, _batch_size(len(images))):
@@ -116,25 +115,42 @@ def _batch_size(count: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Images:
-    """Paths and arrays as the records of a source."""
+    """Paths, bytes and arrays as the records of a source."""
 
-    images: list
+    images: list[given.Given]
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Record:
         image = self.images[index]
-        if isinstance(image, np.ndarray):
-            return image, -1, f"images[{index}]"
-        return pathlib.Path(image).read_bytes(), -1, str(image)
+        if isinstance(image, pathlib.Path):
+            return image.read_bytes(), -1, str(image)
+        return image, -1, f"images[{index}]"
 
 
-def _source(images: list) -> Source:
-    if not images:
-        raise InputError("the list of images is empty")
-    paths = [image for image in images if isinstance(image, str | pathlib.Path)]
-    missing = [str(path) for path in paths if not pathlib.Path(path).is_file()]
-    if missing:
-        raise MissingFileError(f"{len(missing)} files do not exist: {', '.join(missing[:10])}")
+def _source(images: list[given.Given]) -> Source:
     return Source(name="images", class_names=(), fingerprint="", records=_Images(images))
+
+
+def _pixels(images: list[given.Given]) -> np.ndarray:
+    """uint8 `[N, H, W, 3]`. Raises InputError for files that cannot be read, and several sizes."""
+    found, bad = [], []
+    for image, _, key in map(_Images(images).__getitem__, range(len(images))):
+        try:
+            found.append(decoding.decode(image))
+        except decoding.BadImageError as error:
+            bad.append(f"{key}: {error}")
+    _check_readable(bad)
+    if len(sizes := dict.fromkeys(pixels.shape[:2] for pixels in found)) > 1:
+        shown = ", ".join(f"{height} x {width}" for height, width in list(sizes)[:4])
+        raise InputError(
+            f"logits takes images of one size and these have {len(sizes)}: {shown}; predict brings "
+            "them to one"
+        )
+    return np.stack(found)
+
+
+def _check_readable(bad: list[str]) -> None:
+    if bad:
+        raise InputError(f"{len(bad)} images cannot be read: {'; '.join(bad[:10])}")

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import safetensors.numpy
+from PIL import Image
 
 import ns_jax
 from ns_jax import api
@@ -95,13 +96,27 @@ def test_logits_take_any_size_as_it_is(classifier):
     assert classifier.logits(images).shape == (1, 7)
 
 
-@pytest.mark.parametrize(
-    "array",
-    [np.zeros((1, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)],
-)
-def test_logits_of_another_array_are_refused(classifier, array):
-    with pytest.raises(ValueError, match=r"needs uint8 \[N, H, W, 3\], got"):
-        classifier.logits(array)
+def test_logits_of_images_of_all_kinds(classifier, pictures):
+    array = decoding.decode(pictures[0].read_bytes())
+    expected = classifier.logits(array[None])
+    opened = Image.open(pictures[0])
+    for one in (array, array / 255, pictures[0], pictures[0].read_bytes(), opened, [opened]):
+        np.testing.assert_allclose(classifier.logits(one), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="images is empty"):
+        classifier.logits(np.zeros((0, 8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="one size and these have 2: 70 x 90, 8 x 8"):
+        classifier.logits([array, np.zeros((8, 8), np.uint8)])
+    with pytest.raises(ValueError, match=r"images\[1\]: not an image"):
+        classifier.logits([array, b"no image"])
+
+
+def test_predictions_are_the_same_however_an_image_is_given(classifier, pictures):
+    array = decoding.decode(pictures[0].read_bytes())
+    kinds = [str(pictures[0]), pictures[0].read_bytes(), Image.open(pictures[0]), array / 255]
+    expected = classifier.predict(array)
+    assert len(expected) == 1
+    for found in classifier.predict(kind for kind in kinds):
+        assert [p.name for p in found] == [p.name for p in expected[0]]
 
 
 def test_bad_images_are_all_named(classifier, pictures, tmp_path):
@@ -110,7 +125,7 @@ def test_bad_images_are_all_named(classifier, pictures, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"2 files do not exist: gone.png, away.png"):
         classifier.predict(["gone.png", pictures[0], "away.png"])
     (tmp_path / "broken.jpg").write_bytes(b"no image")
-    wrong = [pictures[0], tmp_path / "broken.jpg", np.zeros((8, 8), np.uint8)]
+    wrong = [pictures[0], tmp_path / "broken.jpg", b"no image either"]
     with pytest.raises(ValueError, match=r"2 images .*broken.jpg: not an image; images\[2\]: not"):
         classifier.predict(wrong)
     with pytest.raises(ValueError, match="top is 8; there are 7 classes"):
