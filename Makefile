@@ -12,7 +12,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install dev demo fashion quick test lint chaos pod slurm parity bench bench-cpu bench-input bench-labelling \
-	bench-selection bench-corruptions
+	bench-selection bench-corruptions ladder ablations
 
 # Wheels alone: nothing is compiled here. (promise, which TensorFlow Datasets ask for, is Python and has
 # none.) uv, where there is one, fetches them side by side. What is imported is compiled when it is.
@@ -124,3 +124,13 @@ bench-selection: dev
 # All seeds with the baseline: about an hour on 2 cores.
 bench: dev
 	$(BIN)/python -m benchmarks.digits
+
+# Self-training against what people would use instead, on the digits and on Fashion-MNIST (make
+# fashion installs it). Interrupted, the same command goes on. ARGS=--short: the digits, one seed.
+ladder: dev
+	$(BIN)/python -m benchmarks.ladder $(ARGS)
+
+# The paper's findings: one deviation at a time from the digits' and Fashion-MNIST's self-training.
+ablations: dev
+	$(BIN)/python -m benchmarks.ablations --set digits
+	$(BIN)/python -m benchmarks.ablations --set fashion

@@ -72,8 +72,10 @@ class Ladder:
     """All rungs of one set and one seed."""
 
     def __init__(self, which: str, seed: int, root: pathlib.Path):
-        self._root, self._which = root, which
-        self._file, self._seed = f"configs/{which}.py", runs.of_seed(seed)
+        self._root = root
+        self._file = f"configs/{which}.py"
+        # Nothing is scored while it trains: the time would count.
+        self._flags = (*runs.of_seed(seed), "--config.train.evaluate_every_epochs=0.0")
         self._config = SETS[which].get_config()
         self._config.seed = self._config.data.split_seed = seed
 
@@ -88,7 +90,7 @@ class Ladder:
 
     def _loop(self) -> None:
         iterations = f"--config.selftrain.iterations={STUDENTS}"
-        runs.run("selftrain", self._root / "loop", self._file, *self._seed, iterations)
+        runs.run("selftrain", self._root / "loop", self._file, *self._flags, iterations)
 
     @functools.cached_property
     def _sources(self) -> list:
@@ -124,10 +126,10 @@ class Ladder:
     def _train(self, directory: pathlib.Path, role: str, changes: dict) -> None:
         """A training and its score."""
         config = f"{self._file}:role={role}"
-        flags = [*self._seed, *(f"--config.{key}={value}" for key, value in changes.items())]
+        flags = [*self._flags, *(f"--config.{key}={value}" for key, value in changes.items())]
         runs.run("train", directory / "training", config, *flags)
         evaluated = f"--config.evaluate.checkpoint={directory}/training"
-        runs.run("evaluate", directory, config, *self._seed, evaluated)
+        runs.run("evaluate", directory, config, *self._flags, evaluated)
 
     def _without_noise(self) -> None:
         flags = (
@@ -135,7 +137,7 @@ class Ladder:
             f"--config.selftrain.teacher={self._root}/loop/iteration_0",
             "--config.train.unlabelled_noise=none",
         )
-        runs.run("selftrain", self._root / "without noise", self._file, *self._seed, *flags)
+        runs.run("selftrain", self._root / "without noise", self._file, *self._flags, *flags)
 
     def _teacher_in_step(self) -> None:
         directory, loop = self._root / "teacher in the step", self._root / "loop"
@@ -145,7 +147,7 @@ class Ladder:
             f"--config.select.per_class={len(self._sources[1])}",
             "--config.select.balance=none",
         )
-        runs.run("select", directory / "selected", self._file, *self._seed, *chosen)
+        runs.run("select", directory / "selected", self._file, *self._flags, *chosen)
         student = config_lib.at_iteration(self._config, 1)
         changes = {
             "train.selection": f"{directory}/selected/selection",
