@@ -70,7 +70,7 @@ class TrainingRun:
         self._due = _Due(config.train.save_every_steps, config.train.save_every_minutes)
         self._previous: dict | None = None  # metrics of the step before
         self._scores: dict[str, float] = {}
-        self._warned = self._leaving = False
+        self._warned = self._leaving = self._masked = False
         self._inputs, self._open = inputs, contextlib.ExitStack()
 
     def __enter__(self) -> "TrainingRun":
@@ -118,9 +118,16 @@ class TrainingRun:
             labelled = self._spec.is_labelled(self._places)
             for images, rows in zip(self._bad, (labelled, ~labelled), strict=False):
                 images.add(index[bad & rows])
+            self._say_what_is_compiled()
         elif not self._trainer.is_told_of_bad_rows:
             del batch["bad"]
         return mesh_lib.put_batch(batch, self._trainer.mesh)
+
+    def _say_what_is_compiled(self) -> None:
+        """At the first of the batches that a step of their own is for."""
+        if not (self._masked or self._trainer.is_told_of_bad_rows):
+            self._masked = True
+            say("compiling the training step for batches with images that cannot be read, once")
 
     def observe(self, step: int, state: TrainState, metrics: dict) -> None:
         """After a step was dispatched: looks at the step before, which is done, while it runs."""
