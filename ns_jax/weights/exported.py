@@ -60,7 +60,7 @@ class ExportedNetwork:
 
     @property
     def num_bytes(self) -> int:
-        """Of the file."""
+        """The file's size."""
         return self.path.stat().st_size
 
     @functools.cached_property

@@ -130,7 +130,7 @@ def _pixels(images: Images, indices: np.ndarray, card: ModelCard) -> np.ndarray:
 def _best_classes(
     path: pathlib.Path, card: ModelCard, images: Images, indices: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of the images that can be read: the best class of the network in `path`, and the label."""
+    """The best class by the network in `path`, and the label, of each image that can be read."""
     source = images.pool if images.labelled is None else images.labelled
     network = exported.ExportedNetwork(
         path, onnx_session.open_session(path), card.class_names, card.preprocessing

@@ -93,7 +93,7 @@ def _image_input(inputs: list, path: pathlib.Path) -> ImageInput:
 
 
 def _fixed(number: Any) -> int | None:
-    """Of an axis: its length; None for a name, or whatever stands for any length."""
+    """An axis's length; None for a name, or whatever stands for any length."""
     return number if isinstance(number, int) and number > 0 else None
 
 

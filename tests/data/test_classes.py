@@ -445,7 +445,7 @@ def test_missing_classes_are_said_and_surplus_ones_refused(tmp_path, capsys):
     matched = matching.match(source, ("0", "1", "2"), "the network")
     assert matched.class_names == ("0", "1", "2") and matched.labels.tolist() == [0, 1, 0]
     assert "has no images of 1 of the 3 classes of the network: 2" in capsys.readouterr().err
-    with pytest.raises(InputError, match="surplus: 1; missing: 5"):
+    with pytest.raises(InputError, match="missing: 5; surplus: 1"):
         matching.match(source, ("0", "5"), "the network")
     assert matching.match(source, ("0", "5"), "it", leave_out=True).labels.tolist() == [0, -1, 0]
     assert "left out, as it lacks 1 classes (1 images): 1" in capsys.readouterr().err
