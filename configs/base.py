@@ -225,7 +225,8 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     robustness.clean = ""  # ImageNet's validation images: for relative mCE
     robustness.corruptions = ""  # with commas between; "": the benchmark's fifteen
     robustness.perturbations = ""  # of sequences; "": the benchmark's ten; "none": no sequences
-    robustness.variant = "224"  # whose severities own corruptions have: "224" or "299"
+    # Whose severities own corruptions have: "32", "64", "224" or "299" pixels; "": the nearest.
+    robustness.variant = ""
     robustness.frost = ""  # directory of the benchmark's photographs; "": a stand-in
     robustness.size = optional(int)  # pixels of every view; None: the network's
     robustness.crop = ""  # of every view; "": the network's, and none of sets that come cropped

@@ -210,7 +210,8 @@ def _own(config: config_dict.ConfigDict, network: Network) -> list[Suite]:
     source, chosen = _test_images(config, network)
     view = network.view(None)
     kinds = _chosen(settings.corruptions, corruptions.CORRUPTIONS, corruptions.EXTRA)
-    making = images.Making(view, settings.seed, settings.variant, settings.frost)
+    variant = settings.variant or corruptions.nearest(view.size)
+    making = images.Making(view, settings.seed, variant, settings.frost)
     _check_making(making, kinds)
 
     def one(name: str, made: Callable[[], Source]) -> Pass:
@@ -234,7 +235,9 @@ def _own(config: config_dict.ConfigDict, network: Network) -> list[Suite]:
         for kind in kinds
     }
     clean = Pass("own-clean", lambda: source, passes.measure_top, chosen=chosen)
-    note = FROST_NOTE if "frost" in kinds and not settings.frost else ""
+    note = f"severities of {variant} pixels"
+    if "frost" in kinds and not settings.frost:
+        note += f"; {FROST_NOTE}"
     found: list[Suite] = [suites.Corruptions("own", by_corruption, clean, False, note)]
     if settings.perturbations != "none":
         every = perturbations.PERTURBATIONS, perturbations.EXTRA

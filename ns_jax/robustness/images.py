@@ -28,7 +28,7 @@ class Making:
 
     view: crops.Preprocessing  # of the images that are corrupted
     seed: int
-    variant: str  # of the severities: "224" or "299"
+    variant: str  # of the severities, a key of `corruptions.SEVERITIES`
     frost: str  # directory of the six photographs; "": the stand-in
 
     def uncropped(self, image: np.ndarray) -> np.ndarray:

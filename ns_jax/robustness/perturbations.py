@@ -34,7 +34,8 @@ def sequence(
 
     `image` is uint8 RGB [H, W, 3] before the central crop (the benchmark's has 256 pixels on its
     shorter side): moves show what lies beyond the crop, and black beyond the image. `variant` has
-    the constants published for "224" or "299" pixels. Raises InputError for what is none of these.
+    the constants published for "224" or "299" pixels; "32" and "64" have those of 224, and lengths
+    in proportion to the crop. Raises InputError for what is none of these.
     """
     corruptions.check_image(image)
     if not corruptions.LEAST_SIDE <= crop <= min(image.shape[:2]):
@@ -43,17 +44,22 @@ def sequence(
             f"crop={crop} of an image of {width} x {height} pixels: it is at least "
             f"{corruptions.LEAST_SIDE} and at most the shorter side"
         )
-    if variant not in _CONSTANTS:
-        raise InputError(f"variant={variant!r}: there are {', '.join(_CONSTANTS)}")
+    if variant not in corruptions.SEVERITIES:
+        raise InputError(f"variant={variant!r}: there are {', '.join(corruptions.SEVERITIES)}")
     num_frames(name)
     rng = corruptions.generator(f"sequence of {name}", seed, index)
+    # No constants of small sequences are published: those of 224 pixels, lengths in proportion.
+    scale = crop / 224 if variant in ("32", "64") else 1.0
     changed: Frames
-    if name in _MOVES:
+    if name == "translate":
+        changed = (_cropped(frame, crop) for frame in _translate(image, scale))
+    elif name in _MOVES:
         changed = (_cropped(frame, crop) for frame in _MOVES[name](image))
         changed = _running_means(changed) if name == "zoom_blur" else changed
     else:
-        constants = _CONSTANTS[variant].get(name, ())
-        changed = _CHANGES[name](_cropped(image, crop), rng, *constants)
+        constants = _CONSTANTS["299" if variant == "299" else "224"].get(name, ())
+        lengths = {"scale": scale} if name in _WITH_LENGTHS else {}
+        changed = _CHANGES[name](_cropped(image, crop), rng, *constants, **lengths)
     return np.stack([corruptions.to_bytes(frame) for frame in changed])
 
 
@@ -101,37 +107,43 @@ def _noisy(corruption: Callable[..., np.ndarray]) -> Callable[..., Frames]:
     return noisy
 
 
-def _motion_blur(image: np.ndarray, rng: np.random.Generator, radius: int) -> Frames:
-    return (blurs.motion(image, radius, 3, 4 * (i - 30)) for i in range(31))
+def _motion_blur(image: np.ndarray, rng: np.random.Generator, radius: int, scale: float) -> Frames:
+    radius = math.ceil(radius * scale)
+    return (blurs.motion(image, radius, 3 * scale, 4 * (i - 30)) for i in range(31))
 
 
-def _snow(image: np.ndarray, rng: np.random.Generator) -> Frames:
+def _snow(image: np.ndarray, rng: np.random.Generator, scale: float) -> Frames:
     """The same flakes in all frames, falling in other directions."""
     flakes = weather.snow_flakes(image.shape[:2], rng, 0.05, 0.3, 3, 0.5)
     for i in range(31):
-        yield weather.with_snow(image, blurs.motion(flakes, 14, 4, 4 * i - 150), 0.85)
+        fallen = blurs.motion(flakes, math.ceil(14 * scale), 4 * scale, 4 * i - 150)
+        yield weather.with_snow(image, fallen, 0.85)
 
 
 def _brightness(image: np.ndarray, rng: np.random.Generator) -> Frames:
     return (digital.brightness(image, rng, 0.02 * (i - 15)) for i in range(31))
 
 
-def _gaussian_blur(image: np.ndarray, rng: np.random.Generator, sigma: float) -> Frames:
+def _gaussian_blur(
+    image: np.ndarray, rng: np.random.Generator, sigma: float, scale: float
+) -> Frames:
     pixels = image.astype(np.float32)
-    return (blurs.gaussian(pixels, sigma + 0.035 * i, truncate=6) for i in range(31))
+    return (blurs.gaussian(pixels, (sigma + 0.035 * i) * scale, truncate=6) for i in range(31))
 
 
-def _spatter(image: np.ndarray, rng: np.random.Generator, sigma: float, smoothing: float) -> Frames:
+def _spatter(
+    image: np.ndarray, rng: np.random.Generator, sigma: float, smoothing: float, scale: float
+) -> Frames:
     """Water that runs down the image."""
-    layer = weather.liquid(image.shape[:2], rng, 0.65, sigma, smoothing, 0.69)
+    layer = weather.liquid(image.shape[:2], rng, 0.65, sigma, smoothing * scale, 0.69)
     for _ in range(31):
         yield weather.with_water(image, layer, 0.6)
         layer = ndimage.convolve1d(layer, [0.05, 0.1, 0.15, 0.7], 0, mode="constant", origin=-1)
 
 
-def _translate(image: np.ndarray) -> Frames:
-    nearest = Image.Resampling.NEAREST
-    return (_affine(image, 1, 0, 0, 1, right=i - 20, resample=nearest) for i in range(41))
+def _translate(image: np.ndarray, scale: float = 1.0) -> Frames:
+    kind = Image.Resampling.NEAREST if scale == 1 else Image.Resampling.BILINEAR
+    return (_affine(image, 1, 0, 0, 1, right=scale * (i - 20), resample=kind) for i in range(41))
 
 
 def _rotate(image: np.ndarray) -> Frames:
@@ -216,3 +228,4 @@ _CHANGES: dict[str, Callable[..., Frames]] = {
     **{"motion_blur": _motion_blur, "snow": _snow, "brightness": _brightness},
     **{"gaussian_blur": _gaussian_blur, "spatter": _spatter},
 }
+_WITH_LENGTHS = ("motion_blur", "snow", "gaussian_blur", "spatter")

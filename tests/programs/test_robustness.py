@@ -119,7 +119,7 @@ class TestOwnImages:
             ),
             ({"suites": "pgd", "pgd_steps": 0}, "pgd_steps is 0"),
             ({"suites": "fgsm", "attack_label": "any"}, "known: true, predicted"),
-            ({"size": 8}, "16"),
+            ({"size": 8}, "16 a side"),
         ],
     )
     def test_what_does_not_go_together_is_said_first(self, config, tmp_path, change, said):

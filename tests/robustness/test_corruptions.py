@@ -350,3 +350,22 @@ def test_jpeg_is_pillows(shape, quality):
     Image.fromarray(image).save(coded, "JPEG", quality=quality)
     found = digital.jpeg_compression(image, rng(), quality)
     assert np.abs(found.astype(int) - np.asarray(Image.open(coded))).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "variant"),
+    [(16, "32"), (45, "32"), (46, "64"), (119, "64"), (120, "224"), (258, "224"), (259, "299")],
+)
+def test_severities_are_those_of_the_nearest_size(size, variant):
+    assert corruptions.nearest(size) == variant
+
+
+def test_small_images_are_not_destroyed_by_the_constants_made_for_them():
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 256, (4, 4, 3), np.uint8), (32, 32))
+    for name in corruptions.CORRUPTIONS:
+        near, far = (
+            np.abs(corrupt(image, name, 5, variant=v).astype(float) - image).mean()
+            for v in ("32", "224")
+        )
+        assert near < far, name

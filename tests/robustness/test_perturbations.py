@@ -25,7 +25,7 @@ def crop_of(image, side=48):
 @pytest.mark.parametrize("name", NAMES)
 def test_frames_of_any_size(name):
     for shape, crop in [((16, 16), 16), ((64, 80), 48), ((37, 19), 18)]:
-        for variant in ("224", "299"):
+        for variant in ("32", "64", "224", "299"):
             frames = sequence(name, mixed(*shape), crop, variant=variant)
             length = 41 if name == "translate" else 31
             assert frames.shape == (length, crop, crop, 3) and frames.dtype == np.uint8
@@ -60,7 +60,7 @@ def test_one_frame_is_the_crop_itself(name, clean):
         ({"name": "fog"}, ["fog", "tilt"]),
         ({"crop": 65}, ["65", "80", "64"]),
         ({"crop": 15}, ["15", "16"]),
-        ({"variant": "32"}, ["32", "299"]),
+        ({"variant": "33"}, ["33", "299"]),
         ({"image": np.zeros((64, 64, 3))}, ["float64"]),
     ],
 )
@@ -171,3 +171,15 @@ def test_blur_grows():
     frames = sequence("gaussian_blur", mixed(64, 64))
     sharpness = [cv2.Laplacian(frame, cv2.CV_32F).var() for frame in frames]
     assert (np.diff(sharpness) <= 0).mean() > 0.9 and sharpness[-1] < sharpness[0] / 4
+
+
+def test_small_images_move_in_proportion():
+    image = np.zeros((28, 28, 3), np.uint8)
+    image[:, 14] = 255  # a column of light
+    columns = np.arange(28)
+    for crop, variant, most in ((28, "32", 20 * 28 / 224), (28, "64", 2.5)):
+        frames = sequence("translate", image, crop, variant=variant)[..., 0].astype(float)
+        places = (frames.sum(1) * columns).sum(1) / frames.sum((1, 2))
+        assert np.abs(places - places[20]).max() == pytest.approx(most, abs=0.1)
+    still = sequence("motion_blur", image, 28, variant="32").astype(float).mean((1, 2, 3))
+    np.testing.assert_allclose(still, still[0], rtol=0.2)  # the light stays in the image

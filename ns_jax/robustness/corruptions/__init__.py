@@ -9,6 +9,7 @@ import numpy as np
 from ns_jax.errors import InputError
 from ns_jax.robustness.corruptions import blurs, digital, frost, noise, weather
 from ns_jax.robustness.corruptions.severities import SEVERITIES
+from ns_jax.robustness.corruptions.severities import nearest as nearest
 
 LEAST_SIDE = 16  # pixels
 
@@ -37,11 +38,12 @@ def corrupt(
 ) -> np.ndarray:
     """Corrupts uint8 RGB [H, W, 3]; the same arguments always give the same bytes.
 
-    `severity` is 1 to 5, with the constants of `variant`: those published for images of "224" or of
-    "299" pixels. They are lengths in pixels whatever the size is, but for `elastic_transform`,
-    whose lengths grow with the shorter side. `index` is the image's in its source.
-    `frost_directory` has the benchmark's photographs of frost; without it the result of `frost` is
-    not comparable (`frost.STAND_IN_NOTE`). Raises InputError for what is none of these.
+    `severity` is 1 to 5, with the constants of `variant`: those published for images of "32", "64",
+    "224" or "299" pixels (`nearest` names the one for a size). They are lengths in pixels whatever
+    the size is, but for `elastic_transform`, whose lengths grow with the shorter side. `index` is
+    the image's in its source. `frost_directory` has the benchmark's photographs of frost; without
+    it the result of `frost` is not comparable (`frost.STAND_IN_NOTE`). Raises InputError for what
+    is none of these.
     """
     check_image(image)
     rng = generator(name, severity, seed, index)
@@ -62,7 +64,9 @@ def apply(
     if name == "elastic_transform":
         row = tuple(length * min(image.shape[:2]) / int(variant) for length in row)
     elif name == "frost":
-        function = functools.partial(function, directory=frost_directory)
+        # Small images see as much of a photograph as those of 224 pixels.
+        scale = min(1.0, int(variant) / 224)
+        function = functools.partial(function, directory=frost_directory, scale=scale)
     return to_bytes(function(image, rng, *row))
 
 

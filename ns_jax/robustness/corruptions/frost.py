@@ -24,11 +24,16 @@ def frost(
     image_weight: float,
     frost_weight: float,
     directory: str = "",
+    scale: float = 1.0,
 ) -> np.ndarray:
-    """`directory` has the photographs; "" is the stand-in. Floats, not yet clipped."""
+    """`directory` has the photographs, made smaller by `scale`; "" is the stand-in.
+
+    Floats, not yet clipped.
+    """
     height, width = image.shape[:2]
     if directory:
-        ice = _crop(photographs(directory)[rng.integers(len(PHOTOGRAPHS))], height, width, rng)
+        chosen = photographs(directory, scale)[rng.integers(len(PHOTOGRAPHS))]
+        ice = _crop(chosen, height, width, rng)
     else:
         ice = stand_in(height, width, rng)
     return cv2.addWeighted(
@@ -37,8 +42,8 @@ def frost(
 
 
 @functools.lru_cache(maxsize=1)
-def photographs(directory: str) -> tuple[np.ndarray, ...]:
-    """uint8 RGB. Raises InputError for one that is missing or cannot be read."""
+def photographs(directory: str, scale: float = 1.0) -> tuple[np.ndarray, ...]:
+    """uint8 RGB, sides times `scale`. Raises InputError for one missing or that cannot be read."""
     found = []
     for name in PHOTOGRAPHS:
         photograph = cv2.imread(str(pathlib.Path(directory, name)), cv2.IMREAD_COLOR_RGB)
@@ -47,6 +52,10 @@ def photographs(directory: str) -> tuple[np.ndarray, ...]:
                 f"{name} is missing in {directory}, or is no image. Frost takes "
                 f"{', '.join(PHOTOGRAPHS)} as they stand in hendrycks/robustness; without a "
                 "directory a stand-in is used"
+            )
+        if scale != 1:
+            photograph = cv2.resize(
+                photograph, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA
             )
         found.append(photograph)
     return tuple(found)

@@ -5,7 +5,9 @@ make_imagenet_c_inception.py for 299. Lengths are pixels; a row is what the func
 takes after the image and the generator.
 """
 
-Row = tuple[float, ...]
+import math
+
+from ns_jax.robustness.corruptions.small_severities import AT_32, AT_64, Row
 
 _AT_224: dict[str, tuple[Row, ...]] = {
     # standard deviation; photons; share of values; standard deviation
@@ -89,4 +91,10 @@ _AT_299: dict[str, tuple[Row, ...]] = _AT_224 | {
     ),
 }
 
-SEVERITIES = {"224": _AT_224, "299": _AT_299}  # variant -> corruption -> five rows
+# variant, by the pixels of the images that it was made for -> corruption -> five rows
+SEVERITIES = {"32": AT_32, "64": AT_64, "224": _AT_224, "299": _AT_299}
+
+
+def nearest(size: int) -> str:
+    """The variant whose images are nearest in size, as a ratio, to those of `size` pixels."""
+    return min(SEVERITIES, key=lambda variant: abs(math.log(size / int(variant))))
