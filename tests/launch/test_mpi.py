@@ -24,7 +24,7 @@ def test_two_processes_of_open_mpi_are_one_training_on_two_devices(environment, 
             [
                 *("mpirun", "--allow-run-as-root", "--oversubscribe", "-x", mark, "-n", "2"),
                 *(sys.executable, "-m", "ns_jax", "train", f"--workdir={tmp_path}"),
-                "--config=tests/few_stages.py:role=teacher",
+                "--config=tests/launch/held.py:role=teacher",
                 *(f"--config.{name}={value}" for name, value in flags.items()),
             ],
             env=environment,
