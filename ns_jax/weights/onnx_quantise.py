@@ -19,7 +19,7 @@ from ns_jax.progress import say
 from ns_jax.weights import onnx_graph
 
 MOST_LOSS = 0.01  # of accuracy: with a loss no larger, no further attempt is made
-AT_ONCE = 8  # images of a calibration that are in memory together
+GROUP = 8  # images of a calibration that go through the network together
 NEVER = (onnx_graph.PROBABILITIES,)  # in steps of 1 / 255 they would be useless
 
 
@@ -29,16 +29,18 @@ class Attempt:
 
     name: str
     per_channel: bool = True
+    # Activations' ranges: the mean of the extremes of groups of images, or those of all images, in
+    # which one strange image can make the steps too wide for all the others.
+    averaged: bool = True
     excluded: tuple[str, ...] = ()  # parts of the names of nodes
     operators: tuple[str, ...] = ()  # (): all that onnxruntime can
-    percentile: float = 100.0  # of the activations that lie within their range
 
 
 FRAGILE = ("images/", "stem", "/se/", "head")
 ATTEMPTS = (
     Attempt("per tensor", per_channel=False),
     Attempt("per channel"),
-    Attempt("per channel, ranges of 99.99 %", percentile=99.99),
+    Attempt("per channel, ranges of all images", averaged=False),
     Attempt("per channel, without stem, squeeze-excite and classifier", excluded=FRAGILE),
     Attempt(
         "per channel, convolutions alone, without stem, squeeze-excite and classifier",
@@ -85,9 +87,8 @@ def quantised(model: Any, images: np.ndarray, attempt: Attempt) -> Any:
     onnx, _ = onnx_graph.packages()
     from onnxruntime import quantization
 
-    parts, whole = (*NEVER, *attempt.excluded), attempt.percentile == 100
+    parts = (*NEVER, *attempt.excluded)
     excluded = [node.name for node in model.graph.node if any(part in node.name for part in parts)]
-    methods = quantization.CalibrationMethod
     with tempfile.TemporaryDirectory() as directory, _quiet():
         float_path, path = (pathlib.Path(directory) / name for name in ("float.onnx", "int8.onnx"))
         onnx.save(model, float_path)
@@ -101,31 +102,22 @@ def quantised(model: Any, images: np.ndarray, attempt: Attempt) -> Any:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             nodes_to_exclude=excluded,
-            calibrate_method=methods.MinMax if whole else methods.Percentile,
-            # Ranges are merged after so many batches, so that few activations are in memory.
-            extra_options={"CalibStridedMinMax": 1, "CalibPercentile": attempt.percentile},
+            calibrate_method=quantization.CalibrationMethod.MinMax,
+            extra_options={"CalibMovingAverage": attempt.averaged},
         )
         return onnx.load(path)
 
 
 class _Reader:
-    """Images for onnxruntime's calibration, some at a time."""
+    """Groups of images, as onnxruntime's calibration asks for them."""
 
     def __init__(self, images: np.ndarray):
-        self._batches = [images[n : n + AT_ONCE] for n in range(0, len(images), AT_ONCE)]
-        self._next = iter(self._batches)
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        """From now on `get_next` gives the batches of this range."""
-        self._next = iter(self._batches[start_index:end_index])
+        self._groups = (images[n : n + GROUP] for n in range(0, len(images), GROUP))
 
     def get_next(self) -> dict | None:
-        """A batch by the input's name; None at the end."""
-        batch = next(self._next, None)
-        return None if batch is None else {onnx_graph.IMAGES: batch}
+        """A group by the input's name; None at the end."""
+        group = next(self._groups, None)
+        return None if group is None else {onnx_graph.IMAGES: group}
 
 
 @contextlib.contextmanager
