@@ -11,8 +11,8 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # program compiles JAX again, 4 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install dev demo fashion quick test lint chaos pod slurm parity bench bench-cpu bench-input bench-labelling \
-	bench-selection bench-corruptions ladder ablations
+.PHONY: install dev demo fashion quick test lint chaos pod slurm parity bench bench-cpu bench-onnx bench-input \
+	bench-labelling bench-selection bench-corruptions ladder ablations
 
 # Wheels alone: nothing is compiled here. (promise, which TensorFlow Datasets ask for, is Python and has
 # none.) uv, where there is one, fetches them side by side. What is imported is compiled when it is.
@@ -80,7 +80,7 @@ slurm: dev
 # half alone, so its dependencies are not asked for.
 .venv-timm/.installed:
 	$(PYTHON) -m venv .venv-timm
-	.venv-timm/bin/python -m pip install --quiet torch==2.13.0 numpy safetensors pyyaml huggingface_hub pillow
+	.venv-timm/bin/python -m pip install --quiet torch==2.13.0 numpy safetensors pyyaml huggingface_hub pillow onnx onnxscript
 	.venv-timm/bin/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
 	touch $@
 
@@ -91,6 +91,11 @@ parity: dev .venv-timm/.installed
 
 bench-cpu: dev .venv-timm/.installed
 	$(BIN)/python -m benchmarks.cpu_speed
+
+# Our ONNX files against our own inference and timm's torch.onnx export.
+bench-onnx: dev .venv-timm/.installed
+	$(BIN)/python -m benchmarks.onnx_speed --quantise
+	$(BIN)/python -m benchmarks.onnx_equal
 
 # Images/s into training and evaluation against timm's loader; memory, tar shards, folders.
 bench-input: dev .venv-timm/.installed

@@ -45,7 +45,8 @@ def main() -> None:
         for network, size, batch in CASES:
             timms = pathlib.Path(directory) / "timm.onnx"
             script = str(HERE / "onnx_speed_timm.py")
-            subprocess.run([options.timm_python, script, network, str(size), timms], check=True)
+            command = [options.timm_python, script, network, str(size), str(timms)]
+            subprocess.run(command, check=True, capture_output=True)
             arguments = (network, size, "inference", batch)
             sides = {"jax": Side(sys.executable, "cpu_speed_ours.py", *arguments)}
             for kind in kinds:

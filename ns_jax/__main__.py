@@ -40,7 +40,7 @@ PROGRAMS = {
         shares_workdir=True,
     ),
     "select": Program("threshold, best per class, balance by copies: label shards -> selection"),
-    "evaluate": Program("top-1, top-5, per class, calibration of a checkpoint"),
+    "evaluate": Program("top-1, top-5, per class, calibration of a checkpoint or an exported file"),
     "robustness": Program("ImageNet-A to -P, corruptions of one's own images, FGSM and PGD"),
     "plan": Program(
         "compiles the steps for a TPU slice without one: memory, messages, time, cost",
