@@ -89,8 +89,8 @@ class TestOwnImages:
         missing, damaged = passes / "own-contrast-3", passes / "own-gaussian_noise-5"
         untouched = {p: p.stat().st_mtime_ns for p in passes.iterdir()}
         missing.with_name("own-contrast-3.json").unlink()
-        whole = damaged.with_name("own-gaussian_noise-5.npz").read_bytes()
-        damaged.with_name("own-gaussian_noise-5.npz").write_bytes(whole[:50])
+        whole = damaged.with_name("own-gaussian_noise-5.parquet").read_bytes()
+        damaged.with_name("own-gaussian_noise-5.parquet").write_bytes(whole[:50])
         assert suites_of(config, out) == first
         done_again = {p.stem for p, time in untouched.items() if p.stat().st_mtime_ns != time}
         assert done_again == {"own-contrast-3", "own-gaussian_noise-5"}
@@ -133,7 +133,7 @@ class TestOwnImages:
         with pytest.raises(InputError, match="letters"):
             robustness.run(config, tmp_path / "out")
         config.robustness.checkpoint, config.robustness.against = config.robustness.against, ""
-        with pytest.raises(InputError, match="10 classes that .*letters lacks; surplus: 0, 1"):
+        with pytest.raises(InputError, match="letters has 10; missing: a, b.*surplus: 0, 1"):
             robustness.run(config, tmp_path / "out")
 
 

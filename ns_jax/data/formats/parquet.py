@@ -57,9 +57,11 @@ def _split(value: pa.Scalar) -> tuple[bytes, str]:
         return value.as_py() or b"", ""
     if not value.is_valid:
         return b"", ""
-    path = value["path"].as_buffer() if "path" in value else None  # which may not be UTF-8
     image = value["bytes"].as_py() if "bytes" in value else None
-    return image or b"", as_text(path.to_pybytes()) if path else ""
+    path = ""
+    if "path" in value and value["path"].is_valid:
+        path = as_text(value["path"].as_buffer().to_pybytes())  # which may not be UTF-8
+    return image or b"", path
 
 
 @functools.lru_cache(maxsize=GROUPS_KEPT)
