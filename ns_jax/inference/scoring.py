@@ -52,6 +52,7 @@ class Predictions:
     classes: np.ndarray  # int32 [N, k], best first
     probs: np.ndarray  # float32 [N, k]
     labels: np.ndarray  # int32 [N], -1 where there is none
+    index: np.ndarray  # int64 [N], of the image in its source
     num_unlabelled: int  # images that were left out or have no label
 
     def scores(self, num_classes: int) -> dict:
@@ -108,19 +109,18 @@ def predict(
     share = np.array_split(labelled, processes.count())[processes.index()]
     # As labelling: one compiled pass.
     k = min(predictor.CLASSES_KEPT, len(network.class_names if classes is None else classes))
-    parts: list[Sequence[np.ndarray]] = [
-        (np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), np.zeros(0, np.int32))
-    ]
+    empty = np.zeros((0, k), np.int32), np.zeros((0, k), np.float32)
+    parts: list[Sequence[np.ndarray]] = [(*empty, np.zeros(0, np.int32), np.zeros(0, np.int64))]
     with Progress("evaluating", len(share), shown=shown) as progress:
         for batch in network.predict(source, [share], reading, k, batch_size, classes=classes):
             if stop():
                 raise Stopped
             ok = np.asarray([status == "ok" for status in batch["status"]])
             bad.add(batch["index"][~ok])
-            parts.append([batch[name][ok] for name in ("classes", "probs", "label")])
+            parts.append([batch[name][ok] for name in ("classes", "probs", "label", "index")])
             progress.advance(len(ok))
     arrays = [np.concatenate(found) for found in zip(*parts, strict=True)]
-    best, probs, labels = (np.concatenate(processes.gather(array)) for array in arrays)
+    best, probs, labels, index = (np.concatenate(processes.gather(array)) for array in arrays)
     network.check_finite(probs)  # of all processes: each of them comes here
     bad.add(processes.union(bad.indices()))
     unlabelled = len(source) - len(labelled) + int((labels < 0).sum())
@@ -131,7 +131,7 @@ def predict(
             f"{source.name}: none of {len(source):,} images can be scored; {unlabelled:,} have no "
             f"label, {len(bad):,} cannot be read"
         )
-    return Predictions(best, probs, labels, unlabelled)
+    return Predictions(best, probs, labels, index, unlabelled)
 
 
 @functools.lru_cache  # of all evaluations of a training once

@@ -15,15 +15,15 @@ from ns_jax.data import bad_images, crops
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError
-from ns_jax.inference import predictor, scoring
+from ns_jax.inference import predictions, predictor, scoring
 from ns_jax.parallel import processes
 from ns_jax.progress import say
 from ns_jax.weights import export, exported, imported
 
 
 def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
-    """Writes and returns `eval.json`. Images that cannot be read, or that have no label, are
-    counted, not scored.
+    """Writes and returns `eval.json`, and `predictions.parquet` beside it. Images that cannot be
+    read, or that have no label, are counted, not scored.
     """
     ranges.check(config)
     evaluate = config.evaluate
@@ -57,6 +57,7 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     if against:
         other = scoring.predict(against, source, reading, bad, size, classes=classes)
         result["agreement"] = float((found.classes[:, 0] == other.classes[:, 0]).mean())
+    processes.call_on_first(predictions.write, workdir, found)
     processes.call_on_first(workdir_lib.write_json, path, result)
     say(
         f"{source.name}: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, calibration error "

@@ -5,7 +5,6 @@ as papers print it. ImageNet-C and -P: Hendrycks and Dietterich, arXiv 1903.1226
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from ns_jax.robustness import alexnet
 SEVERITIES = 5
 NOISE = "noise"  # in the name of a perturbation whose frames are compared with the first one
 BEST = 5  # classes that the distance of two rankings looks at
-NORMAL = 1.959964  # standard errors on each side of a mean that hold 95 %
 
 
 class NoRatioError(InputError):
@@ -96,29 +94,6 @@ def top5_distance(classes: np.ndarray, against_first: bool) -> np.ndarray:
 
 def _before(frames: np.ndarray, against_first: bool) -> np.ndarray:
     return frames[:, :1] if against_first else frames[:, :-1]
-
-
-class Difference(NamedTuple):
-    """A mean difference and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
-    """The mean of `ours - theirs` over the same images, with its interval from their spread.
-
-    float `[N]` each; images for which either is NaN, unreadable ones, are left out. The interval is
-    the normal one of a mean of N paired differences; of fewer than two it is NaN.
-    """
-    difference = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
-    difference = difference[~np.isnan(difference)]
-    if len(difference) < 2:
-        return Difference(float(difference.mean()) if len(difference) else np.nan, np.nan, np.nan)
-    mean = float(difference.mean())
-    spread = NORMAL * float(difference.std(ddof=1)) / len(difference) ** 0.5
-    return Difference(mean, mean - spread, mean + spread)
 
 
 def _mean_ratio(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from ns_jax.errors import InputError
+from ns_jax.inference.metrics import Difference, paired_difference
 from ns_jax.robustness import alexnet, metrics
 from ns_jax.robustness.alexnet import EXTRA_ERRORS
 from ns_jax.robustness.alexnet import EXTRA_FLIP_PROBABILITIES as EXTRA_FLIPS
@@ -230,12 +231,12 @@ def measure_frames(frames: int, perturbation: str) -> Callable[[Seen], dict[str,
     return measure
 
 
-def difference(suite: Suite, ours: Found, theirs: Found) -> metrics.Difference | None:
+def difference(suite: Suite, ours: Found, theirs: Found) -> Difference | None:
     """The main number's, in percent, with its paired interval; None of sets that do not pair."""
     sides = suite.values(ours), suite.values(theirs)
     if sides[0].shape != sides[1].shape or not sides[0].ndim:
         return None
-    return metrics.paired_difference(*sides)
+    return paired_difference(*sides)
 
 
 def _top(measured: dict[str, np.ndarray]) -> dict:

@@ -81,24 +81,6 @@ def test_equal_frames_have_no_distance_and_a_shifted_ranking_a_known_one():
     np.testing.assert_array_equal(metrics.top5_distance(replaced, False), [15])
 
 
-def test_a_paired_interval_is_narrow_where_networks_err_on_the_same_images():
-    rng = np.random.default_rng(1)
-    theirs = (rng.random(4000) < 0.5).astype(float)
-    ours = np.where(rng.random(4000) < 0.02, 1.0, theirs)
-    mean, low, high = metrics.paired_difference(ours, theirs)
-    assert low < mean < high and low > 0
-    d = ours - theirs
-    assert high - low == pytest.approx(2 * 1.96 * d.std(ddof=1) / 4000**0.5, rel=1e-4)
-    alone = 2 * 1.96 * (2 * 0.25 / 4000) ** 0.5  # as if the images were different ones
-    assert high - low < alone / 4
-
-
-def test_unreadable_images_are_left_out_of_a_difference():
-    found = metrics.paired_difference(np.array([1, np.nan, 0, 1.0]), np.array([0, 1, np.nan, 1.0]))
-    assert found.mean == 0.5
-    assert np.isnan(metrics.paired_difference(np.array([1.0]), np.array([0.0])).low)
-
-
 @pytest.mark.parametrize(
     ("errors", "said"),
     [
