@@ -189,6 +189,8 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     select.fraction = 1.0  # of the images that count at all, drawn from `seed`; smaller in larger
     select.seed = 0
     select.exclude = ""  # text or CSV file whose first column lists indices to leave out; "": none
+    # corrections.csv of a report: labels found wrong are left out, named ones are taken. "": none
+    select.corrections = ""
     # A leak: an image whose perceptual hash differs from one of data.guard's in so few of 64 bits.
     # Of tiny images 0.
     select.guard_distance = 6

@@ -3,6 +3,7 @@
 Or, of labels of an earlier selection's images alone: the same rows with their new labels.
 """
 
+import functools
 import hashlib
 import itertools
 import pathlib
@@ -23,13 +24,14 @@ from ns_jax.labelling import shards as shards_lib
 from ns_jax.parallel import processes
 from ns_jax.progress import say
 from ns_jax.selection import balance as balance_lib
+from ns_jax.selection import corrections as corrections_lib
 from ns_jax.selection import leaks, ranking
 from ns_jax.selection import report as report_lib
 from ns_jax.selection import rules as rules_lib
 from ns_jax.selection import table as table_lib
 
 MOST_THREADS = 16  # a thread for each core, but one process writes
-# Of `select.*`, what the result is made of. `labels` and `exclude` count by their content.
+# Of `select.*`, what the result is made of. `labels`, `exclude`, `corrections` count by content.
 RULES = (
     *("threshold", "max_confidence", "per_class", "balance", "max_copies"),
     *("order", "fraction", "seed"),
@@ -49,7 +51,9 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
 
 
 def check(config: config_dict.ConfigDict) -> None:
-    """Raises InputError for a setting out of range, FileNotFoundError for no file to exclude."""
+    """Raises InputError for a setting out of range and corrections that cannot be read,
+    FileNotFoundError for no file to exclude.
+    """
     ranges.check(config)
     select = config.select
     highest = select.max_confidence
@@ -60,6 +64,8 @@ def check(config: config_dict.ConfigDict) -> None:
         )
     if select.exclude and not files.as_path(select.exclude).is_file():
         raise MissingFileError(f"select.exclude={select.exclude}: there is no such file")
+    if select.corrections:
+        corrections_lib.read(files.as_path(select.corrections))
 
 
 def _select(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
@@ -73,6 +79,8 @@ def _select(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
     )
     if not earlier:
         inputs.update({name: settings[name] for name in RULES}, exclude=_digest(settings.exclude))
+    if settings.corrections:
+        inputs["corrections"] = _digest(settings.corrections)
     if guard:
         names = ("guard_distance", "drop_leaks")
         inputs.update({name: settings[name] for name in names}, guard=guard.fingerprint)
@@ -138,6 +146,7 @@ def _choose(
         fraction=settings.fraction,
         seed=settings.seed,
         excluded=excluded,
+        corrections=_corrections(settings, made, shards),
     )
     plan = balance_lib.plan_selection(
         shards,
@@ -202,22 +211,44 @@ def _relabel(
 ) -> tuple:
     """Writes the rows of the selection `label.subset` with their new labels; returns as `_choose`.
 
-    Images that cannot be read now are left out.
+    Images that cannot be read now, or that were found wrong, are left out.
     """
     earlier = table_lib.Selection(config.label.subset, in_order=True)
     shards, rows = _shards(config.select, made)
     sizes = (len(shards.rows_of(run)) for run in shards.runs(rows))
-    parts = shards.map(_relabelled, shards.runs(rows), _in_parts(earlier.images(), sizes))
+    relabelled = functools.partial(_relabelled, _corrections(config.select, made, shards))
+    parts = shards.map(relabelled, shards.runs(rows), _in_parts(earlier.images(), sizes))
     digest = _write(directory, made["inputs"], len(earlier), parts, counts)
     kept = counts.images_per_class()
     left_out = num_images - int(kept.sum())
     if left_out:
-        say(f"{left_out:,} images of {config.label.subset} have no label now and are left out")
+        say(
+            f"{left_out:,} images of {config.label.subset} have no label now, or were found wrong, "
+            "and are left out"
+        )
     return digest, {**counts.report(kept), "left_out": left_out}
 
 
+def _corrections(
+    settings: config_dict.ConfigDict, made: dict, shards: shards_lib.Shards
+) -> corrections_lib.Corrections | None:
+    """Those of `select.corrections`, if it names any. Raises InputError for others than of these
+    labels.
+    """
+    if not settings.corrections:
+        return None
+    path = files.as_path(settings.corrections)
+    rows = corrections_lib.read(path)
+    found = corrections_lib.Corrections(path, rows, made["inputs"]["class_names"])
+    found.check(shards, made["outputs"]["num_images"], whole=made["inputs"].get("subset") is None)
+    say(f"{len(found):,} corrections of {path}")
+    return found
+
+
 def _relabelled(
-    shards: Iterator[shards_lib.Shard], images: tuple[np.ndarray, np.ndarray]
+    corrections: corrections_lib.Corrections | None,
+    shards: Iterator[shards_lib.Shard],
+    images: tuple[np.ndarray, np.ndarray],
 ) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
     """Like `SelectionPlan.rows_of`, for shards that hold just these images.
 
@@ -230,6 +261,9 @@ def _relabelled(
         label, confidence = shard.predictions()
         columns = shard.columns(label, confidence, index)
         ok = label >= 0
+        if corrections is not None:
+            ok &= ~corrections.effect(label, index).dropped
+            columns = corrections.rewrite(columns)
         parts.append(({name: array[ok] for name, array in columns.items()}, copies[ok]))
     return parts
 
@@ -326,7 +360,7 @@ def _nothing(
         return max(float(confidence[label >= 0].max(initial=-1)) for label, confidence in found)
 
     most = max(shards.map(highest, shards.runs(balance_lib.COPIED_ROWS)))
-    off = {"max_confidence": None, "fraction": 1.0, "exclude": ""}
+    off = {"max_confidence": None, "fraction": 1.0, "exclude": "", "corrections": ""}
     others = [f"select.{n}={settings[n]}" for n, value in off.items() if settings[n] != value]
     return InputError(
         f"{' with '.join([f'select.threshold={settings.threshold}', *others])} keeps none of "

@@ -62,7 +62,10 @@ class SelectionPlan:
             if not len(rows):
                 continue
             columns = shard.columns(label, confidence, index)
-            parts.append(({name: array[rows] for name, array in columns.items()}, copies))
+            selected = {name: array[rows] for name, array in columns.items()}
+            if self.rules.corrections is not None:
+                selected = self.rules.corrections.rewrite(selected)
+            parts.append((selected, copies))
         return parts
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ns_jax.errors import InputError, MissingFileError
 from ns_jax.selection import ranking
+from ns_jax.selection.corrections import Corrections
 
 _FRACTION, _ORDER = 0, 1  # streams of the hash
 
@@ -23,6 +24,7 @@ class Rules:
     fraction: float  # of the images that count at all
     seed: int  # of the fraction and the random order
     excluded: np.ndarray | None  # a bit for each image, uint8: those left out
+    corrections: Corrections | None = None  # what people said of single labels
 
     def candidates(
         self, label: np.ndarray, confidence: np.ndarray, index: np.ndarray
@@ -30,12 +32,17 @@ class Rules:
         """label int32, confidence float32, index int64 `[n]` -> those rows that are candidates:
 
         their labels int32, ranking keys uint64 and places among the n, int64 `[m]`. The indices of
-        a block are a range.
+        a block are a range. Labels are the corrected ones; what was corrected, or found right,
+        comes first in its class.
         """
-        chosen = self._eligible(label, index)
-        chosen &= confidence > np.float32(self.threshold)
-        if self.max_confidence is not None:
-            chosen &= confidence <= np.float32(self.max_confidence)
+        chosen = self._counts(label, confidence, index)
+        first = np.zeros(len(index), bool)  # in its class's ranking
+        if self.corrections is not None:
+            effect = self.corrections.effect(label, index)
+            label, first = effect.label, effect.kept
+            chosen = (chosen | first) & ~effect.dropped
+        if self.excluded is not None:
+            chosen &= ~self._is_excluded(self.excluded, index)
         rows = np.flatnonzero(chosen)
         label, confidence, index = label[rows], confidence[rows], index[rows]
         if self.order == "random":
@@ -43,6 +50,7 @@ class Rules:
             score >>= np.uint64(64 - ranking.SCORE_BITS)
         else:
             score = ranking.confidence_score(confidence)
+        score[first[rows]] = (1 << ranking.SCORE_BITS) - 1
         return label, ranking.keys(score, index, self.num_images), rows
 
     def key_range(self) -> tuple[int, int]:
@@ -53,17 +61,21 @@ class Rules:
             lowest = int(ranking.confidence_score(np.asarray([self.threshold], np.float32))[0])
         return lowest << bits, (1 << (ranking.SCORE_BITS + bits)) - 1
 
-    def _eligible(self, label: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """bool `[n]`: labelled, within the fraction, and not excluded."""
+    def _counts(self, label: np.ndarray, confidence: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """bool `[n]`: labelled, within the fraction, and confident enough."""
         chosen = label >= 0  # -1: a bad image
         if self.fraction < 1:
             limit = np.uint64(int(self.fraction * 2**64))
             chosen &= ranking.random_bits(self.seed, _FRACTION, index) < limit
-        if self.excluded is not None:
-            first = int(index[0])  # a block is a range of indices
-            bits = self.excluded[first // 8 : (first + len(index) - 1) // 8 + 1]
-            chosen &= np.unpackbits(bits)[first % 8 :][: len(index)] == 0
+        chosen &= confidence > np.float32(self.threshold)
+        if self.max_confidence is not None:
+            chosen &= confidence <= np.float32(self.max_confidence)
         return chosen
+
+    def _is_excluded(self, excluded: np.ndarray, index: np.ndarray) -> np.ndarray:
+        first = int(index[0])  # a block is a range of indices
+        bits = excluded[first // 8 : (first + len(index) - 1) // 8 + 1]
+        return np.unpackbits(bits)[first % 8 :][: len(index)] != 0
 
 
 def read_excluded(path: pathlib.Path, num_images: int) -> np.ndarray:

@@ -479,6 +479,24 @@ class TestRelabelling:
         assert outputs["rows"] == len(place)
         assert found.metadata["teacher"] == "u"
 
+    def test_corrections_are_honoured(self, workdir):
+        wrong, named = self.images[np.flatnonzero(self.ok)[:2]].tolist()
+        path = workdir / "corrections.csv"
+        lines = [f"{wrong},image '{place}'.png,wrong," for place in [self.place(wrong)]]
+        lines += [f"{named},image '{self.place(named)}'.png,other,g"]
+        path.write_text("\n".join(["index,key,verdict,label", *lines]))
+        config = self.config(workdir)
+        config.select.corrections = str(path)
+        outputs = select.run(config, workdir / "again")
+        found = table_lib.Selection(workdir / "again" / "selection")
+        assert outputs["left_out"] == (~self.ok).sum() + 1 and wrong not in found.index[:]
+        rows = found.index[:] == named
+        assert rows.sum() == (self.earlier == named).sum()
+        assert set(found.label[:][rows]) == {6} and set(found.confidence[:][rows]) == {1.0}
+
+    def place(self, index):
+        return int(np.searchsorted(self.images, index))
+
     def test_images_that_can_no_longer_be_read_at_all_are_an_error(self, workdir):
         again = workdir / "gone" / "labels"
         status = np.full(len(self.images), "empty file")
