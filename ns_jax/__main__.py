@@ -24,6 +24,7 @@ class Program:
     does: str
     alone: bool = False  # runs in one process
     checks_workers: bool = False  # in many processes, before they connect; in one it runs
+    reads: bool = False  # a workdir, whatever config that has and whoever is at work there
     in_buckets: bool = False  # its workdir may be in a bucket
     shares_workdir: bool = False  # with others at the same time
     compiles_for_tpus: bool = False  # without having any
@@ -42,6 +43,7 @@ PROGRAMS = {
     "select": Program("threshold, best per class, balance by copies: label shards -> selection"),
     "evaluate": Program("top-1, top-5, per class, calibration of a checkpoint or an exported file"),
     "robustness": Program("ImageNet-A to -P, corruptions of one's own images, FGSM and PGD"),
+    "report": Program("one page of a workdir, running or ended", alone=True, reads=True),
     "plan": Program(
         "compiles the steps for a TPU slice without one: memory, messages, time, cost",
         alone=True,
@@ -146,9 +148,10 @@ def _run(name: str, config: config_dict.ConfigDict, workdir: pathlib.Path) -> in
         raise InputError(f"{name} runs in one process, not in {processes.count()}")
     lock = workdir_lock.WorkdirLock(workdir)
     try:
-        if not program.shares_workdir:
+        if not (program.shares_workdir or program.reads):
             processes.call_on_first(lock.acquire)
-        processes.call_on_first(workdir_lib.claim_workdir, config, workdir)
+        if not program.reads:
+            processes.call_on_first(workdir_lib.claim_workdir, config, workdir)
         importlib.import_module(f"ns_jax.programs.{name}").run(config, workdir)
     finally:
         lock.release()
@@ -218,6 +221,8 @@ def _set_up_jax(program: Program) -> None:
         sys.modules.setdefault("libtpu", None)  # type: ignore[arg-type]  # importlib takes it
     import jax
 
+    if program.reads:  # nothing is computed, and a TPU belongs to the run that is at work
+        jax.config.update("jax_platforms", "cpu")
     default = pathlib.Path.home() / ".cache" / "ns_jax" / "compiled"
     directory = os.path.expanduser(os.environ.get(CACHE, str(default)))
     if directory:

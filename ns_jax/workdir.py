@@ -3,6 +3,7 @@
 A stage writes `manifest.json` last, so it is done if and only if the manifest is there.
 """
 
+import copy
 import json
 import os
 import pathlib
@@ -83,6 +84,25 @@ def _with_retired(ours: dict, theirs: dict) -> dict:
     """`ours` and, at the value that changed nothing, the retired keys that `theirs` still has."""
     keys = {name: _OVERRIDE.sub("", name) for name in theirs}
     return {name: RETIRED[key] for name, key in keys.items() if key in RETIRED} | ours
+
+
+def with_values(config: config_dict.ConfigDict, recorded: dict) -> config_dict.ConfigDict:
+    """A copy with the values of a recorded `config.json`, of the keys that both declare."""
+    config = copy.deepcopy(config)
+    for path, value in config_lib.leaves(recorded):
+        *sections, name = path.split(".")
+        section = config
+        for part in sections:
+            section = (
+                section[part]
+                if isinstance(section, config_dict.ConfigDict) and part in section
+                else None
+            )
+        if isinstance(section, config_dict.ConfigDict) and name in section:
+            section[name] = tuple(value) if isinstance(value, list) else value
+    if "selftrain" in recorded:
+        config.selftrain.overrides = config_dict.ConfigDict(recorded["selftrain"]["overrides"])
+    return config
 
 
 def is_done(directory: pathlib.Path, inputs: dict) -> bool:

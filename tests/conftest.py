@@ -10,6 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 CACHE = ROOT / ".pytest_cache" / "compiled"  # of steps: compiled once, reused by later runs
 
+os.environ["NS_JAX_REPORT_ERRORS"] = "raise"  # of selftrain's reports, in child processes too
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,10 +1,13 @@
 """The whole loop: a teacher, then for each iteration label, select, train a student, evaluate."""
 
+import contextlib
 import copy
 import functools
+import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import jax
 from ml_collections import config_dict
 
 from ns_jax import config as config_lib
@@ -16,8 +19,9 @@ from ns_jax.data.source import Source
 from ns_jax.errors import DamagedError, InputError
 from ns_jax.inference import scoring
 from ns_jax.parallel import processes
-from ns_jax.programs import evaluate, label, robustness, select, train
+from ns_jax.programs import evaluate, label, report, robustness, select, train
 from ns_jax.progress import say, table
+from ns_jax.report.timeline import Timeline
 from ns_jax.robustness import build
 from ns_jax.training import examples
 from ns_jax.training import numbers as numbers_lib
@@ -34,25 +38,31 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> list[dict]:
     ]
     _validate(configs)
     summaries = []
+    stages = _Stages(config, workdir)
     if config.selftrain.filter:
         say("the filter chooses the images that all teachers label")
-        _label_and_select(_filter_config(configs[1], workdir), workdir / FILTER)
+        _label_and_select(_filter_config(configs[1], workdir), workdir / FILTER, stages)
     for k, iteration_config in enumerate(configs):
         directory = workdir / f"iteration_{k}"
         say(f"iteration {k}: {'the teacher' if k == 0 else f'student {k}'}")
         summary = {"iteration": k, "model": iteration_config.model.name}
         if k > 0 and not iteration_config.train.teacher:  # which labels in the step
-            summary |= _label_and_select(iteration_config, directory)
+            summary |= _label_and_select(iteration_config, directory, stages)
         if k > 0 or not config.selftrain.teacher:
-            summary["training"] = train.run(iteration_config, directory)
+            with stages.stage(directory, "train"):
+                summary["training"] = train.run(iteration_config, directory)
             if iteration_config.finetune.epochs > 0:
                 finetune = _finetune_config(iteration_config, directory)
-                summary["finetune"] = train.run(finetune, directory / FINETUNE)
+                with stages.stage(directory, "finetune"):
+                    summary["finetune"] = train.run(finetune, directory / FINETUNE)
         if config.data.test:
-            summary["evaluation"] = evaluate.run(iteration_config, directory)
+            with stages.stage(directory, "evaluate"):
+                summary["evaluation"] = evaluate.run(iteration_config, directory)
         if config.selftrain.robustness:
-            summary["robustness"] = robustness.run(iteration_config, directory, shared=workdir)
+            with stages.stage(directory, "robustness"):
+                summary["robustness"] = robustness.run(iteration_config, directory, shared=workdir)
         summaries.append(summary)
+    stages.report()
     table("Self-training", *_rows(summaries))
     _say_what_is_there(configs[-1], workdir)
     return summaries
@@ -62,6 +72,7 @@ def _say_what_is_there(config: config_dict.ConfigDict, workdir: pathlib.Path) ->
     """Where to find what was made, and what to do next."""
     last = config.evaluate.checkpoint
     say(f"the last network: {last}; all iterations, with labels and selections: {workdir}")
+    say(f"all of it on one page: {workdir / report.PAGE}")
     say("use it in Python: ns_jax.load(PATH).predict(IMAGES)")
     if config.data.labelled.startswith("digits:"):
         say(
@@ -71,12 +82,43 @@ def _say_what_is_there(config: config_dict.ConfigDict, workdir: pathlib.Path) ->
         )
 
 
-def _label_and_select(config: config_dict.ConfigDict, directory: pathlib.Path) -> dict:
+class _Stages:
+    """The timeline of a run, and the report that is written after each stage."""
+
+    def __init__(self, config: config_dict.ConfigDict, workdir: pathlib.Path):
+        self._config, self._workdir = config, workdir
+        self._timeline = Timeline(workdir, write=processes.is_first())
+        self._timeline.start(f"{jax.device_count()} x {jax.devices()[0].device_kind}")
+
+    @contextlib.contextmanager
+    def stage(self, directory: pathlib.Path, program: str) -> Iterator[None]:
+        with self._timeline.stage(f"{directory.name}/{program}") as worked:
+            yield
+        if worked:
+            self.report()
+
+    def report(self) -> None:
+        """No error of it stops a run; it is said."""
+        if not processes.is_first():
+            return
+        try:
+            report.write(self._config, self._workdir)
+        except Exception as error:
+            if os.environ.get(report.ERRORS) == "raise":
+                raise
+            say(f"the report could not be written, and the run goes on: {error!r}")
+
+
+def _label_and_select(
+    config: config_dict.ConfigDict, directory: pathlib.Path, stages: _Stages
+) -> dict:
     """Both stages' outputs. Shards found damaged when they are needed are labelled again."""
     while True:
-        labels = label.run(config, directory)
+        with stages.stage(directory, "label"):
+            labels = label.run(config, directory)
         try:
-            return {"labels": labels, "selection": select.run(config, directory)}
+            with stages.stage(directory, "select"):
+                return {"labels": labels, "selection": select.run(config, directory)}
         except DamagedError:
             if not processes.call_on_first(label.mend, directory / "labels"):
                 raise  # it was something else

@@ -184,7 +184,8 @@ def _train(
             checkpoints.check()
             if run.saves(step) or leaves:
                 now = dataclasses.replace(card, counts=run.counts(step))
-                checkpoints.save(step, trainer.unpacked(state), now)
+                with run.saving():
+                    checkpoints.save(step, trainer.unpacked(state), now)
             if leaves:
                 checkpoints.close()
                 run.leave(step)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -71,6 +72,7 @@ class TrainingRun:
         self._previous: dict | None = None  # metrics of the step before
         self._scores: dict[str, float] = {}
         self._warned = self._leaving = self._masked = False
+        self._saving = 0.0  # seconds that the loop stood still to save
         self._inputs, self._open = inputs, contextlib.ExitStack()
 
     def __enter__(self) -> "TrainingRun":
@@ -147,6 +149,7 @@ class TrainingRun:
                 "train/images_per_second": self._progress.images_per_second(),
                 "train/input_wait_seconds": self._wait.seconds,
                 "train/input_wait_share": self._wait.share(),
+                "train/saving_share": self._saving / max(self._wait.elapsed(), 1e-9),
             }
             self._warned = self._warned or warn_if_input_bound(
                 self._wait, self._config.data.workers
@@ -171,6 +174,13 @@ class TrainingRun:
 
     def saves(self, step: int) -> bool:
         return self._due.at(step, self.logs(step)) or step == self._total
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """In here the loop stands still; the files are written while it goes on."""
+        began = time.monotonic()
+        yield
+        self._saving += time.monotonic() - began
 
     def counts(self, step: int) -> TrainingCounts:
         """What a checkpoint of this step says beside the weights; the step was finite."""

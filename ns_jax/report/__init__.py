@@ -1,0 +1,1 @@
+"""What people look at: one page of a workdir, and the same numbers as JSON. docs/report.md."""
