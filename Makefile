@@ -1,7 +1,8 @@
 # make demo   installs the program and runs self-training on the digits (runs/digits)
 # make fashion  ... on Fashion-MNIST, of which 20 images a class keep their label (runs/fashion)
 # make quick  installs, lints and runs the tests of a minute and a half
-# make test   ... all tests but those that `make chaos`, `make pod`, `make slurm` and `make parity` name
+# make test   ... all tests but those that `make chaos`, `make pod`, `make slurm`, `make browser`
+#             and `make parity` name
 PYTHON ?= python3
 BIN := .venv/bin
 # Huge pages for large blocks: a training step of the demo is 1.3 to 1.7 times faster on CPU.
@@ -11,8 +12,8 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # program compiles JAX again, 4 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install dev demo fashion quick test lint chaos pod slurm parity bench bench-cpu bench-onnx bench-input \
-	bench-labelling bench-selection bench-corruptions ladder ablations
+.PHONY: install dev demo fashion quick test lint chaos pod slurm browser parity bench bench-cpu bench-onnx bench-input \
+	bench-labelling bench-selection bench-corruptions bench-corrections ladder ablations
 
 # Wheels alone: nothing is compiled here. (promise, which TensorFlow Datasets ask for, is Python and has
 # none.) uv, where there is one, fetches them side by side. What is imported is compiled when it is.
@@ -57,7 +58,7 @@ lint: dev
 
 # No other process and no whole network to compile.
 quick: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not large and not parity and not chaos and not pod and not slurm'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not large and not parity and not chaos and not pod and not slurm and not browser'
 
 # Two at a time, which is 1.6 times as fast on 2 cores. A file's tests share what they compiled.
 test: lint
@@ -75,6 +76,11 @@ pod: dev
 # slurm-wlm, munge and openmpi-bin of the system; without, the tests are skipped and say so.
 slurm: dev
 	$(BIN)/python -m pytest -m slurm -rs
+
+# Reports in headless Chromium. Needs chromium and chromium-driver of the system; without, the tests are
+# skipped and say so.
+browser: dev
+	$(BIN)/python -m pytest -m browser -rs
 
 # PyTorch and timm, to compare with: an environment of their own. timm needs torchvision's Python
 # half alone, so its dependencies are not asked for.
@@ -125,6 +131,10 @@ bench-labelling: dev
 # Selecting from up to 300 million labels, against one DuckDB query.
 bench-selection: dev
 	$(BIN)/python -m benchmarks.selection
+
+# 50 clicks on a report's tiles as they are offered against 50 labels of random images. Resumes.
+bench-corrections: dev
+	$(BIN)/python -m benchmarks.corrections
 
 # All seeds with the baseline: about an hour on 2 cores.
 bench: dev

@@ -28,6 +28,15 @@ from ns_jax.training import numbers as numbers_lib
 from ns_jax.training import trainer as trainer_lib
 
 FINETUNE = "finetune"  # directory of an iteration's fine-tune
+# What each stage writes last, in the directory of its iteration.
+DONE = {
+    "train": "manifest.json",
+    "finetune": f"{FINETUNE}/manifest.json",
+    "label": "labels/manifest.json",
+    "select": "selection/manifest.json",
+    "evaluate": "eval.json",
+    "robustness": "robustness.json",
+}
 FILTER = "filter"  # directory of the labels and the selection of `selftrain.filter`
 
 
@@ -62,7 +71,6 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> list[dict]:
             with stages.stage(directory, "robustness"):
                 summary["robustness"] = robustness.run(iteration_config, directory, shared=workdir)
         summaries.append(summary)
-    stages.report()
     table("Self-training", *_rows(summaries))
     _say_what_is_there(configs[-1], workdir)
     return summaries
@@ -87,14 +95,15 @@ class _Stages:
 
     def __init__(self, config: config_dict.ConfigDict, workdir: pathlib.Path):
         self._config, self._workdir = config, workdir
-        self._timeline = Timeline(workdir, write=processes.is_first())
-        self._timeline.start(f"{jax.device_count()} x {jax.devices()[0].device_kind}")
+        devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+        self._timeline = Timeline(workdir, devices, write=processes.is_first())
 
     @contextlib.contextmanager
     def stage(self, directory: pathlib.Path, program: str) -> Iterator[None]:
-        with self._timeline.stage(f"{directory.name}/{program}") as worked:
+        done = (directory / DONE[program]).exists()
+        with self._timeline.stage(f"{directory.name}/{program}", done) as worked:
             yield
-        if worked:
+        if worked or not (self._workdir / report.PAGE).exists():
             self.report()
 
     def report(self) -> None:

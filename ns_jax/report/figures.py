@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 360, 220
-LEFT, RIGHT, TOP, BOTTOM = 42, 10, 10, 36
+LEFT, RIGHT, TOP, BOTTOM = 42, 18, 10, 36
 COLOURS = 4  # classes c0 to c3 of the style sheet, which differ in their dashes too
 
 Point = tuple[float, float | None]
@@ -149,7 +149,7 @@ class Figure:
         self._add(
             '<text class="marked" x="{}" y="{}" text-anchor="{}">{}</text>',
             away,
-            TOP + 9,
+            HEIGHT - BOTTOM - 6,
             anchor,
             text,
         )
@@ -238,9 +238,9 @@ def precision(label: str, points: Sequence[dict]) -> Markup:
     )
 
 
-def bar(share: float | None, text: str) -> Markup:
-    """A share as a bar behind its text, in a cell of a table."""
+def bar(share: float | None, largest: float, text: str) -> Markup:
+    """A share as a bar behind its text, in a cell of a table; the largest of all fills it."""
     if share is None:
         return Markup("{}").format(text)
-    width = min(100.0, max(0.0, 100 * share))
+    width = 100 * share / (largest or 1.0)
     return Markup('<span class="bar" style="--w:{}%">{}</span>').format(f"{width:.1f}", text)

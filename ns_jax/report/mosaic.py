@@ -32,7 +32,8 @@ def pool(
     found: dict = {"offered": tiles(rows, "offered"), "classes": []}
     if len(rows):
         sprites["offered"] = sprite(source, sample.index[rows].tolist())
-    for number in worst[:CLASSES]:
+    there = np.bincount(sample.label, minlength=len(class_names)) > 0
+    for number in [number for number in worst if there[number]][:CLASSES]:
         groups = sample_lib.groups(sample, number, EACH)
         name, start = f"class-{number}", 0
         shown = {}

@@ -14,8 +14,9 @@ from ns_jax.report.sample import GROUPS
 from ns_jax.report.tiles import COLUMNS, SIDE, Sprite
 
 _HERE = pathlib.Path(__file__).parent
-CLASSES = 30  # rows of the table; the JSON has all of them
+CLASSES, EMPTY = 30, 8  # rows of the table, and those without an image; the JSON has all
 PAIRS = 40  # confusions that are listed where there is no matrix
+SHARES = ("share_in_pool", "share_in_labels")
 NONE = "–"
 
 
@@ -46,8 +47,13 @@ def render(report: Report) -> str:
         sprites=_sprites(report.sprites),
         figures=_figures(report.content),
         matrix=_matrix(report.content["confusion"]),
-        most_classes=CLASSES,
+        shown_classes=_shown(report.content["classes"]),
+        empty=[row["name"] for row in report.content["classes"] if not row["kept"]],
+        in_mosaic={one["number"] for one in report.content["pool"]["classes"]},
         most_pairs=PAIRS,
+        largest_share=max(
+            (row[n] or 0.0 for row in report.content["classes"] for n in SHARES), default=1.0
+        ),
         columns=COLUMNS,
         robustness=sorted({n for one in report.content["iterations"] for n in one["robustness"]}),
     )
@@ -77,6 +83,14 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02} s"
     return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _shown(rows: list[dict]) -> list[dict]:
+    """The worst classes, not all of which are without an image."""
+    empty = [row for row in rows if not row["kept"]]
+    others = [row for row in rows if row["kept"]]
+    few = empty[: max(EMPTY, CLASSES - len(others))]
+    return few + others[: CLASSES - len(few)]
 
 
 def _sprites(sprites: dict[str, Sprite]) -> Markup:

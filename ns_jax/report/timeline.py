@@ -20,32 +20,26 @@ PACKAGES = ("ns-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gra
 class Timeline:
     """Writes lines `{"time": unix seconds, "stage": ..., "event": start, begin or end}`."""
 
-    def __init__(self, workdir: pathlib.Path, write: bool = True):
-        """`write`: of many processes the first one does."""
+    def __init__(self, workdir: pathlib.Path, devices: str, write: bool = True):
+        """`devices`: what it runs on. `write`: of many processes the first one does."""
         self._path = workdir / NAME
-        self._writes = write
-        self._ended = {line["stage"] for line in read(self._path) if line["event"] == END}
-
-    def start(self, devices: str) -> None:
-        """A start of the whole run: with which command, on which code, on what."""
-        command = shlex.join(["python", "-m", "ns_jax", *sys.argv[1:]])
-        self._add(time.time(), "run", START, command=command, devices=devices, **code())
+        self._writes, self._devices, self._started = write, devices, False
 
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[list]:
+    def stage(self, name: str, was_done: bool) -> Iterator[list]:
         """A stage; one that is left by an error or a signal has no end. Gives a list, which is
-        empty if there was nothing to do.
+        empty afterwards if there was nothing to do.
 
-        One that ended in an earlier start is written down only if it was at work again, after
-        damage: not if all was there.
+        One that `was_done` before is written down only if it was at work all the same, after
+        damage. Before the first stage of a process stands a start: with which command, which code.
         """
         began = time.time()
-        if name not in self._ended:
-            self._add(began, name, BEGIN)
         worked: list = []
+        if not was_done:
+            self._add(began, name, BEGIN)
         yield worked
         now = time.time()
-        if name in self._ended:
+        if was_done:
             if now - began < REDONE_SECONDS:
                 return
             self._add(began, name, BEGIN)
@@ -55,6 +49,10 @@ class Timeline:
     def _add(self, when: float, stage: str, event: str, **more: object) -> None:
         if not self._writes:
             return
+        if not self._started:
+            self._started = True
+            command = shlex.join(["python", "-m", "ns_jax", *sys.argv[1:]])
+            self._add(when, "run", START, command=command, devices=self._devices, **code())
         self._path.parent.mkdir(parents=True, exist_ok=True)
         line = {"time": when, "stage": stage, "event": event, **more}
         with self._path.open("a", encoding="utf-8") as file:

@@ -134,6 +134,40 @@ def test_a_finished_run_does_nothing_again(undisturbed, environment):
     assert {p: p.stat().st_mtime_ns for p in workdir.rglob("*") if p.is_file()} == before
 
 
+def test_it_leaves_a_report_and_when_each_stage_was_at_work(undisturbed):
+    workdir, _ = undisturbed
+    content = json.loads((workdir / "report.json").read_text())
+    assert content["state"] == "finished" and (workdir / "report.html").stat().st_size > 10_000
+    scores = [json.loads((workdir / f"iteration_{k}/eval.json").read_text()) for k in (0, 1)]
+    gain = 100 * (scores[1]["top1"] - scores[0]["top1"])
+    assert content["verdict"]["difference"]["mean"] == pytest.approx(gain)
+    assert [row["stage"] for row in content["times"]] == [
+        *("iteration_0/train", "iteration_0/evaluate"),
+        *(f"iteration_1/{name}" for name in ("label", "select", "train", "evaluate")),
+    ]
+    assert all(row["seconds"] > 0 and row["starts"] == 1 for row in content["times"])
+    assert "ns_jax selftrain --config=configs/digits.py" in content["repeat"]["commands"][0]
+
+
+def test_a_report_that_fails_stops_no_run(tiny_config, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise ZeroDivisionError("of the page")
+
+    monkeypatch.setattr(selftrain.report, "write", fail)
+    monkeypatch.setenv(selftrain.report.ERRORS, "")
+    stages = selftrain._Stages(tiny_config, tmp_path)
+    with stages.stage(tmp_path / "iteration_0", "train"):
+        pass
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "ZeroDivisionError('of the page')" in said
+    monkeypatch.setenv(selftrain.report.ERRORS, "raise")  # as all tests do
+    with (
+        pytest.raises(ZeroDivisionError),
+        stages.stage(tmp_path / "iteration_1", "train"),
+    ):
+        pass
+
+
 # What shows that a stage is under way, what that it is over, and what a new try removes first.
 STAGES = {
     "teacher": ("iteration_0/checkpoints/2", "iteration_0/manifest.json", "iteration_0"),
