@@ -14,6 +14,9 @@ from ns_jax.selection.table import MAX_BATCH_ROWS, Selection
 
 SHARDS, ROWS = 64, 1 << 20  # at most
 UNREADABLE = 50  # files that are named
+# How probably a label is wrong where the teacher before gave another one: at least one of the two is
+# wrong, and the later one less often.
+DISAGREEMENT = 1 / 3
 _COLUMNS = {
     **{"index": np.int64, "label": np.int32, "confidence": np.float32, "second": np.int32},
     **{"copies": np.int64, "before": np.int32, "_shard": np.int32, "_place": np.int64},
@@ -140,13 +143,13 @@ def worth(sample: Sample) -> np.ndarray:
     """What correcting each image's label moves, float64 `[N]`, the more the better:
 
     the rows that show it (1 where it was not selected), times how probably its label is wrong
-    (1 - confidence, and at least a half where the iteration before said another class), times how
+    (1 - confidence, and at least DISAGREEMENT where the iteration before said another class), times how
     typical it is: the share of its class's images with the same second best class.
     """
     rows = np.maximum(sample.copies, 1)
     wrong = 1.0 - np.minimum(sample.confidence.astype(np.float64), 1.0)
     disagrees = (sample.before >= 0) & (sample.before != sample.label)
-    wrong = np.where(disagrees, np.maximum(wrong, 0.5), wrong)
+    wrong = np.where(disagrees, np.maximum(wrong, DISAGREEMENT), wrong)
     if not len(sample):
         return wrong
     pair = sample.label.astype(np.int64) << 32 | (sample.second + 1)

@@ -87,7 +87,7 @@ def test_worth_by_hand(labelled):
         copies=np.asarray([3, 0, 1, 2, 2]),
         before=np.asarray([0, -1, 1, 0, 1], np.int32),
     )
-    expected = [3 * 0.1 * 2 / 3, 1 * 0.4 * 2 / 3, 1 * 0.5 * 1 / 3, 2 * 0.5 * 1, 2 * 0.2 * 1]
+    expected = [3 * 0.1 * 2 / 3, 1 * 0.4 * 2 / 3, 1 * 0.4 * 1 / 3, 2 / 3 * 1, 2 * 0.2 * 1]
     np.testing.assert_allclose(sample_lib.worth(small), expected, rtol=1e-6)
     assert sample_lib.offered(small, 3).tolist() == [3, 4, 1]
     sure = sample_lib.dataclasses.replace(
