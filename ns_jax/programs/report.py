@@ -41,7 +41,7 @@ def write(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
 
 
 def _defaults() -> dict | None:
-    """Of every key, by its name with dots; None where the program is installed without configs."""
+    """Every key's, by its name with dots; None where the program is installed without configs."""
     with contextlib.suppress(ImportError, AttributeError):
         return config_lib.flat(importlib.import_module("configs.base").get_config())
     return None

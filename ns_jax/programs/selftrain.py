@@ -105,6 +105,7 @@ class _Stages:
             yield
         if worked or not (self._workdir / report.PAGE).exists():
             self.report()
+        processes.wait("the report")  # of a large pool it may take minutes
 
     def report(self) -> None:
         """No error of it stops a run; it is said."""

@@ -31,7 +31,7 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict]:
 
 
 def precision(confidence: np.ndarray, right: np.ndarray, chosen: float | None) -> list[dict]:
-    """Of labels above each threshold, and the chosen one: how many, and how many are right."""
+    """Labels above each threshold, and the chosen one: how many, and how many are right."""
     levels = set(np.linspace(0, 1, THRESHOLDS)[:-1].round(6).tolist())
     found = []
     for level in sorted(levels | ({chosen} if chosen is not None else set())):
@@ -119,7 +119,7 @@ def _worst(row: dict) -> tuple:
 def _kept_right(
     counts: dict, sample: Sample | None, teacher: dict[str, np.ndarray] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each class, int64 `[C]`: labels that are right, of so many that are known."""
+    """Each class's labels that are right, and those that are known, int64 `[C]` each."""
     num_classes = len(counts["classes"])
     if sample is not None and sample.truth is not None:
         chosen = (sample.copies > 0) & (sample.truth >= 0)

@@ -14,8 +14,8 @@ from ns_jax.selection.table import MAX_BATCH_ROWS, Selection
 
 SHARDS, ROWS = 64, 1 << 20  # at most
 UNREADABLE = 50  # files that are named
-# How probably a label is wrong where the teacher before gave another one: at least one of the two is
-# wrong, and the later one less often.
+# How probably a label is wrong where the teacher before gave another one: at least one of the two
+# is, and the later one less often.
 DISAGREEMENT = 1 / 3
 _COLUMNS = {
     **{"index": np.int64, "label": np.int32, "confidence": np.float32, "second": np.int32},
@@ -46,7 +46,7 @@ class Sample:
         return len(self.index)
 
     def keys(self, rows: np.ndarray) -> list[str]:
-        """Of some of the images. Raises DamagedError."""
+        """Names of some of the images, int64 `[n]` rows. Raises DamagedError."""
         found = [""] * len(rows)
         for number in np.unique(self._shard[rows]).tolist():
             keys = self._shards.open(number).keys()
@@ -143,8 +143,8 @@ def worth(sample: Sample) -> np.ndarray:
     """What correcting each image's label moves, float64 `[N]`, the more the better:
 
     the rows that show it (1 where it was not selected), times how probably its label is wrong
-    (1 - confidence, and at least DISAGREEMENT where the iteration before said another class), times how
-    typical it is: the share of its class's images with the same second best class.
+    (1 - confidence, and at least DISAGREEMENT where the iteration before said another class), times
+    how typical it is: the share of its class's images with the same second best class.
     """
     rows = np.maximum(sample.copies, 1)
     wrong = 1.0 - np.minimum(sample.confidence.astype(np.float64), 1.0)

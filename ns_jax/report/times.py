@@ -73,8 +73,8 @@ def _speed(collected: Collected, row: dict) -> dict:
 
 
 def curves(collected: Collected) -> list[dict]:
-    """Of each training its `loss` and `accuracy` as series of points, and the steps at which it
-    was resumed. A number that is not finite is no point; `not_finite` counts the losses.
+    """Each training's `loss` and `accuracy` as series of points, and the steps at which it was
+    resumed. A number that is not finite is no point; `not_finite` counts the losses.
     """
     found = []
     for one in collected.iterations:

@@ -67,7 +67,8 @@ def verdict(collected: Collected) -> dict:
 def _nothing(collected: Collected) -> str:
     trained = [one.name for one in collected.iterations if one.training]
     done = f"Trained so far: {', '.join(trained)}. " if trained else "No training has ended yet. "
-    if collected.config and not collected.config.get("data", {}).get("test"):
+    data = (collected.config or {}).get("data")
+    if data and not data.get("test"):
         return f"{done}Nothing is evaluated: the config names no data.test."
     return f"{done}Nothing has been evaluated yet, so nothing can be said of who is better."
 
