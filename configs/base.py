@@ -167,6 +167,16 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     # The teacher; or several with commas between: their mean. Paths that hold commas: as a list,
     # '["runs/a, b", "runs/c"]'.
     label.checkpoint = ""
+    # Predictions made elsewhere, as a teacher or averaged with others: FILE.parquet, .csv, .npz or
+    # .npy, a pattern for many files of one teacher, several teachers with commas between.
+    # docs/teachers.md
+    label.predictions = ""
+    label.holdout_predictions = ""  # of data.holdout, where label.predictions has no rows of it
+    # Of checkpoints, then of predictions, in the mean: as (2.0, 1.0). None: all alike.
+    label.weights = optional(tuple)
+    label.scores = ""  # what predictions hold: "probabilities" or "logits"; "": as they look
+    label.class_names = ""  # file with a class name a line, for predictions that do not name them
+    label.class_map = ""  # CSV, theirs,ours a line: classes that are called otherwise there
     label.subset = ""  # directory of a selection: label only its images, each once
     label.temperature = 1.0  # of what is stored: above 1 is less sure; data.holdout has it fitted
     label.flip = False  # the mean over an image and its mirror image

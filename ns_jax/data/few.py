@@ -6,9 +6,10 @@ The rest knows its labels and hides them, so that pseudo-labels are measured aga
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
 
 from ns_jax.config import ranges
-from ns_jax.data.source import Record, Records, Source, digest, unlabelled
+from ns_jax.data.source import Record, Records, Source, digest, keys_of, unlabelled
 from ns_jax.errors import InputError
 from ns_jax.progress import Progress
 
@@ -38,6 +39,9 @@ class _Part:
     def __getitem__(self, index: int) -> Record:
         image, label, key = self.records[int(self.indices[index])]
         return image, -1 if self.hidden else label, key
+
+    def keys(self, indices: np.ndarray) -> pa.Array:
+        return keys_of(self.records, self.indices[indices])
 
 
 def part(kind: str, source: Source, draw: Draw) -> Source:

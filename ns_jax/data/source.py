@@ -1,11 +1,15 @@
 """What a source of images is: random access by an index that names the same image for ever."""
 
+import concurrent.futures
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from ns_jax import files
 from ns_jax.data import class_names as class_names_lib
 from ns_jax.data import decoding
 from ns_jax.digest import Digest
@@ -15,7 +19,10 @@ Record = tuple[bytes | np.ndarray, int, str]  # image, label, key
 
 
 class Records(Protocol):
-    """What a format makes of files: random access to `(image, label, key)`; label -1: unknown."""
+    """What a format makes of files: random access to `(image, label, key)`; label -1: unknown.
+
+    Those that know keys without reading images have `keys` too, as `keys_of` gives them.
+    """
 
     def __len__(self) -> int: ...
 
@@ -86,6 +93,10 @@ class Source:
         indices = np.linspace(0, len(self) - 1, min(len(self), most)).astype(int)
         return np.asarray([self[int(index)]["label"] for index in indices], np.int32)
 
+    def keys(self, indices: np.ndarray) -> pa.Array:
+        """The keys of images, large_string `[n]`; `indices` int `[n]`."""
+        return keys_of(self.records, indices)
+
     def renumbered(self, class_names: Sequence[str], numbers: np.ndarray) -> "Source":
         """The same images with the labels `numbers[label]` of `class_names`.
 
@@ -124,6 +135,48 @@ def _checked(label: int, num_classes: int, key: str) -> int:
     return max(int(label), -1)
 
 
+def keys_of(records: Records, indices: np.ndarray) -> pa.Array:
+    """large_string `[n]` of records `indices`, int `[n]`; images are read where it takes that."""
+    if hasattr(records, "keys"):
+        return records.keys(indices)
+    with concurrent.futures.ThreadPoolExecutor(files.THREADS) as pool:
+        found = pool.map(lambda index: records[int(index)][2], indices)
+        return pa.array(found, pa.large_string())
+
+
+def keys_of_parts(
+    ends: np.ndarray, indices: np.ndarray, of: Callable[[int, np.ndarray], pa.Array]
+) -> pa.Array:
+    """large_string `[n]` of rows `indices` of parts that end at rows `ends`, one after the other.
+
+    `of(part, own)`: the keys of those of one part, whose indices among all rows `own` are.
+    """
+    indices = np.asarray(indices, np.int64)
+    parts = np.searchsorted(ends, indices, side="right")
+    order = np.argsort(parts, kind="stable")
+    there, starts = np.unique(parts[order], return_index=True)
+    pieces = np.split(order, starts[1:])
+    found = [of(int(p), indices[own]) for p, own in zip(there, pieces, strict=False)]
+    if not found:
+        return pa.array([], pa.large_string())
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    whole = pa.concat_arrays([one.cast(pa.large_string()) for one in found])
+    return whole.take(back)
+
+
+def numbered_keys(prefix: str, numbers: np.ndarray, digits: int = 8) -> pa.Array:
+    """large_string `[n]`: a prefix, a dash, and a number with leading zeros."""
+    padded = pc.utf8_lpad(pa.array(numbers).cast(pa.large_string()), digits, "0")
+    return behind(f"{prefix}-", padded)
+
+
+def behind(prefix: str, keys: pa.Array) -> pa.Array:
+    """large_string `[n]`: keys with a prefix before each."""
+    before, nothing = (pa.scalar(text, pa.large_string()) for text in (prefix, ""))
+    return pc.binary_join_element_wise(before, keys, nothing)
+
+
 def unlabelled(count: int) -> np.ndarray:
     """int32 [count], all -1: the labels of a source without any, in the memory of a single one."""
     return np.broadcast_to(np.int32(-1), count)
@@ -158,6 +211,9 @@ class _Renumbered:
         image, label, key = self.records[index]
         return image, int(self.numbers[_checked(label, len(self.numbers) - 1, key)]), key
 
+    def keys(self, indices: np.ndarray) -> pa.Array:
+        return keys_of(self.records, indices)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Joined:
@@ -176,6 +232,14 @@ class _Joined:
         image, label, key = self.parts[part][index - int(start)]
         numbers = self.numbers[part]
         return image, int(numbers[_checked(label, len(numbers) - 1, key)]), f"{part}:{key}"
+
+    def keys(self, indices: np.ndarray) -> pa.Array:
+        starts = np.concatenate([[0], self.ends[:-1]])
+
+        def of(part: int, own: np.ndarray) -> pa.Array:
+            return behind(f"{part}:", keys_of(self.parts[part], own - starts[part]))
+
+        return keys_of_parts(self.ends, indices, of)
 
 
 def join(sources: Sequence[Source]) -> Source:

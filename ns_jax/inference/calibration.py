@@ -16,21 +16,21 @@ RANGE = (0.05, 20.0)  # in which the temperature is looked for
 ROWS = 4096  # at once
 
 
-def fit(logits: np.ndarray, labels: np.ndarray) -> dict:
+def fit(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> dict:
     """The temperature of least cross-entropy on labelled images, and its effect.
 
     `logits` float32 `[N, M, classes]` of M members whose distributions are averaged, `labels` int
-    `[N]`. Of cross-entropy (nats) and expected calibration error the values at temperature 1 and at
-    the one found.
+    `[N]`, `weights` of the members, float `[M]`; None: all alike. Of cross-entropy (nats) and
+    expected calibration error the values at temperature 1 and at the one found.
     """
 
     def loss(log_temperature: float) -> float:
-        return _evaluate(logits, labels, math.exp(log_temperature))["cross_entropy"]
+        return _evaluate(logits, labels, math.exp(log_temperature), weights)["cross_entropy"]
 
     bounds = [math.log(bound) for bound in RANGE]
     found = scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded")
     temperature = float(math.exp(found.x))
-    before, after = (_evaluate(logits, labels, t) for t in (1.0, temperature))
+    before, after = (_evaluate(logits, labels, t, weights) for t in (1.0, temperature))
     return {
         "temperature": temperature,
         "num_images": len(labels),
@@ -39,11 +39,14 @@ def fit(logits: np.ndarray, labels: np.ndarray) -> dict:
     }
 
 
-def _evaluate(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict:
+def _evaluate(
+    logits: np.ndarray, labels: np.ndarray, temperature: float, weights: np.ndarray | None
+) -> dict:
     losses, confidence, right = [], [], []
     for start in range(0, len(labels), ROWS):
         rows = slice(start, start + ROWS)
-        probs = scipy.special.softmax(logits[rows].astype(np.float64) / temperature, -1).mean(1)
+        own = scipy.special.softmax(logits[rows].astype(np.float64) / temperature, -1)
+        probs = own.mean(1) if weights is None else np.average(own, 1, weights)
         true = labels[rows]
         losses.append(-np.log(np.maximum(probs[np.arange(len(true)), true], 1e-300)))
         confidence.append(probs.max(1))

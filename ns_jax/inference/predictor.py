@@ -94,6 +94,10 @@ class Predictor:
         digests = [trees.digest(variables) for variables in self._weights]
         return digests[0] if len(digests) == 1 else source.digest(*digests)
 
+    @property
+    def num_networks(self) -> int:
+        return len(self._members)
+
     def variables(self) -> list[dict]:
         """Each network's weights, on the host."""
         return jax.device_get(self._weights)
@@ -165,9 +169,10 @@ class Predictor:
         chunks: Iterable[Indices],
         reading: LoaderSettings,
         batch_size: int,
+        hashed: bool = False,
     ) -> Iterator[dict]:
         """As `predict`, with `logits` float32 `[n, M, classes]` of members and mirror images."""
-        yield from self._with_logits(self._batches(source, chunks, reading, batch_size))
+        yield from self._with_logits(self._batches(source, chunks, reading, batch_size, hashed))
 
     def logits_of_arrays(self, images: np.ndarray, batch_size: int) -> Iterator[dict]:
         """As `logits`, of uint8 `[N, H, W, 3]` that are shown to the networks as they are.

@@ -2,35 +2,37 @@
 
 import collections
 import concurrent.futures
-import contextlib
 import itertools
 import json
 import os
 import pathlib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import config_dict
 
-from ns_jax import files, model_card
+from ns_jax import files
 from ns_jax import workdir as workdir_lib
-from ns_jax.checkpoints import checkpoint
 from ns_jax.config import ranges
 from ns_jax.data import bad_images, matching
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
-from ns_jax.errors import InputError, MissingFileError
-from ns_jax.inference import calibration, predictor
+from ns_jax.errors import InputError
+from ns_jax.inference import calibration, predictor, teachers
+from ns_jax.inference.mixture import Mixture
+from ns_jax.inference.predictor import Predictor
 from ns_jax.labelling import leases
 from ns_jax.labelling.queue import ShardQueue
 from ns_jax.labelling.shards import Shards
 from ns_jax.parallel import preemption, processes
-from ns_jax.progress import Progress, say
+from ns_jax.predictions.given import NO_PREDICTION, Predictions
+from ns_jax.progress import Progress, one_line, say
 from ns_jax.selection.table import Selection
 
+SHOWN = 5  # keys of images that are named
 WAIT_SECONDS = 1.0  # of a worker between two looks for something to do
 
 
@@ -45,12 +47,7 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     begin = _begin(config.label.worker)
     source = open_lib.open_from_config(config, "unlabelled")
     images, subset = _images(config, source)
-    teacher = predictor.Predictor(
-        _networks(config.label.checkpoint),
-        temperature=config.label.temperature,
-        flip=config.label.flip,
-        name=f"the teacher {config.label.checkpoint}",
-    )
+    teacher = teachers.from_config(config)
     directory = workdir / "labels"
     if config.data.holdout:
         teacher.temperature = _fitted_temperature(config, teacher, directory)
@@ -71,6 +68,7 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
         say(f"{directory}: labelled already")
         return workdir_lib.read_manifest(directory)["outputs"]
 
+    lacking = _prepared(config, teacher, source) if isinstance(teacher, Mixture) else 0
     shards = Shards(directory, len(images), config.label.images_per_shard, made_of)
     queue = ShardQueue(shards)
     queue.check()
@@ -100,6 +98,8 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
                     held.release("manifest")
             if not did:
                 time.sleep(WAIT_SECONDS)
+    if lacking:
+        say(f"{lacking:,} images of {source.name} have the status `{NO_PREDICTION}`")
     say(f"labelling went at {progress.images_per_second():,.0f} images/s, {teacher.waits}")
     return workdir_lib.read_manifest(directory)["outputs"]
 
@@ -114,43 +114,6 @@ def mend(directory: str | pathlib.Path) -> int:
     if damaged:
         workdir_lib.remove_manifest(directory)
     return len(damaged)
-
-
-def _networks(names: str) -> list[tuple[model_card.ModelCard, dict]]:
-    """The checkpoints that `label.checkpoint` names, with the classes of the first one.
-
-    Raises InputError for one of other classes.
-    """
-    named = _several(names)
-    try:
-        paths = [checkpoint.find(name) for name in named]
-    except MissingFileError as error:
-        if len(named) == 1:
-            raise
-        raise MissingFileError(
-            f"{error}; label.checkpoint names {len(named)} checkpoints, with commas between: paths "
-            """that hold commas are written as a list, '["runs/a, b", "runs/c"]'"""
-        ) from None
-    networks = [checkpoint.load_model(path) for path in paths]
-    expected = networks[0][0].class_names
-    return [
-        model_card.with_classes(network, expected, str(path), str(paths[0]))
-        for path, network in zip(paths, networks, strict=True)
-    ]
-
-
-def _several(names: str) -> list[str]:
-    """A path that is there, whatever it is called; or a list in JSON; or paths with commas between.
-
-    As a list any paths can be named.
-    """
-    if os.path.exists(os.path.expanduser(names)):
-        return [names]
-    with contextlib.suppress(json.JSONDecodeError):
-        listed = json.loads(names)
-        if listed and isinstance(listed, list) and all(isinstance(name, str) for name in listed):
-            return listed
-    return [name.strip() for name in names.split(",")]
 
 
 def _begin(worker: str) -> float:
@@ -177,8 +140,21 @@ def _images(
     return images, workdir_lib.read_manifest(config.label.subset)["outputs"]["digest"]
 
 
+def _prepared(config: config_dict.ConfigDict, teacher: Mixture, source: Source) -> int:
+    """Finds the predictions of a source; how many images lack one. Raises InputError."""
+    lacking = teacher.prepare(source)
+    teachers.check_surplus(config, teacher.given, source)
+    if len(lacking):
+        first = ", ".join(map(one_line, source.keys(lacking[:SHOWN]).to_pylist()))
+        say(
+            f"{len(lacking):,} of {len(source):,} images of {source.name} have no prediction: "
+            f"{first}{', ...' * (len(lacking) > SHOWN)}"
+        )
+    return len(lacking)
+
+
 def _fitted_temperature(
-    config: config_dict.ConfigDict, teacher: predictor.Predictor, directory: pathlib.Path
+    config: config_dict.ConfigDict, teacher: Predictor | Mixture, directory: pathlib.Path
 ) -> float:
     """The temperature in `calibration.json`, which the first worker to get there writes.
 
@@ -190,14 +166,21 @@ def _fitted_temperature(
             "fitted; leave one of them out"
         )
     source = open_lib.open_from_config(config, "holdout")
-    source = matching.match(source, teacher.class_names, config.label.checkpoint)
+    source = matching.match(source, teacher.class_names, teachers.name_of(config))
     inputs = {
         "teacher": teacher.digest,
         "holdout": source.fingerprint,
         "flip": config.label.flip,
     }
+    others = None
+    if config.label.holdout_predictions:
+        names = config.label.holdout_predictions
+        others = teachers.predictions(config, names, teacher.class_names)
+        inputs["predictions"] = [one.digest for one in others]
     path = directory / "calibration.json"
     if not path.exists():
+        if isinstance(teacher, Mixture):
+            _prepare_holdout(config, teacher, source, others)
         logits, true, labelled = [], [], source.labelled()
         with Progress(f"calibrating on {source.name}", len(labelled)) as progress:
             reading, size = open_lib.loader_settings(config), config.label.batch_size
@@ -207,7 +190,11 @@ def _fitted_temperature(
                 logits.append(batch["logits"][known])
                 true.append(batch["label"][known])
                 progress.advance(len(known))
-        found = calibration.fit(np.concatenate(logits), np.concatenate(true))
+        members = np.concatenate(logits)
+        weights = None
+        if isinstance(teacher, Mixture):
+            weights = teacher.member_weights(members.shape[1])
+        found = calibration.fit(members, np.concatenate(true), weights)
         if left_out := len(source) - found["num_images"]:
             say(f"{source.name}: {left_out:,} images without a label, or unreadable, are left out")
         files.create(os.fspath(path), json.dumps({"inputs": inputs, **found}, indent=1).encode())
@@ -226,6 +213,31 @@ def _fitted_temperature(
             "teacher's confidence says nothing, or everything"
         )
     return found["temperature"]
+
+
+def _prepare_holdout(
+    config: config_dict.ConfigDict,
+    teacher: Mixture,
+    source: Source,
+    others: Sequence[Predictions] | None,
+) -> None:
+    """Raises InputError for hold-out images without a prediction, with the first of them."""
+    if others is not None and len(others) != len(teacher.given):
+        raise InputError(
+            f"label.holdout_predictions names {len(others)} teachers, label.predictions "
+            f"{len(teacher.given)}; name the same ones in the same order"
+        )
+    lacking = teacher.prepare(source, others)
+    if len(lacking):
+        first = ", ".join(map(one_line, source.keys(lacking[:SHOWN]).to_pylist()))
+        raise InputError(
+            f"{len(lacking):,} of {len(source):,} images of data.holdout={source.name} have no "
+            f"prediction: {first}{', ...' * (len(lacking) > SHOWN)}; a teacher is calibrated on "
+            "what it says of them: add them to label.predictions, name a file of their own as "
+            "label.holdout_predictions, or leave data.holdout empty"
+        )
+    if others is not None:
+        teachers.check_surplus(config, others, source)
 
 
 def _label(
@@ -254,8 +266,7 @@ def _label(
     with concurrent.futures.ThreadPoolExecutor(1) as writer:
         writing: Any = None
         for number, columns in _by_shard(predictions(ranges()), claimed, queue, progress):
-            ok = np.asarray(columns["status"]) == "ok"
-            bad.add(columns["index"][~ok])
+            bad.add(columns["index"][_is_bad(columns["status"])])
             if writing:
                 writing.result()
             writing = writer.submit(queue.write, number, columns, held)
@@ -289,6 +300,11 @@ def _joined(batches: list[dict]) -> dict:
     }
 
 
+def _is_bad(status: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Images that cannot be read, bool `[n]`; one that merely lacks a prediction is none."""
+    return ~np.isin(np.asarray(status, object), np.asarray(["ok", NO_PREDICTION], object))
+
+
 def _bad_images(
     config: config_dict.ConfigDict, source: Source, queue: ShardQueue
 ) -> bad_images.BadImages:
@@ -300,7 +316,7 @@ def _bad_images(
 def _finish(
     config: config_dict.ConfigDict,
     source: Source,
-    teacher: predictor.Predictor,
+    teacher: Predictor | Mixture,
     directory: pathlib.Path,
     queue: ShardQueue,
     inputs: dict,
@@ -308,7 +324,7 @@ def _finish(
     """Counts what is in the shards, and writes the manifest unless one of them is damaged."""
     bad = _bad_images(config, source, queue)
     truth = source.known_labels(teacher.class_names)
-    right = known = num_images = damaged = 0
+    right = known = num_images = damaged = lacking = 0
     for number in range(len(queue)):
         found = queue.read(number, "index", "status", "label")
         if found is None:
@@ -316,7 +332,8 @@ def _finish(
             continue
         num_images += len(found["index"])
         ok = found["status"] == "ok"
-        bad.add(found["index"][~ok])
+        bad.add(found["index"][_is_bad(found["status"])])
+        lacking += int((found["status"] == NO_PREDICTION).sum())
         if truth is not None:
             expected = truth[found["index"][ok]]
             right += int((found["label"][ok] == expected).sum())
@@ -331,6 +348,7 @@ def _finish(
         "num_shards": len(queue),
         "num_images": num_images,
         "num_bad": len(bad),
+        **({"num_without_prediction": lacking} if isinstance(teacher, Mixture) else {}),
         "accuracy": right / known if known else None,  # where the source knows better
     }
     workdir_lib.write_manifest(directory, inputs, outputs)

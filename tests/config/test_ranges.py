@@ -20,6 +20,7 @@ FREE = {
     *("data.label_column",),
     *("train.selection", "train.teacher", "train.init", "train.wandb"),
     *("label.checkpoint", "label.subset", "label.worker"),
+    *("label.predictions", "label.holdout_predictions", "label.class_names", "label.class_map"),
     *("select.labels", "select.exclude", "select.corrections"),
     *("evaluate.checkpoint", "evaluate.against"),
     *("selftrain.teacher", "selftrain.filter"),

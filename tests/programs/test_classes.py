@@ -15,7 +15,7 @@ from ns_jax.data import class_names, crops
 from ns_jax.data import open as open_lib
 from ns_jax.data.workers import LoaderSettings
 from ns_jax.errors import InputError
-from ns_jax.inference import metrics, predictor
+from ns_jax.inference import metrics, predictor, teachers
 from ns_jax.labelling import shards
 from ns_jax.model_card import ModelCard, with_classes
 from ns_jax.models import efficientnet
@@ -226,7 +226,7 @@ def test_calibration_takes_classes_by_name(config, tmp_path, old):
 
 def test_teachers_of_other_orders_predict_together(network, old, tmp_path):
     checkpoint.save_model(tmp_path / "new", *network)
-    first, second = label._networks(f"{old},{tmp_path / 'new'}")
+    first, second = teachers.networks(f"{old},{tmp_path / 'new'}")
     assert first[0].class_names == second[0].class_names == OLD
     for one, other in zip(jax.tree.leaves(first[1]), jax.tree.leaves(second[1]), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -11,6 +11,7 @@ from ns_jax import __main__
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
 from ns_jax.errors import InputError
+from ns_jax.inference import teachers
 from ns_jax.programs import convert, doctor, evaluate, label, select, selftrain, train
 
 pytestmark = pytest.mark.large
@@ -122,7 +123,7 @@ def test_several_teachers_whatever_they_are_called(place, config, make_teacher, 
         ", ".join(plain): 2,
         both: 1,
     }.items():
-        assert len(label._networks(named)) == count
+        assert len(teachers.networks(named)) == count
     config.label.checkpoint = f"{both},{plain[0]}"
     with pytest.raises(InputError, match="names 3 checkpoints.* as a list"):
         label.run(config, tmp_path / "wrong")

@@ -4,8 +4,9 @@ import dataclasses
 import functools
 
 import numpy as np
+import pyarrow as pa
 
-from ns_jax.data.source import Record, Source, digest
+from ns_jax.data.source import Record, Source, digest, numbered_keys
 from ns_jax.errors import InputError
 
 SPLITS = ("train", "unlabelled", "test")
@@ -22,6 +23,9 @@ class _Digits:
 
     def __getitem__(self, index: int) -> Record:
         return self.images[index], self.labels[index], f"digit-{self.numbers[index]:04d}"
+
+    def keys(self, indices: np.ndarray) -> pa.Array:
+        return numbered_keys("digit", self.numbers[indices], digits=4)
 
 
 def open_source(split: str, labels_per_class: int, seed: int) -> Source:

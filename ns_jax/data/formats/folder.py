@@ -39,6 +39,13 @@ class _Files:
             image = b""  # vanished or unreadable: reported as an empty file
         return image, -1 if self.labels is None else self.labels[index], as_text(name)
 
+    def keys(self, indices: np.ndarray) -> pa.Array:
+        names = self.names.take(pa.array(indices))
+        try:
+            return names.cast(pa.large_string())
+        except pa.ArrowInvalid:  # some are not UTF-8
+            return pa.array(map(as_text, names.to_pylist()), pa.large_string())
+
 
 def open_source(root: str, column: str = "label") -> Source:
     """A file counts as an image by its ending, or one without an ending by how it begins, unless it

@@ -13,10 +13,11 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from ns_jax import files
 from ns_jax.data import class_names
-from ns_jax.data.source import Record, Source, digest
+from ns_jax.data.source import Record, Source, digest, numbered_keys
 from ns_jax.errors import InputError, MissingFileError
 
 _IMAGES = re.compile(r"(.+?)[-_.]images[-.]idx3-ubyte(\.gz)?")
@@ -54,6 +55,9 @@ class _Pair:
         rgb = np.repeat((grey.T if self.transposed else grey)[..., None], 3, axis=-1)
         label = int(_array(self.labels, 1, self.version)[index]) - self.first
         return rgb, label, f"{self.prefix}-{index:08d}"
+
+    def keys(self, indices: np.ndarray) -> pa.Array:
+        return numbered_keys(self.prefix, indices)
 
 
 def open_source(rest: str) -> Source:

@@ -8,11 +8,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ns_jax import files
 from ns_jax.data import class_names, label_column, patterns
-from ns_jax.data.source import Record, Source, as_text, digest, unlabelled
+from ns_jax.data.source import (
+    Record,
+    Source,
+    as_text,
+    digest,
+    keys_of_parts,
+    numbered_keys,
+    unlabelled,
+)
 from ns_jax.errors import InputError
 
 GROUPS_KEPT = 4  # row groups in memory, of each data worker
@@ -50,6 +59,20 @@ class _Rows:
                 raise
         return image, -1 if self.labels is None else self.labels[index], key
 
+    def keys(self, indices: np.ndarray) -> pa.Array:
+        starts = np.concatenate([[0], self.ends[:-1]])
+
+        def of(file: int, own: np.ndarray) -> pa.Array:
+            numbers = numbered_keys("row", own)
+            names = _names(self.paths[file], self.version)
+            if names is None:
+                return numbers
+            names = names.take(pa.array(own - starts[file]))
+            is_there = pc.greater(pc.fill_null(pc.binary_length(names), 0), 0)
+            return pc.if_else(is_there, names, numbers)
+
+        return keys_of_parts(self.ends, indices, of)
+
 
 def _split(value: pa.Scalar) -> tuple[bytes, str]:
     """The bytes of an image, and its name; empty ones where there are none."""
@@ -62,6 +85,29 @@ def _split(value: pa.Scalar) -> tuple[bytes, str]:
     if "path" in value and value["path"].is_valid:
         path = as_text(value["path"].as_buffer().to_pybytes())  # which may not be UTF-8
     return image or b"", path
+
+
+@functools.lru_cache(maxsize=1)
+def _names(path: str, version: str) -> pa.Array | None:
+    """The column `image.path` of a file, large_string; None if it has none."""
+    try:
+        with _LOCK:
+            file, _ = _open(path, version)
+            kind = file.schema_arrow.field("image").type
+            if not pa.types.is_struct(kind) or "path" not in kind.names:
+                return None
+            table = file.read(columns=["image.path"], use_threads=False)
+    except (OSError, pa.ArrowException) as error:  # as of its images
+        if isinstance(error, OSError) and files.is_of_the_machine(error, path):
+            raise
+        return None
+    column = table.column("image").combine_chunks()
+    found = pc.if_else(column.is_valid(), pc.struct_field(column, "path"), None)
+    try:
+        return found.cast(pa.large_binary()).cast(pa.large_string())
+    except pa.ArrowInvalid:  # some are not UTF-8
+        names = found.cast(pa.large_binary()).to_pylist()
+        return pa.array([name and as_text(name) for name in names], pa.large_string())
 
 
 @functools.lru_cache(maxsize=GROUPS_KEPT)

@@ -25,7 +25,7 @@ from ns_jax import cores, files
 from ns_jax.data import class_names, endings, patterns
 from ns_jax.data.formats.tar import LABEL, read_samples
 from ns_jax.data.patterns import INDEX
-from ns_jax.data.source import Record, Source, as_text, digest, unlabelled
+from ns_jax.data.source import Record, Source, as_text, digest, keys_of_parts, unlabelled
 from ns_jax.digest import Digest
 from ns_jax.errors import InputError
 from ns_jax.progress import say, say_once
@@ -60,6 +60,15 @@ class _Samples:
         except OSError:
             image = b""  # reported as an empty file
         return image, self.numbers.get(labels[row].as_py(), -1), keys[row].as_py()
+
+    def keys(self, indices: np.ndarray) -> pa.Array:
+        starts = np.concatenate([[0], self.ends[:-1]])
+
+        def of(shard: int, own: np.ndarray) -> pa.Array:
+            names = _columns(self.indices[shard], self.version)[0]
+            return names.take(pa.array(own - starts[shard]))
+
+        return keys_of_parts(self.ends, indices, of)
 
 
 def open_source(pattern: str) -> Source:

@@ -1,0 +1,166 @@
+"""Predictions made elsewhere as a teacher, alone or averaged with others and with networks."""
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import scipy.special
+
+from ns_jax.data import crops, pipeline
+from ns_jax.data.source import Indices, Source, digest
+from ns_jax.data.workers import LoaderSettings
+from ns_jax.errors import InputError
+from ns_jax.inference.predictor import Predictor
+from ns_jax.predictions.given import NO_PREDICTION, Predictions
+
+ROWS = 4096  # at once, where no image is read
+
+
+class Mixture:
+    """The weighted mean of predictions and networks, which predicts as `Predictor` does.
+
+    Images that one of the predictions lacks have the status `no prediction`.
+    """
+
+    def __init__(
+        self,
+        networks: Predictor | None,
+        given: Sequence[Predictions],
+        weights: Sequence[float] | None = None,
+        temperature: float = 1.0,
+    ):
+        """`given`: of the classes of `networks`; `weights`: of each network, then of each of
+        `given`; None: all alike. Raises InputError for another number of weights.
+        """
+        self._networks, self.given, self.temperature = networks, given, temperature
+        self.class_names = networks.class_names if networks else given[0].class_names
+        count = networks.num_networks if networks else 0
+        if weights is not None and len(weights) != count + len(given):
+            raise InputError(
+                f"label.weights has {len(weights)} numbers for {count} checkpoints and "
+                f"{len(given)} predictions; one for each, checkpoints first"
+            )
+        self._weights = None if weights is None else np.asarray(weights, float)
+        # By a source's fingerprint: tables, and the rows of its images in each.
+        self._rows: dict[str, list[tuple[Predictions, np.ndarray]]] = {}
+
+    @property
+    def views(self) -> list[crops.Preprocessing]:
+        return self._networks.views if self._networks else []
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits that name all members, and their weights if they have any."""
+        found = [self._networks.digest] if self._networks else []
+        found += [one.digest for one in self.given]
+        if self._weights is not None:
+            found.append(str((self._weights / self._weights.sum()).tolist()))
+        return found[0] if len(found) == 1 else digest(*found)
+
+    @property
+    def waits(self) -> str:
+        return str(self._networks.waits) if self._networks else "bound by reading"
+
+    def local_batch_size(self, batch_size: int) -> int:
+        return self._networks.local_batch_size(batch_size) if self._networks else ROWS
+
+    def prepare(self, source: Source, given: Sequence[Predictions] | None = None) -> np.ndarray:
+        """Looks for the predictions of a source; returns the indices of images that lack one.
+
+        `given`: the tables to look in, if they are others. Raises InputError.
+        """
+        tables = self.given if given is None else given
+        found = [(one, one.rows_of(source)) for one in tables]
+        self._rows[source.fingerprint] = found
+        lacks = np.zeros(len(source), bool)
+        for _, rows in found:
+            lacks |= rows < 0
+        return np.flatnonzero(lacks)
+
+    def predict(
+        self,
+        source: Source,
+        chunks: Iterable[Indices],
+        reading: LoaderSettings,
+        k: int,
+        batch_size: int,
+        hashed: bool = False,
+        classes: np.ndarray | None = None,
+    ) -> Iterator[dict]:
+        """As `Predictor.predict`, of a source that is prepared."""
+        for batch in self.logits(source, chunks, reading, batch_size, hashed):
+            logits = batch.pop("logits").astype(np.float64)
+            logits = logits if classes is None else logits[..., classes]
+            own = scipy.special.softmax(logits / self.temperature, -1)
+            probs = np.average(own, 1, self.member_weights(own.shape[1]))
+            order = np.argsort(-probs, axis=1, kind="stable")[:, :k].astype(np.int32)
+            best = np.take_along_axis(probs, order, 1).astype(np.float32)
+            yield {**batch, "classes": order if classes is None else classes[order], "probs": best}
+
+    def logits(
+        self,
+        source: Source,
+        chunks: Iterable[Indices],
+        reading: LoaderSettings,
+        batch_size: int,
+        hashed: bool = False,
+    ) -> Iterator[dict]:
+        """As `Predictor.logits`: of networks and mirror images, then of predictions."""
+        tables = self._rows[source.fingerprint]
+        for batch in self._batches(source, chunks, reading, batch_size, hashed):
+            members = [batch["logits"]] if self._networks else []
+            lost = np.zeros(len(batch["index"]), bool)
+            for one, rows in tables:
+                found = one.log_probs(rows[batch["index"]])
+                lost |= np.isnan(found).any(1)
+                members.append(np.where(lost[:, None], np.float32(0), found)[:, None])
+            status = [
+                NO_PREDICTION if none and was == "ok" else was
+                for none, was in zip(lost.tolist(), batch["status"], strict=True)
+            ]
+            yield {**batch, "logits": np.concatenate(members, axis=1), "status": status}
+
+    def check_finite(self, outputs: np.ndarray) -> None:
+        """As `Predictor.check_finite`; what was given has been checked."""
+        if self._networks:
+            self._networks.check_finite(outputs)
+
+    def member_weights(self, members: int) -> np.ndarray | None:
+        """float `[members]` of networks, each with its mirror images, and of predictions."""
+        count = self._networks.num_networks if self._networks else 0
+        views = (members - len(self.given)) // count if count else 1
+        if self._weights is None and views == 1:
+            return None
+        weights: np.ndarray = (
+            np.ones(count + len(self.given)) if self._weights is None else self._weights
+        )
+        return np.concatenate([np.repeat(weights[:count] / views, views), weights[count:]])
+
+    def _batches(
+        self,
+        source: Source,
+        chunks: Iterable[Indices],
+        reading: LoaderSettings,
+        batch_size: int,
+        hashed: bool,
+    ) -> Iterator[dict]:
+        """Of all images `index`, `label`, `key`, `status`, and what else they are read for."""
+        if self._networks:
+            yield from self._networks.logits(source, chunks, reading, batch_size, hashed)
+        elif hashed or source.labels is None:
+            parts = pipeline.full_batches(chunks, batch_size)
+            batches = pipeline.evaluation_batches(
+                source, parts, [], batch_size=batch_size, reading=reading, hashed=hashed
+            )
+            try:
+                yield from batches
+            finally:
+                batches.close()
+        else:
+            for index in pipeline.full_batches(chunks, ROWS):
+                yield {
+                    "index": index,
+                    "label": source.labels[index],
+                    "key": source.keys(index).to_pylist(),
+                    "status": ["ok"] * len(index),
+                }

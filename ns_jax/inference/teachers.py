@@ -1,0 +1,126 @@
+"""The teacher that a config names: checkpoints, predictions made elsewhere, or both."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+
+from ml_collections import config_dict
+
+from ns_jax import model_card
+from ns_jax.checkpoints import checkpoint
+from ns_jax.data import open as open_lib
+from ns_jax.data.source import Source
+from ns_jax.errors import InputError, MissingFileError
+from ns_jax.inference.mixture import Mixture
+from ns_jax.inference.predictor import Predictor
+from ns_jax.predictions import given, tables
+
+LABELLED = ("holdout", "test", "labelled", "guard")  # sources that tables may have rows of too
+
+
+def from_config(config: config_dict.ConfigDict) -> Predictor | Mixture:
+    """The mean of all that `label.checkpoint` and `label.predictions` name.
+
+    Raises InputError for one of other classes.
+    """
+    label = config.label
+    if not label.checkpoint and not label.predictions:
+        raise InputError(
+            "there is no teacher: name a checkpoint as label.checkpoint, or predictions made "
+            "elsewhere as label.predictions"
+        )
+    members = None
+    if label.checkpoint:
+        members = Predictor(
+            networks(label.checkpoint),
+            temperature=label.temperature,
+            flip=label.flip,
+            name=f"the teacher {label.checkpoint}",
+        )
+    if not label.predictions and label.weights is None:
+        assert members
+        return members
+    expected = members.class_names if members else labelled_classes(config)
+    found = predictions(config, label.predictions, expected) if label.predictions else []
+    return Mixture(members, found, label.weights, label.temperature)
+
+
+def name_of(config: config_dict.ConfigDict) -> str:
+    """What the teacher is called in errors."""
+    return " and ".join(filter(None, (config.label.checkpoint, config.label.predictions)))
+
+
+def labelled_classes(config: config_dict.ConfigDict) -> tuple[str, ...]:
+    """The classes of `data.labelled`; none if it names no source."""
+    if not config.data.labelled:
+        return ()
+    return open_lib.open_from_config(config, "labelled").class_names
+
+
+def predictions(
+    config: config_dict.ConfigDict, names: str, expected: Sequence[str]
+) -> list[given.Predictions]:
+    """Those of each teacher that `names` lists, all of one list of classes. Raises InputError."""
+    label, found = config.label, []
+    settings = given.Settings(label.class_names, label.class_map, label.scores)
+    for name in several(names):
+        if not tables.is_predictions(name):
+            raise InputError(
+                f"{name} is no file of predictions; known: {', '.join(tables.ENDINGS)}"
+            )
+        one = given.Predictions(os.path.expanduser(name), expected, settings)
+        expected = one.class_names
+        found.append(one)
+    return found
+
+
+def check_surplus(
+    config: config_dict.ConfigDict, found: Sequence[given.Predictions], source: Source
+) -> None:
+    """Raises InputError for rows of images that no source of the config has."""
+    named = [which for which in ("unlabelled", *LABELLED) if config.data[which]]
+
+    def sources() -> Iterator[Source]:
+        yield source
+        yield from (open_lib.open_from_config(config, which) for which in named)
+
+    for one in found:
+        one.check_surplus(sources())
+
+
+def networks(names: str) -> list[tuple[model_card.ModelCard, dict]]:
+    """The checkpoints that `label.checkpoint` names, with the classes of the first one.
+
+    Raises InputError for one of other classes.
+    """
+    named = several(names)
+    try:
+        paths = [checkpoint.find(name) for name in named]
+    except MissingFileError as error:
+        if len(named) == 1:
+            raise
+        raise MissingFileError(
+            f"{error}; label.checkpoint names {len(named)} checkpoints, with commas between: paths "
+            """that hold commas are written as a list, '["runs/a, b", "runs/c"]'"""
+        ) from None
+    networks = [checkpoint.load_model(path) for path in paths]
+    expected = networks[0][0].class_names
+    return [
+        model_card.with_classes(network, expected, str(path), str(paths[0]))
+        for path, network in zip(paths, networks, strict=True)
+    ]
+
+
+def several(names: str) -> list[str]:
+    """A path that is there, whatever it is called; or a list in JSON; or paths with commas between.
+
+    As a list any paths can be named.
+    """
+    if os.path.exists(os.path.expanduser(names)):
+        return [names]
+    with contextlib.suppress(json.JSONDecodeError):
+        listed = json.loads(names)
+        if listed and isinstance(listed, list) and all(isinstance(name, str) for name in listed):
+            return listed
+    return [name.strip() for name in names.split(",")]

@@ -1,0 +1,96 @@
+"""Whose classes: the names in a table of predictions as numbers of the classes of the labels."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from ns_jax import files
+from ns_jax.data import class_names as class_names_lib
+from ns_jax.errors import InputError
+from ns_jax.progress import one_line, say
+
+SHOWN = 10
+
+
+def read_names(path: str) -> tuple[str, ...]:
+    """A class name a line."""
+    return tuple(line.strip() for line in _text(path).splitlines() if line.strip())
+
+
+def read_map(path: str) -> dict[str, str]:
+    """`theirs,ours` a line: by their name ours, or "" for a class that is left out.
+
+    Raises InputError for a line of other than two names, and for a name of theirs with several.
+    """
+    found: dict[str, str] = {}
+    for number, row in enumerate(csv.reader(io.StringIO(_text(path))), 1):
+        names = [name.strip() for name in row]
+        if not any(names) or (number == 1 and names == ["theirs", "ours"]):
+            continue
+        if len(names) != 2:
+            raise InputError(
+                f"{path}, line {number}: {len(names)} names, not two, `theirs,ours`; "
+                'a name that holds a comma stands in quotation marks, "a, b"'
+            )
+        theirs, ours = class_names_lib.normal(names[0]), names[1]
+        if found.setdefault(theirs, ours) != ours:
+            raise InputError(
+                f"{path}, line {number}: {one_line(names[0])} is {one_line(found[theirs])} above "
+                f"and {one_line(ours)} here; many of theirs may be one of ours, not the reverse"
+            )
+    return found
+
+
+class Numbering:
+    """The number of each name of theirs among our classes, which are known or found."""
+
+    def __init__(self, class_map: dict[str, str], expected: Sequence[str], path: str):
+        """`path`: the table, in errors."""
+        self.class_names, self._map, self._path = tuple(expected), class_map, path
+
+    def is_left_out(self, name: str) -> bool:
+        """Whether a class of theirs is none of ours on purpose."""
+        return self._ours(name) == ""
+
+    def found(self, theirs: Sequence[str]) -> tuple[str, ...]:
+        """Our names that these stand for, in the order in which they come."""
+        return tuple(dict.fromkeys(filter(None, map(self._ours, theirs))))
+
+    def numbers(self, theirs: Sequence[str]) -> np.ndarray:
+        """int32 `[len(theirs)]`, -1 of classes that are left out. Raises InputError for others."""
+        ours = [self._ours(name) for name in theirs]
+        numbers = class_names_lib.matching(ours, self.class_names)[:-1]
+        surplus = [
+            name for name, own, n in zip(theirs, ours, numbers, strict=True) if own and n < 0
+        ]
+        if surplus:
+            raise InputError(
+                f"{self._path} has {len(surplus)} classes that the labels do not have: "
+                f"{_listed(surplus)}; theirs are {_listed(self.class_names)}. Write a line "
+                "`theirs,ours` for each into a CSV file, nothing behind the comma for one to be "
+                "left out, and name it as label.class_map"
+            )
+        return numbers
+
+    def say_missing(self, theirs: Sequence[str]) -> None:
+        """Says which of our classes have no score at all."""
+        there = set(self.numbers(theirs).tolist())
+        missing = [name for n, name in enumerate(self.class_names) if n not in there]
+        if missing:
+            say(f"{self._path} has no scores of {len(missing)} classes: {_listed(missing)}")
+
+    def _ours(self, name: str) -> str:
+        return self._map.get(class_names_lib.normal(name), name)
+
+
+def _text(path: str) -> str:
+    try:
+        return files.read(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8: {error}") from None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(one_line, names[:SHOWN])) + (", ..." if len(names) > SHOWN else "")
