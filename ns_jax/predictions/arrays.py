@@ -48,11 +48,12 @@ class Arrays:
             self.class_names = tuple(
                 _words(np.concatenate(list(self._rows(NAMES, 2**16)))).tolist()
             )
-        for name in (scores, *classes):
+        for name in (*[key] * (not self._alone), scores, *classes):
             with self._open(name) as stream:
                 shape, _, _ = self._shape(stream, name)
-            if len(shape) != 2:
-                raise InputError(f"{path}: `{name}` is {list(shape)}; it must be [images, classes]")
+            if len(shape) != (1 if name == key else 2):
+                form = "[images]" if name == key else "[images, classes]"
+                raise InputError(f"{path}: `{name}` is {list(shape)}; it must be {form}")
 
     def others(self) -> list[str]:
         """The file with the keys, if it is another one."""

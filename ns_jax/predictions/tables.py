@@ -199,7 +199,7 @@ def _matrix(lists: pa.Array, path: str) -> np.ndarray:
     if len(lists) and (len(found) > 1 or found[0] is None):
         some = ", ".join(map(str, found[:5]))
         raise InputError(f"{path}: its lists of scores have several lengths: {some}")
-    return _floats(lists.flatten()).reshape(len(lists), -1)
+    return _floats(lists.flatten()).reshape(len(lists), found[0] if len(lists) else 0)
 
 
 def _interleaved(columns: Sequence[pa.Array]) -> pa.Array:

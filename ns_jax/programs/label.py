@@ -68,7 +68,8 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
         say(f"{directory}: labelled already")
         return workdir_lib.read_manifest(directory)["outputs"]
 
-    lacking = _prepared(config, teacher, source) if isinstance(teacher, Mixture) else 0
+    if isinstance(teacher, Mixture):
+        _prepare(config, teacher, source)
     shards = Shards(directory, len(images), config.label.images_per_shard, made_of)
     queue = ShardQueue(shards)
     queue.check()
@@ -98,8 +99,6 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
                     held.release("manifest")
             if not did:
                 time.sleep(WAIT_SECONDS)
-    if lacking:
-        say(f"{lacking:,} images of {source.name} have the status `{NO_PREDICTION}`")
     say(f"labelling went at {progress.images_per_second():,.0f} images/s, {teacher.waits}")
     return workdir_lib.read_manifest(directory)["outputs"]
 
@@ -140,8 +139,8 @@ def _images(
     return images, workdir_lib.read_manifest(config.label.subset)["outputs"]["digest"]
 
 
-def _prepared(config: config_dict.ConfigDict, teacher: Mixture, source: Source) -> int:
-    """Finds the predictions of a source; how many images lack one. Raises InputError."""
+def _prepare(config: config_dict.ConfigDict, teacher: Mixture, source: Source) -> None:
+    """Finds the predictions of a source, and says which images lack one. Raises InputError."""
     lacking = teacher.prepare(source)
     teachers.check_surplus(config, teacher.given, source)
     if len(lacking):
@@ -150,7 +149,6 @@ def _prepared(config: config_dict.ConfigDict, teacher: Mixture, source: Source) 
             f"{len(lacking):,} of {len(source):,} images of {source.name} have no prediction: "
             f"{first}{', ...' * (len(lacking) > SHOWN)}"
         )
-    return len(lacking)
 
 
 def _fitted_temperature(
