@@ -11,9 +11,26 @@ from ns_jax.data.source import Indices, Source, digest
 from ns_jax.data.workers import LoaderSettings
 from ns_jax.errors import InputError
 from ns_jax.inference.predictor import Predictor
-from ns_jax.predictions.given import NO_PREDICTION, Predictions
+from ns_jax.predictions.given import NO_PREDICTION, IncompleteError, Predictions
+from ns_jax.progress import one_line
 
+SHOWN = 5  # keys of images that are named
 ROWS = 4096  # at once, where no image is read
+
+
+def check_weights(weights: Sequence[float] | None, networks: int, given: int) -> None:
+    """Raises InputError for another number of weights than teachers."""
+    if weights is not None and len(weights) != networks + given:
+        raise InputError(
+            f"label.weights has {len(weights)} numbers for {networks} checkpoints and {given} "
+            "predictions; one for each, checkpoints first"
+        )
+
+
+def first_keys(source: Source, indices: np.ndarray) -> str:
+    """The keys of the first of some images, and whether there are more."""
+    keys = source.keys(indices[:SHOWN]).to_pylist()
+    return ", ".join(map(one_line, keys)) + ", ..." * (len(indices) > SHOWN)
 
 
 class Mixture:
@@ -35,11 +52,7 @@ class Mixture:
         self._networks, self.given, self.temperature = networks, given, temperature
         self.class_names = networks.class_names if networks else given[0].class_names
         count = networks.num_networks if networks else 0
-        if weights is not None and len(weights) != count + len(given):
-            raise InputError(
-                f"label.weights has {len(weights)} numbers for {count} checkpoints and "
-                f"{len(given)} predictions; one for each, checkpoints first"
-            )
+        check_weights(weights, count, len(given))
         self._weights = None if weights is None else np.asarray(weights, float)
         # By a source's fingerprint: tables, and the rows of its images in each.
         self._rows: dict[str, list[tuple[Predictions, np.ndarray]]] = {}
@@ -76,6 +89,17 @@ class Mixture:
         for _, rows in found:
             lacks |= rows < 0
         return np.flatnonzero(lacks)
+
+    def prepare_all(
+        self, source: Source, why: str, given: Sequence[Predictions] | None = None
+    ) -> None:
+        """As `prepare`. Raises IncompleteError, which ends in `why`, if an image lacks one."""
+        lacking = self.prepare(source, given)
+        if len(lacking):
+            raise IncompleteError(
+                f"{len(lacking):,} of {len(source):,} images of {source.name} have no prediction: "
+                f"{first_keys(source, lacking)}{why}"
+            )
 
     def predict(
         self,

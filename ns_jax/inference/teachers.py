@@ -12,7 +12,7 @@ from ns_jax.checkpoints import checkpoint
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError, MissingFileError
-from ns_jax.inference.mixture import Mixture
+from ns_jax.inference.mixture import Mixture, check_weights
 from ns_jax.inference.predictor import Predictor
 from ns_jax.predictions import given, tables
 
@@ -73,6 +73,14 @@ def predictions(
         expected = one.class_names
         found.append(one)
     return found
+
+
+def check(config: config_dict.ConfigDict, expected: Sequence[str]) -> None:
+    """Raises InputError for predictions whose heads tell that they cannot be used."""
+    label = config.label
+    found = predictions(config, label.predictions, expected)
+    count = len(several(label.checkpoint)) if label.checkpoint else 0
+    check_weights(label.weights, count, len(found))
 
 
 def check_surplus(

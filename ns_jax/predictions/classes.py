@@ -8,7 +8,7 @@ import numpy as np
 
 from ns_jax import files
 from ns_jax.data import class_names as class_names_lib
-from ns_jax.errors import InputError
+from ns_jax.errors import InputError, paths_of_the_user
 from ns_jax.progress import one_line, say
 
 SHOWN = 10
@@ -87,7 +87,8 @@ class Numbering:
 
 def _text(path: str) -> str:
     try:
-        return files.read(path).decode("utf-8-sig")
+        with paths_of_the_user():
+            return files.read(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text in UTF-8: {error}") from None
 

@@ -24,6 +24,10 @@ from ns_jax.progress import say
 NO_PREDICTION = "no prediction"  # status of an image that the tables lack
 
 
+class IncompleteError(InputError):
+    """Images without a prediction, where each has to have one."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What tables do not say themselves; each "" where they do."""
@@ -73,15 +77,15 @@ class Predictions:
     def rows_of(self, source: Source) -> np.ndarray:
         """The row of each image, int64 `[len(source)]`, -1: no prediction.
 
-        Raises InputError where the tables have none of its images, where a row is of several
-        images or of several sources, and for rows that are no distribution.
+        Raises IncompleteError where the tables have none of its images, InputError where a row is
+        of several images or of several sources, and for rows that are no distribution.
         """
         rows = join.rows_of(source, self._index, self._keys)
         there = rows[rows >= 0]
         if not len(there):
             theirs = ", ".join(self._keys_of(np.arange(min(3, len(self._index)))))
             ours = ", ".join(source.keys(np.arange(min(3, len(source)))).to_pylist())
-            raise InputError(
+            raise IncompleteError(
                 f"{self.name} has no prediction of any of the {len(source):,} images of "
                 f"{source.name}: keys there are {theirs}, ...; here {ours}, ..."
             )

@@ -15,8 +15,9 @@ from ns_jax.data import bad_images, crops
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError
-from ns_jax.inference import predictions, predictor, scoring
+from ns_jax.inference import mixture, predictions, predictor, scoring, teachers
 from ns_jax.parallel import processes
+from ns_jax.predictions import tables
 from ns_jax.progress import say
 from ns_jax.weights import export, exported, imported
 
@@ -77,8 +78,13 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
 
 
 def _open(config: config_dict.ConfigDict, name: str, source: Source) -> Any:
-    """A checkpoint, or an exported file, as a `scoring.Network` with a `digest`."""
+    """A checkpoint, an exported file or predictions, as a `scoring.Network` with a `digest`."""
     path, data = files.as_path(name), config.data
+    if tables.is_predictions(name):
+        expected = teachers.labelled_classes(config) or source.class_names
+        given = mixture.Mixture(None, teachers.predictions(config, name, expected))
+        given.prepare_all(source, "; what is evaluated has to have one of each")
+        return given
     if path.suffix == export.SAFETENSORS:
         return predictor.Predictor([imported.load(path)], name=name)
     if path.suffix not in exported.ENDINGS:

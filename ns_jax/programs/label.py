@@ -22,17 +22,16 @@ from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError
 from ns_jax.inference import calibration, predictor, teachers
-from ns_jax.inference.mixture import Mixture
+from ns_jax.inference.mixture import Mixture, first_keys
 from ns_jax.inference.predictor import Predictor
 from ns_jax.labelling import leases
 from ns_jax.labelling.queue import ShardQueue
 from ns_jax.labelling.shards import Shards
 from ns_jax.parallel import preemption, processes
 from ns_jax.predictions.given import NO_PREDICTION, Predictions
-from ns_jax.progress import Progress, one_line, say
+from ns_jax.progress import Progress, say
 from ns_jax.selection.table import Selection
 
-SHOWN = 5  # keys of images that are named
 WAIT_SECONDS = 1.0  # of a worker between two looks for something to do
 
 
@@ -144,10 +143,9 @@ def _prepare(config: config_dict.ConfigDict, teacher: Mixture, source: Source) -
     lacking = teacher.prepare(source)
     teachers.check_surplus(config, teacher.given, source)
     if len(lacking):
-        first = ", ".join(map(one_line, source.keys(lacking[:SHOWN]).to_pylist()))
         say(
             f"{len(lacking):,} of {len(source):,} images of {source.name} have no prediction: "
-            f"{first}{', ...' * (len(lacking) > SHOWN)}"
+            f"{first_keys(source, lacking)}"
         )
 
 
@@ -171,7 +169,7 @@ def _fitted_temperature(
         "flip": config.label.flip,
     }
     others = None
-    if config.label.holdout_predictions:
+    if config.label.holdout_predictions and isinstance(teacher, Mixture):
         names = config.label.holdout_predictions
         others = teachers.predictions(config, names, teacher.class_names)
         inputs["predictions"] = [one.digest for one in others]
@@ -225,15 +223,11 @@ def _prepare_holdout(
             f"label.holdout_predictions names {len(others)} teachers, label.predictions "
             f"{len(teacher.given)}; name the same ones in the same order"
         )
-    lacking = teacher.prepare(source, others)
-    if len(lacking):
-        first = ", ".join(map(one_line, source.keys(lacking[:SHOWN]).to_pylist()))
-        raise InputError(
-            f"{len(lacking):,} of {len(source):,} images of data.holdout={source.name} have no "
-            f"prediction: {first}{', ...' * (len(lacking) > SHOWN)}; a teacher is calibrated on "
-            "what it says of them: add them to label.predictions, name a file of their own as "
-            "label.holdout_predictions, or leave data.holdout empty"
-        )
+    why = (
+        "; a teacher is calibrated on what it says of data.holdout: add them to label.predictions, "
+        "name a file of their own as label.holdout_predictions, or leave data.holdout empty"
+    )
+    teacher.prepare_all(source, why, others)
     if others is not None:
         teachers.check_surplus(config, others, source)
 

@@ -21,6 +21,7 @@ from ns_jax.model_card import ModelCard
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.planning import hlo, macs, topology
 from ns_jax.planning.report import show
+from ns_jax.predictions import tables
 from ns_jax.progress import say
 from ns_jax.training import numbers as numbers_lib
 from ns_jax.training import state as state_lib
@@ -88,6 +89,8 @@ def _stages(config: config_dict.ConfigDict) -> list[tuple]:
     stages, teacher = [], None
     for k in range(config.selftrain.iterations + 1):
         now = _planned(config_lib.at_iteration(config, k))
+        if k == 0 and tables.is_predictions(config.selftrain.teacher):
+            continue  # nothing is computed
         if k == 0 and config.selftrain.teacher:
             given = checkpoint.load_card(config.selftrain.teacher)
             teacher = now

@@ -17,8 +17,10 @@ from ns_jax.data import matching, overlap
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import DamagedError, InputError
-from ns_jax.inference import scoring
+from ns_jax.inference import scoring, teachers
 from ns_jax.parallel import processes
+from ns_jax.predictions import tables
+from ns_jax.predictions.given import IncompleteError
 from ns_jax.programs import evaluate, label, report, robustness, select, train
 from ns_jax.progress import say, table
 from ns_jax.report.timeline import Timeline
@@ -64,16 +66,30 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> list[dict]:
                 finetune = _finetune_config(iteration_config, directory)
                 with stages.stage(directory, "finetune"):
                     summary["finetune"] = train.run(finetune, directory / FINETUNE)
+        by_file = k == 0 and tables.is_predictions(config.selftrain.teacher)
+        if by_file:
+            summary["model"] = "predictions"
         if config.data.test:
             with stages.stage(directory, "evaluate"):
-                summary["evaluation"] = evaluate.run(iteration_config, directory)
-        if config.selftrain.robustness:
+                summary |= _evaluated(iteration_config, directory, by_file)
+        if config.selftrain.robustness and not by_file:  # which says nothing of other images
             with stages.stage(directory, "robustness"):
                 summary["robustness"] = robustness.run(iteration_config, directory, shared=workdir)
         summaries.append(summary)
     table("Self-training", *_rows(summaries))
     _say_what_is_there(configs[-1], workdir)
     return summaries
+
+
+def _evaluated(config: config_dict.ConfigDict, directory: pathlib.Path, by_file: bool) -> dict:
+    """The evaluation; none of predictions that do not cover the test images, which is said."""
+    try:
+        return {"evaluation": evaluate.run(config, directory)}
+    except IncompleteError as error:
+        if not by_file:
+            raise
+        say(f"the teacher is not evaluated: {error}")
+        return {}
 
 
 def _say_what_is_there(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
@@ -143,7 +159,7 @@ def _outcome(config: config_dict.ConfigDict, workdir: pathlib.Path, k: int) -> p
 def _filter_config(config: config_dict.ConfigDict, workdir: pathlib.Path) -> config_dict.ConfigDict:
     """The first iteration's config, with the filter as its teacher and the whole pool to label."""
     config = copy.deepcopy(config)
-    config.label.checkpoint = config.selftrain.filter
+    _teach(config, config.selftrain.filter)
     config.label.subset = ""
     config.select.labels = str(workdir / FILTER / "labels")
     return config
@@ -170,16 +186,36 @@ def _iteration_config(
     iteration.robustness.suites = ",".join(config.selftrain.robustness)
     iteration.robustness.checkpoint = iteration.evaluate.checkpoint
     if k == 0 and given:
-        card = checkpoint.load_card(given)
-        iteration.model.name, iteration.model.small_images = card.architecture, card.small_images
-        iteration.model.padding, iteration.model.bn_epsilon = card.padding, card.bn_epsilon
+        if not tables.is_predictions(given):
+            _take_network(iteration, checkpoint.load_card(given))
         iteration.evaluate.checkpoint = iteration.robustness.checkpoint = given
     if k > 0:
         teacher = given if given and k == 1 else str(_outcome(config, workdir, k - 1))
         _set_up_student(iteration, teacher, workdir, workdir / f"iteration_{k}")
         # Beside the first teacher: what is gained over all iterations.
         iteration.robustness.against = given or str(_outcome(config, workdir, 0))
+        if tables.is_predictions(given):
+            iteration.robustness.against = ""
     return iteration
+
+
+def _take_network(config: config_dict.ConfigDict, card: model_card.ModelCard) -> None:
+    """Makes the config's network that of a card."""
+    config.model.name, config.model.small_images = card.architecture, card.small_images
+    config.model.padding, config.model.bn_epsilon = card.padding, card.bn_epsilon
+
+
+def _teach(config: config_dict.ConfigDict, teacher: str) -> None:
+    """Has `teacher`, a checkpoint or predictions, label. Raises InputError."""
+    config.label.checkpoint = "" if tables.is_predictions(teacher) else teacher
+    if tables.is_predictions(teacher):
+        if config.label.predictions:
+            raise InputError(
+                f"selftrain.teacher or selftrain.filter is {teacher}, and label.predictions "
+                f"{config.label.predictions}: name all in one, with commas between; for the mean "
+                "with a student, label.predictions in selftrain.overrides.iteration_2"
+            )
+        config.label.predictions = teacher
 
 
 def _set_up_student(
@@ -190,12 +226,25 @@ def _set_up_student(
     if config.train.teacher:  # it labels in the step, and nothing is stored
         config.train.selection = filtered
         if config.train.teacher == config_lib.PREVIOUS:
+            if tables.is_predictions(teacher):
+                raise InputError(
+                    f"{teacher} cannot label in the step, which takes a network; set "
+                    'selftrain.overrides.iteration_1.train.teacher="", and "previous" from '
+                    "iteration_2 on"
+                )
             config.train.teacher = teacher
     else:
-        config.label.checkpoint, config.label.subset = teacher, filtered
+        _teach(config, teacher)
+        config.label.subset = filtered
         config.select.labels = str(directory / "labels")
         config.train.selection = str(directory / "selection")
     if config.selftrain.student_init == "teacher" and not config.train.init:
+        if tables.is_predictions(teacher):
+            raise InputError(
+                f'selftrain.student_init is "teacher", but {teacher} holds predictions and no '
+                'weights; use "scratch", or name a checkpoint as train.init in '
+                "selftrain.overrides.iteration_1"
+            )
         config.train.init, config.train.new_head = teacher, False
 
 
@@ -236,6 +285,8 @@ def _validate(configs: list) -> None:
         trainer_lib.train_view(config, trainer_lib.build_preprocessing(config, model))
         if k > 0:
             select.check(config)
+            if config.label.predictions and not config.train.teacher:
+                teachers.check(config, labelled.class_names)
             source(config, "unlabelled")
         _check_init(config, configs, k)
     if configs[0].selftrain.filter and len(configs) == 1:
@@ -253,10 +304,12 @@ def _check_sources(config: config_dict.ConfigDict, source: Callable[[str], Sourc
     names, owner = labelled.class_names, labelled.name
     new_head = config.train.new_head or config.selftrain.teacher
     init = "" if new_head else config.train.init
-    if config.selftrain.filter:
+    filtered = config.selftrain.filter
+    if filtered and not tables.is_predictions(filtered):
         filter_names = checkpoint.load_card(config.selftrain.filter).class_names
         matching.match(labelled, filter_names, config.selftrain.filter)
-    if given := config.selftrain.teacher or init:
+    given = config.selftrain.teacher or init
+    if given and not tables.is_predictions(given):
         names, owner = checkpoint.load_card(given).class_names, given
         matching.match(labelled, names, owner)
     if config.data.holdout:
