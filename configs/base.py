@@ -287,7 +287,8 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
 
     config.selftrain = selftrain = config_dict.ConfigDict()
     selftrain.iterations = 3  # students, one after the other; 0: the teacher alone
-    selftrain.teacher = ""  # checkpoint to use as iteration 0 instead of training one
+    # Checkpoint, or file of predictions, to use as iteration 0 instead of training one.
+    selftrain.teacher = ""
     # Checkpoint of a network, a small one will do, that labels the whole pool once. All teachers
     # then label only the images selected so, copies kept, as in the paper. "": each labels it all.
     selftrain.filter = ""

@@ -168,7 +168,7 @@ class Mixture:
         batch_size: int,
         hashed: bool,
     ) -> Iterator[dict]:
-        """Of all images `index`, `label`, `key`, `status`, and what else they are read for."""
+        """Batches with `index`, `label`, `key`, `status`, and what else they are read for."""
         if self._networks:
             yield from self._networks.logits(source, chunks, reading, batch_size, hashed)
         elif hashed or source.labels is None:
