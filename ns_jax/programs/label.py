@@ -1,15 +1,9 @@
 """A teacher's predictions over an unlabelled source, as label shards, by any number of workers."""
 
-import collections
-import concurrent.futures
-import itertools
 import json
 import os
 import pathlib
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from ml_collections import config_dict
@@ -17,22 +11,18 @@ from ml_collections import config_dict
 from ns_jax import files
 from ns_jax import workdir as workdir_lib
 from ns_jax.config import ranges
-from ns_jax.data import bad_images, matching
+from ns_jax.data import matching
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError
-from ns_jax.inference import calibration, predictor, teachers
+from ns_jax.inference import calibration, predictor, shard_pass, teachers
 from ns_jax.inference.mixture import Mixture, first_keys
 from ns_jax.inference.predictor import Predictor
-from ns_jax.labelling import leases
 from ns_jax.labelling.queue import ShardQueue
 from ns_jax.labelling.shards import Shards
-from ns_jax.parallel import preemption, processes
 from ns_jax.predictions.given import NO_PREDICTION, Predictions
 from ns_jax.progress import Progress, say
 from ns_jax.selection.table import Selection
-
-WAIT_SECONDS = 1.0  # of a worker between two looks for something to do
 
 
 def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
@@ -43,7 +33,7 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     together, shards of another teacher or source, and too many bad images.
     """
     ranges.check(config)
-    begin = _begin(config.label.worker)
+    shard_pass.begin(config.label.worker)
     source = open_lib.open_from_config(config, "unlabelled")
     images, subset = _images(config, source)
     teacher = teachers.from_config(config)
@@ -70,35 +60,21 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     if isinstance(teacher, Mixture):
         _prepare(config, teacher, source)
     shards = Shards(directory, len(images), config.label.images_per_shard, made_of)
-    queue = ShardQueue(shards)
-    queue.check()
-    bad = _bad_images(config, source, queue)
-    # At the notice no more shards are begun; those that are begun are finished, if there is time.
-    with (
-        preemption.deferred(),
-        leases.Leases(f"{directory}/leases", config.label.lease_seconds) as held,
-        Progress("labelling", len(images), queue.images_done()) as progress,
-    ):
+    work = shard_pass.Work(source, images, k, hashed=bool(config.data.guard))
 
-        def predictions(claimed: Iterable[range]) -> Iterator[dict]:
-            chunks = (images[rows.start : rows.stop] for rows in claimed)
-            reading, size = open_lib.loader_settings(config), config.label.batch_size
-            hashed = bool(config.data.guard)
-            for batch in teacher.predict(source, chunks, reading, k, size, hashed=hashed):
-                teacher.check_finite(batch["probs"])
-                yield batch
+    def finish(queue: ShardQueue) -> None:
+        _finish(config, source, teacher, directory, queue, inputs)
 
-        while not (preemption.noticed() or workdir_lib.is_done(directory, inputs)):
-            if queue.missing():
-                did = _label(queue, held, int(begin * len(queue)), predictions, bad, progress)
-            else:  # of the processes of a run the one that speaks
-                did = processes.is_first() and held.claim("manifest")
-                if did:
-                    _finish(config, source, teacher, directory, queue, inputs)
-                    held.release("manifest")
-            if not did:
-                time.sleep(WAIT_SECONDS)
-    say(f"labelling went at {progress.images_per_second():,.0f} images/s, {teacher.waits}")
+    shard_pass.run(
+        config,
+        teacher,
+        work,
+        shards,
+        what="labelling",
+        is_done=lambda: workdir_lib.is_done(directory, inputs),
+        finish=finish,
+        max_bad=config.data.max_bad_fraction,
+    )
     return workdir_lib.read_manifest(directory)["outputs"]
 
 
@@ -112,18 +88,6 @@ def mend(directory: str | pathlib.Path) -> int:
     if damaged:
         workdir_lib.remove_manifest(directory)
     return len(damaged)
-
-
-def _begin(worker: str) -> float:
-    """Where in the list of shards this worker begins, 0 to 1: apart from the others."""
-    if not worker:
-        return processes.index() / processes.count()
-    match = re.fullmatch(r"(\d+)/(\d+)", worker)
-    if not match or int(match[1]) >= int(match[2]):
-        raise InputError(
-            f"label.worker={worker!r}; of n workers write 0/n for the first to (n-1)/n for the last"
-        )
-    return int(match[1]) / int(match[2])
 
 
 def _images(
@@ -232,79 +196,6 @@ def _prepare_holdout(
         teachers.check_surplus(config, others, source)
 
 
-def _label(
-    queue: ShardQueue,
-    held: leases.Leases,
-    begin: int,
-    predictions: Callable,
-    bad: bad_images.BadImages,
-    progress: Progress,
-) -> bool:
-    """Labels shards until none is free; whether there was one.
-
-    A shard is written by a thread while the next one is computed.
-    """
-    claims = queue.claims(held, begin)
-    first = next(claims, None)
-    if first is None:  # before readers are started
-        return False
-    claimed: collections.deque[int] = collections.deque()
-
-    def ranges() -> Iterator[range]:
-        for number in itertools.chain([first], claims):
-            claimed.append(number)
-            yield queue.ranges[number]
-
-    with concurrent.futures.ThreadPoolExecutor(1) as writer:
-        writing: Any = None
-        for number, columns in _by_shard(predictions(ranges()), claimed, queue, progress):
-            bad.add(columns["index"][_is_bad(columns["status"])])
-            if writing:
-                writing.result()
-            writing = writer.submit(queue.write, number, columns, held)
-        writing.result()
-    return True
-
-
-def _by_shard(
-    batches: Iterator[dict], claimed: collections.deque, queue: ShardQueue, progress: Progress
-) -> Iterator[tuple[int, dict]]:
-    """(number, columns) of each claimed shard as soon as the last of its images is predicted."""
-    parts, count = [], 0
-    for batch in batches:
-        parts.append(batch)
-        count += len(batch["index"])
-        queue.predicted += len(batch["index"])
-        while claimed and count >= len(queue.ranges[claimed[0]]):
-            number = claimed.popleft()
-            rows = len(queue.ranges[number])
-            columns = _joined(parts)
-            yield number, {name: column[:rows] for name, column in columns.items()}
-            parts, count = [{name: column[rows:] for name, column in columns.items()}], count - rows
-        progress.reach(queue.images_done())
-
-
-def _joined(batches: list[dict]) -> dict:
-    columns = {name: [batch[name] for batch in batches] for name in batches[0]}
-    return {
-        name: sum(parts, []) if name in ("key", "status") else np.concatenate(parts)
-        for name, parts in columns.items()
-    }
-
-
-def _is_bad(status: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Images that cannot be read, bool `[n]`; one that merely lacks a prediction is none."""
-    return ~np.isin(np.asarray(status, object), np.asarray(["ok", NO_PREDICTION], object))
-
-
-def _bad_images(
-    config: config_dict.ConfigDict, source: Source, queue: ShardQueue
-) -> bad_images.BadImages:
-    """A count of bad images among those that are labelled: the source, or a part of it."""
-    num_images = sum(map(len, queue.ranges))
-    return bad_images.BadImages(source, config.data.max_bad_fraction, num_images=num_images)
-
-
 def _finish(
     config: config_dict.ConfigDict,
     source: Source,
@@ -314,7 +205,7 @@ def _finish(
     inputs: dict,
 ) -> None:
     """Counts what is in the shards, and writes the manifest unless one of them is damaged."""
-    bad = _bad_images(config, source, queue)
+    bad = shard_pass.bad_images_of(source, queue, config.data.max_bad_fraction)
     truth = source.known_labels(teacher.class_names)
     right = known = num_images = damaged = lacking = 0
     for number in range(len(queue)):
@@ -324,7 +215,7 @@ def _finish(
             continue
         num_images += len(found["index"])
         ok = found["status"] == "ok"
-        bad.add(found["index"][_is_bad(found["status"])])
+        bad.add(found["index"][shard_pass.is_bad(found["status"])])
         lacking += int((found["status"] == NO_PREDICTION).sum())
         if truth is not None:
             expected = truth[found["index"][ok]]
