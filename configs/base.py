@@ -44,8 +44,8 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
 
     config.data = data = config_dict.ConfigDict()
     # Sources: digits:train|unlabelled|test, folder:DIR, tfds:NAME:SPLIT, array_record:GLOB,
-    # parquet:GLOB, wds:GLOB, idx:DIR:train|test; few:SOURCE, rest:SOURCE; several joined with +.
-    # docs/data.md has all of it.
+    # parquet:GLOB, wds:GLOB, idx:DIR:train|test, images:GLOB; few:SOURCE, rest:SOURCE; several
+    # joined with +. docs/data.md has all of it.
     data.labelled = ""  # to train on
     data.unlabelled = ""  # to pseudo-label
     data.test = ""  # to evaluate on; "": no evaluation
@@ -215,6 +215,14 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     # "all" of the network's classes compete; "present": those alone that the source has images of,
     # as ImageNet-A and -R are scored. Images of classes that the network lacks are then left out.
     evaluate.classes = "all"
+
+    config.predict = predict = config_dict.ConfigDict()
+    predict.checkpoint = ""  # a workdir, a checkpoint, FILE.safetensors or hf:OWNER/NAME
+    predict.source = ""  # whose images; "": data.unlabelled, or else data.test
+    # FILE.csv, FILE.parquet or FILE.jsonl; "": predictions.csv in the workdir
+    predict.target = ""
+    predict.top = 5  # most probable classes of each image
+    predict.images_per_part = 16384  # that are kept together; label.worker and so on hold as well
 
     config.robustness = robustness = config_dict.ConfigDict()
     robustness.checkpoint = ""

@@ -42,6 +42,11 @@ PROGRAMS = {
     ),
     "select": Program("threshold, best per class, balance by copies: label shards -> selection"),
     "evaluate": Program("top-1, top-5, per class, calibration of a checkpoint or an exported file"),
+    "predict": Program(
+        "class names and probabilities of images: CSV, Parquet, JSON lines",
+        in_buckets=True,
+        shares_workdir=True,
+    ),
     "robustness": Program("ImageNet-A to -P, corruptions of one's own images, FGSM and PGD"),
     "report": Program("one page of a workdir, running or ended", alone=True, reads=True),
     "plan": Program(
@@ -71,6 +76,8 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many, with --coordinator")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
+_IMAGES = flags.DEFINE_string("images", None, "of predict: image files, as 'photos/*.jpg'")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "of predict: predict.checkpoint in short")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "join the other hosts of a Cloud TPU slice")
 
 
@@ -119,14 +126,44 @@ def _parse(argv: list[str]) -> tuple:
     """Config and workdir. A bad flag is told before JAX is imported, which takes seconds."""
     if "" not in sys.path:
         sys.path.insert(0, "")  # `ns-jax` finds `configs` where `python -m ns_jax` would
-    rest = FLAGS([argv[0], *map(_at_home, argv[2:])])[1:]
+    arguments = list(map(_at_home, argv[2:]))
+    if argv[1] == "predict":
+        arguments = _with_config(arguments)
+    rest = FLAGS([argv[0], *arguments])[1:]
     if rest:
-        raise InputError(f"unexpected argument {rest[0]!r}; flags start with --")
+        quote = "; quote patterns: --images='photos/*.jpg'" if _IMAGES.value else ""
+        raise InputError(f"unexpected argument {rest[0]!r}; flags start with --{quote}")
+    if argv[1] == "predict":
+        _set_up_predict()
+    elif _IMAGES.value or _CHECKPOINT.value:
+        raise InputError(f"--images and --checkpoint are for predict, not for {argv[1]}")
     if _CONFIG.value is None or _WORKDIR.value is None:
         raise InputError("--config=FILE and --workdir=DIR are needed")
     config, workdir = _CONFIG.value, _workdir(argv[1], _WORKDIR.value)
     ranges.check(config)
     return config, workdir
+
+
+def _with_config(arguments: list[str]) -> list[str]:
+    """The arguments with a config that needs nothing, where they name none."""
+    if any(one.lstrip("-").partition("=")[0] == "config" for one in arguments):
+        return arguments
+    base = pathlib.Path("configs/base.py")
+    base = base if base.exists() else pathlib.Path(__file__).parent.parent / base
+    return [f"--config={base}", *arguments]
+
+
+def _set_up_predict() -> None:
+    """Puts the short flags into the config; the same command has the same workdir."""
+    from ns_jax.digest import Digest
+
+    if _IMAGES.value:
+        _CONFIG.value.predict.source = f"images:{_IMAGES.value}"
+    if _CHECKPOINT.value:
+        _CONFIG.value.predict.checkpoint = _CHECKPOINT.value
+    if _WORKDIR.value is None:
+        content = _CONFIG.value.to_json_best_effort(sort_keys=True)
+        FLAGS["workdir"].value = f"runs/predict-{Digest(content.encode())}"
 
 
 def _run(name: str, config: config_dict.ConfigDict, workdir: pathlib.Path) -> int:

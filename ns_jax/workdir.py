@@ -32,6 +32,7 @@ HARMLESS = (
     "label.worker",
     "label.lease_seconds",
     "evaluate.batch_size",
+    "predict.target",
     "robustness.batch_size",
     "select.memory_gb",
     "train.save_every_steps",

@@ -132,6 +132,8 @@ RANGES = {
     "select.guard_distance": Range(0, 16),
     "select.memory_gb": POSITIVE,
     "evaluate.batch_size": COUNT,
+    "predict.top": COUNT,
+    "predict.images_per_part": COUNT,
     "robustness.size": COUNT_OR_NONE,
     "robustness.max_images": COUNT_OR_NONE,
     "robustness.fgsm_epsilons": Range(0, 255, count=None),

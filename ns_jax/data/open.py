@@ -7,7 +7,7 @@ import re
 from ml_collections import config_dict
 
 from ns_jax.data import decoding, few, source
-from ns_jax.data.formats import array_record, digits, folder, idx, parquet, tfds, webdataset
+from ns_jax.data.formats import array_record, digits, folder, idx, parquet, paths, tfds, webdataset
 from ns_jax.data.source import Source
 from ns_jax.data.workers import LoaderSettings
 from ns_jax.errors import InputError, paths_of_the_user
@@ -20,6 +20,7 @@ KNOWN = {
     "parquet": "parquet:GLOB",
     "wds": "wds:GLOB",
     "idx": "idx:DIR:train|test",
+    "images": "images:GLOB",
     "few": "few:SOURCE",
     "rest": "rest:SOURCE",
 }
@@ -57,7 +58,7 @@ def _open(name: str, draw: few.Draw, label_column: str) -> source.Source:
         return few.part(kind, _open(rest, draw, label_column), draw)
     if kind == "digits":
         return digits.open_source(rest, draw.per_class, draw.seed)
-    formats = {"wds": webdataset, "idx": idx}
+    formats = {"wds": webdataset, "idx": idx, "images": paths}
     with_column = {
         "folder": folder,
         "tfds": tfds,

@@ -14,7 +14,7 @@ from ml_collections import config_dict
 
 from ns_jax.data import bad_images
 from ns_jax.data import open as open_lib
-from ns_jax.data.source import Indices, Source
+from ns_jax.data.source import Source
 from ns_jax.errors import InputError
 from ns_jax.inference.mixture import Mixture
 from ns_jax.inference.predictor import Predictor
@@ -33,7 +33,7 @@ class Work:
     """What is predicted: the `k` best classes of images, indices of a source, maybe hashed."""
 
     source: Source
-    images: Indices
+    images: np.ndarray | range
     k: int
     hashed: bool = False
 

@@ -206,7 +206,7 @@ class Shards:
         most_threads: int = 1,
     ):
         """`made_of`: the metadata of each. `most_threads`: that `map` reads with. Opens nothing."""
-        self.directory, self._made_of = os.fspath(files.as_path(directory)), made_of
+        self.directory, self.made_of = os.fspath(files.as_path(directory)), made_of
         self.ranges = shard_ranges(num_rows, images_per_shard)
         count = len(self.ranges)
         self.names = [shard_name(number, count) for number in range(count)]
@@ -231,14 +231,14 @@ class Shards:
 
     def write(self, number: int, columns: dict) -> None:
         """`columns`: as `write_shard` takes them. Raises OSError."""
-        write_shard(self.path(number), columns, self._made_of)
+        write_shard(self.path(number), columns, self.made_of)
 
     def open(self, number: int, mapped: bool = False) -> Shard:
         """Raises DamagedError as `Shard`, InputError for one that is made of something else."""
         shard = Shard(self.path(number), self.ranges[number], mapped)
         if shard.footer not in self._known:
             remedy = _remedy(shard.path)
-            workdir_lib.check_inputs(shard.metadata, self._made_of, shard.path, remedy)
+            workdir_lib.check_inputs(shard.metadata, self.made_of, shard.path, remedy)
             self._known.add(shard.footer)
         return shard
 

@@ -85,7 +85,7 @@ class Arrays:
         parts: list[Iterator] = [self.keys(rows), self._rows(self.layout.scores[0], rows)]
         parts += [self._rows(name, rows) for name in self.layout.classes]
         while True:
-            found = [next(part, None) for part in parts]
+            found: list[Any] = [next(part, None) for part in parts]
             lengths = [0 if one is None else len(one) for one in found]
             if len(set(lengths)) > 1:
                 raise InputError(

@@ -247,7 +247,7 @@ class Predictions:
         empty = pc.equal(pc.fill_null(pc.binary_length(keys), 0), 0)
         flaws.add("rows have no key", empty.to_numpy(zero_copy_only=False), None, start)
         if self._best_only:  # there may be fewer than k
-            flaws.add("rows have no class", _empty(batch).all(1), None, start)
+            flaws.add("rows have no class", np.asarray(_empty(batch).all(1)), None, start)
         for reason, where in scores.flaws_of(found, kind, self._partial).items():
             if where.any():
                 flaws.add(reason, where, pc.fill_null(keys, "").to_pylist(), start)

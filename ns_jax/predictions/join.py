@@ -106,7 +106,7 @@ def _common_directory(parts: Iterable[pa.Array], there: Index) -> str:
         for key in part.slice(0, SAMPLES).to_pylist():
             ends = [place + 1 for place, letter in enumerate(key[:-1]) if letter == "/"]
             rests = pa.array([key[end:] for end in ends], pa.large_string())
-            found = np.flatnonzero(there.rows_of(numbers(rests)) >= 0) if ends else []
+            found = np.flatnonzero(there.rows_of(numbers(rests)) >= 0)
             if len(found):
                 counts[key[: ends[int(found[0])]]] += 1
     return counts.most_common(1)[0][0] if counts else ""

@@ -56,8 +56,8 @@ def find(
         )
     status = STATUS in names
     if whole := [name for name in LISTS if name in lists]:
-        classes = (LIST_OF_CLASSES,) if LIST_OF_CLASSES in lists else ()
-        return Layout(key, (whole[0],), classes, is_list=True, has_status=status)
+        listed: tuple[str, ...] = (LIST_OF_CLASSES,) if LIST_OF_CLASSES in lists else ()
+        return Layout(key, (whole[0],), listed, is_list=True, has_status=status)
     classes, scores = _pairs(names, path)
     if classes:
         used = {key, STATUS, *classes, *scores}

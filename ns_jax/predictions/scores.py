@@ -70,13 +70,13 @@ def flaws_of(scores: np.ndarray, kind: str, partial: bool) -> dict[str, np.ndarr
 
 def _outside(scores: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
-        return ((scores < -1e-6) | (scores > 1 + TOLERANCE)).any(1)
+        return np.asarray(((scores < -1e-6) | (scores > 1 + TOLERANCE)).any(1))
 
 
 def _wrong_sums(scores: np.ndarray, partial: bool) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         sums = scores.sum(1, dtype=np.float64)
-    return sums > 1 + TOLERANCE if partial else np.abs(sums - 1) > TOLERANCE
+    return np.asarray(sums > 1 + TOLERANCE if partial else np.abs(sums - 1) > TOLERANCE)
 
 
 def log_distribution(scores: np.ndarray, kind: str, order: "Order") -> np.ndarray:

@@ -24,6 +24,7 @@ FREE = {
     *("select.labels", "select.exclude", "select.corrections"),
     *("evaluate.checkpoint", "evaluate.against"),
     *("selftrain.teacher", "selftrain.filter"),
+    *("predict.checkpoint", "predict.source", "predict.target"),
     *("convert.source", "convert.target", "convert.model", "convert.class_names"),
     *("robustness.checkpoint", "robustness.against", "robustness.suites", "robustness.crop"),
     *(f"robustness.{suite}" for suite in ("a", "r", "v2", "sketch", "real", "c", "p", "clean")),
