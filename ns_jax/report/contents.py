@@ -19,6 +19,8 @@ from ns_jax.report import sample as sample_lib
 from ns_jax.report.collected import Collected, Iteration
 from ns_jax.report.tiles import Sprite
 
+# Numbers of a suite; the first is a share, the others are in percent.
+SHOWN = {"top1": "top-1", "mean_flip_probability": "flips", "mce": "mCE"}
 NAMES = 1000  # of classes that the page offers for a correction
 
 
@@ -97,9 +99,9 @@ def _robustness(one: Iteration) -> dict[str, float]:
     found = {}
     for name, suite in (one.robustness or {}).get("suites", {}).items():
         ours = suite["checkpoint"]
-        for number in ("top1", "mean_flip_probability", "mce"):
+        for number, words in SHOWN.items():
             if ours.get(number) is not None:
-                found[f"{name} {number}"] = ours[number]
+                found[f"{name}: {words}"] = ours[number]
     return found
 
 

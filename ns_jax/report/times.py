@@ -96,9 +96,9 @@ def curves(collected: Collected) -> list[dict]:
 
 
 def _labelled_apart(metrics: list[dict], names: tuple[str, str, str]) -> list[str]:
-    """The two parts where they were logged, else the whole."""
-    apart = any(names[1] in line for line in metrics)
-    return list(names[:2]) if apart else [names[2]]
+    """The two parts of a step, or the one that a teacher has, where they were logged."""
+    logged = {name for line in metrics for name in names if name in line}
+    return [name for name in names[:2] if name in logged] or [names[2]]
 
 
 def _series(metrics: list[dict], names: Iterable[str]) -> dict[str, list]:

@@ -158,6 +158,32 @@ def test_classes_are_those_of_the_selections_report(workdir):
     assert content["classes"][0]["name"] == "nobody's"  # which has no image
 
 
+def test_the_chain_has_each_networks_scores(workdir):
+    content, page = made_report(workdir)
+    for number, row in enumerate(content["iterations"]):
+        scores = json.loads((workdir / f"iteration_{number}/eval.json").read_text())
+        assert [row[name] for name in ("top1", "ece")] == [scores[name] for name in ("top1", "ece")]
+        low, high = metrics.share_interval(round(scores["top1"] * made.TEST), made.TEST)
+        assert (row["top1_low"], row["top1_high"]) == (low, high)
+        assert row["robustness"] == {"own: top-1": 0.5 + number / 10, "own_flips: flips": 12.5}
+        counts = workdir / f"iteration_{number}/selection/report.json"
+        kept = json.loads(counts.read_text())["kept"] if number else None
+        assert row["kept"] == kept and row["network"] == "efficientnet-b0"
+    text = "".join(Page(page).text)
+    assert "70.0 %" in text and "12.5 %" in text
+
+
+def test_losses_of_labelled_and_unlabelled_images_are_apart(workdir):
+    content, page = made_report(workdir)
+    teacher, student, _ = content["curves"]
+    assert list(teacher["loss"]) == ["train/loss_labelled"]
+    assert list(student["loss"]) == ["train/loss_labelled", "train/loss_unlabelled"]
+    lines = (workdir / "iteration_1/metrics.jsonl").read_text().splitlines()[:10]  # one is cut off
+    logged = [(line["step"], line["train/loss_unlabelled"]) for line in map(json.loads, lines)]
+    assert list(map(tuple, student["loss"]["train/loss_unlabelled"])) == logged
+    assert page.count("<figcaption>") == 3 + 1 + 6
+
+
 def test_the_precision_by_threshold_is_the_teachers_on_test_images(workdir):
     content, _ = made_report(workdir)
     rows = list(rows_of(workdir, 1, "predictions.parquet").values())
