@@ -110,9 +110,11 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     # Leaves the stem (0) and that many stages as train.init has them, statistics too; None: trains
     # everything.
     train.frozen_stages = optional(int)
-    # Checkpoint whose weights to start from; "": from scratch. Of selftrain the teacher's alone:
-    # a student has selftrain.student_init, or an init of its own in selftrain.overrides.
+    # Weights to start from: a workdir, a checkpoint, FILE.safetensors, a TF1 checkpoint or
+    # hf:OWNER/NAME; "": from scratch. Of selftrain the teacher's alone: a student has
+    # selftrain.student_init, or an init of its own in selftrain.overrides.
     train.init = ""
+    train.init_model = ""  # of a file that does not say what it holds, as convert.model
     # True: start the classifier afresh, for other classes than those of train.init. A fine-tune
     # keeps it, and so does a student that starts from its teacher.
     train.new_head = False
@@ -300,7 +302,9 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     # Checkpoint of a network, a small one will do, that labels the whole pool once. All teachers
     # then label only the images selected so, copies kept, as in the paper. "": each labels it all.
     selftrain.filter = ""
-    selftrain.student_init = "scratch"  # or "teacher": from its weights (same network only)
+    # "scratch"; "teacher": from its teacher's weights; "init": from train.init, as the teacher.
+    # Both of the same network only, but for an init of its own in selftrain.overrides.
+    selftrain.student_init = "scratch"
     # Suites of data.test that teacher and students are measured with, as ("own", "fgsm").
     selftrain.robustness = ()
     # What iteration k changes: a tree like this one, holding only the keys that differ. An

@@ -85,15 +85,15 @@ def finetuned(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
 def at_iteration(config: config_dict.ConfigDict, iteration: int) -> config_dict.ConfigDict:
     """A copy with the overrides of an iteration (or of the nearest one before it) put in place.
 
-    Where the teacher's weights come from (`train.init`, `train.new_head`) is the teacher's alone:
-    a student has its own in its overrides, or none. Raises InputError for an override of a key that
-    does not exist or with a value of another type.
+    Where the teacher's weights come from (`train.init`, `train.new_head`) is the teacher's alone,
+    unless `selftrain.student_init` is "init": a student has its own in its overrides, or none.
+    Raises InputError for an override of a key that does not exist or with a value of another type.
     """
     config = copy.deepcopy(config)
     number, overrides = entry_of(config, iteration)
     of_teacher: dict[str, Any] = {}
-    if iteration > 0:
-        of_teacher = {"init": "", "new_head": False}
+    if iteration > 0 and config.selftrain.student_init != "init":
+        of_teacher = {"init": "", "init_model": "", "new_head": False}
         if config.selftrain.student_init == "scratch":
             of_teacher["frozen_stages"] = None
         config.train.update(of_teacher)

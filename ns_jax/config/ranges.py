@@ -173,7 +173,7 @@ CHOICES = {
     "robustness.attack_label": ("true", "predicted"),
     "convert.onnx_input": ("uint8_nhwc", "float_nchw"),
     "convert.quantise": ("", "int8"),
-    "selftrain.student_init": ("scratch", "teacher"),
+    "selftrain.student_init": ("scratch", "teacher", "init"),
 }
 
 

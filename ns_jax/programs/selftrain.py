@@ -28,6 +28,7 @@ from ns_jax.robustness import build
 from ns_jax.training import examples
 from ns_jax.training import numbers as numbers_lib
 from ns_jax.training import trainer as trainer_lib
+from ns_jax.weights import imported
 
 FINETUNE = "finetune"  # directory of an iteration's fine-tune
 # What each stage writes last, in the directory of its iteration.
@@ -170,7 +171,7 @@ def _finetune_config(
 ) -> config_dict.ConfigDict:
     """The fine-tune of an iteration, from the weights that its training left in `directory`."""
     config = config_lib.finetuned(config)
-    config.train.init = str(directory)
+    config.train.init, config.train.init_model = str(directory), ""
     return config
 
 
@@ -246,6 +247,7 @@ def _set_up_student(
                 "selftrain.overrides.iteration_1"
             )
         config.train.init, config.train.new_head = teacher, False
+        config.train.init_model = ""
 
 
 def _validate(configs: list) -> None:
@@ -308,9 +310,12 @@ def _check_sources(config: config_dict.ConfigDict, source: Callable[[str], Sourc
     if filtered and not tables.is_predictions(filtered):
         filter_names = checkpoint.load_card(config.selftrain.filter).class_names
         matching.match(labelled, filter_names, config.selftrain.filter)
-    given = config.selftrain.teacher or init
+    given = config.selftrain.teacher
     if given and not tables.is_predictions(given):
         names, owner = checkpoint.load_card(given).class_names, given
+        matching.match(labelled, names, owner)
+    elif init:
+        names, owner = imported.card_of(init, config.train.init_model).class_names, init
         matching.match(labelled, names, owner)
     if config.data.holdout:
         overlap.check(matching.match(source("holdout"), names, owner), labelled)
@@ -339,7 +344,7 @@ def _check_init(config: config_dict.ConfigDict, configs: list, k: int) -> None:
         name, small_images = other["name"], other["small_images"]
         remedy = "selftrain.student_init needs one network; use scratch"
     else:
-        whose, card = f"train.init={init}", checkpoint.load_card(init)
+        whose, card = f"train.init={init}", imported.card_of(init, config.train.init_model)
         name, small_images, remedy = card.architecture, card.small_images, "name another checkpoint"
         other = vars(card)
     if (student.name, student.small_images) != (name, small_images):

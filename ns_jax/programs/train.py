@@ -32,6 +32,7 @@ from ns_jax.training import trainer as trainer_lib
 from ns_jax.training.nonfinite import Rollback
 from ns_jax.training.run import Inputs, Start, TrainingRun
 from ns_jax.training.trainer import Trainer
+from ns_jax.weights import imported
 
 Network = tuple[ModelCard, dict]  # a model card and variables
 
@@ -282,7 +283,7 @@ def _initial(config: config_dict.ConfigDict) -> tuple[config_dict.ConfigDict, Ne
     """The weights of `train.init`, and the config with the padding and the epsilon they go with."""
     if not config.train.init:
         return config, None
-    card, variables = checkpoint.load_model(config.train.init)
+    card, variables = imported.load(config.train.init, config.train.init_model)
     config = copy.deepcopy(config)
     for key in model_card.CONVENTION:
         wanted, there = config.model[key], getattr(card, key)

@@ -1,5 +1,7 @@
 """Weights from anywhere, with what must travel with them: (model card, variables)."""
 
+import contextlib
+import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -47,6 +49,16 @@ def load(source: str | pathlib.Path, model: str = "") -> tuple[ModelCard, dict]:
             advice = tensors.pickle_advice(path / pickle)
             raise MissingFileError(f"{error}. {advice}") from None
         raise
+
+
+@functools.lru_cache(maxsize=4)
+def card_of(source: str, model: str = "") -> ModelCard:
+    """The card of `load`'s weights, which are not kept. Raises InputError as `load`."""
+    path = files.as_path(source)
+    if not source.startswith(HUB) and not model and path.is_dir():
+        with contextlib.suppress(InputError):
+            return checkpoint.load_card(path)
+    return load(source, model)[0]
 
 
 def _of_tensorflow(model: str, architecture: str) -> str:

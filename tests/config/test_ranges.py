@@ -18,7 +18,7 @@ from ns_jax.training import numbers as numbers_lib
 FREE = {
     *("data.labelled", "data.unlabelled", "data.test", "data.holdout", "data.guard"),
     *("data.label_column",),
-    *("train.selection", "train.teacher", "train.init", "train.wandb"),
+    *("train.selection", "train.teacher", "train.init", "train.init_model", "train.wandb"),
     *("label.checkpoint", "label.subset", "label.worker"),
     *("label.predictions", "label.holdout_predictions", "label.class_names", "label.class_map"),
     *("select.labels", "select.exclude", "select.corrections"),
