@@ -35,7 +35,7 @@ def write(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     found = collected_lib.collect(workdir)
     config = workdir_lib.with_values(config, found.config or {})
     report = contents.build(found, config, _defaults())
-    files.write(os.fspath(workdir / PAGE), page.render(report).encode())
+    files.write(os.fspath(workdir / PAGE), page.render(report).encode(errors="backslashreplace"))
     workdir_lib.write_json(workdir / NUMBERS, report.content)
     return report.content
 

@@ -65,6 +65,8 @@ def collect(workdir: pathlib.Path) -> Collected:
     for directory in workdir.glob("iteration_*"):
         if match := re.fullmatch(r"iteration_(\d+)", directory.name):
             found[int(match[1])] = directory
+    if not found and (workdir / timeline.NAME).exists():  # a self-training that has just begun
+        found[0] = workdir / "iteration_0"
     iterations = [reader.iteration(found[k], k) for k in sorted(found)]
     if not iterations:
         iterations = [reader.iteration(workdir, None)]

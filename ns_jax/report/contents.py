@@ -177,7 +177,12 @@ class _Pool:
             "num_classes": len(self.class_names),
         }
         if self.iteration is None:
-            return {**found, "reason": "Nothing has been selected yet."}, {}
+            in_step = self._config.train.teacher
+            stored = "the teacher labels in the training step and stores nothing"
+            reason = (
+                f"There is nothing to show: {stored}." if in_step else "Nothing is selected yet."
+            )
+            return {**found, "reason": reason}, {}
         found["iteration"] = self.iteration.name
         if self.sample is None or self._source is None:
             reason = (

@@ -303,6 +303,14 @@ def test_other_images_in_the_same_place_are_not_shown(workdir, tmp_path):
     assert content["pool"]["reason"] and any("fingerprint" in p for p in content["problems"])
 
 
+def test_a_self_training_that_has_just_begun_is_one(workdir):
+    for directory in workdir.glob("iteration_*"):
+        shutil.rmtree(directory)
+    content, _ = made_report(workdir)
+    assert [one["name"] for one in content["iterations"]] == ["the teacher"]
+    assert content["state"].startswith("not finished")
+
+
 def test_a_directory_with_nothing_is_an_error(tmp_path):
     with pytest.raises(InputError, match="nothing to report"):
         report.run(base.get_config(), tmp_path)
