@@ -90,9 +90,9 @@ browser: dev
 	.venv-timm/bin/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
 	touch $@
 
-# Against timm and TensorFlow themselves.
+# Against timm, TensorFlow and foolbox themselves.
 parity: dev .venv-timm/.installed
-	$(INSTALL) --editable '.[dev,tf]'
+	$(INSTALL) --editable '.[dev,tf,parity]'
 	NS_JAX_TIMM_PYTHON=.venv-timm/bin/python $(BIN)/python -m pytest -m parity
 
 bench-cpu: dev .venv-timm/.installed

@@ -19,7 +19,7 @@ from ns_jax.data.workers import LoaderSettings
 from ns_jax.errors import InputError
 from ns_jax.inference import predictor
 from ns_jax.model_card import ModelCard
-from ns_jax.programs import evaluate, robustness
+from ns_jax.programs import evaluate, robustness, selftrain
 from ns_jax.robustness import imagenet
 
 pytestmark = [pytest.mark.large, pytest.mark.usefixtures("few_stages")]
@@ -300,3 +300,36 @@ def test_a_view_may_be_given(config, tmp_path):
     assert network.view(None) == VIEW and network.view("0.5").crop == "0.5"
     larger = robustness.Network(config.robustness.checkpoint, 24, "0.875")
     assert larger.view("none") == dataclasses.replace(VIEW, size=24, crop="0.875")
+
+
+def test_selftrain_measures_its_teacher_and_students(tiny_config, tmp_path, capsys):
+    config = tiny_config
+    config.selftrain.robustness = ("own", "fgsm")
+    config.robustness.corruptions, config.robustness.perturbations = "contrast", "none"
+    config.robustness.fgsm_epsilons, config.robustness.max_images = (4.0,), 20
+    summaries = selftrain.run(config, tmp_path)
+    shown = capsys.readouterr().out
+    assert "corrupted" in shown and "FGSM" in shown
+    teacher, student = (summary["robustness"]["suites"] for summary in summaries)
+    assert set(teacher) == set(student) == {"own", "fgsm"}
+    assert "against" not in teacher["own"]
+    # The student is measured beside its first teacher, whose passes are not done again.
+    assert student["own"]["against"]["top1"] == teacher["own"]["checkpoint"]["top1"]
+    assert len(list((tmp_path / "robustness").iterdir())) == 2
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "robustness").rglob("*.json")}
+    assert selftrain.run(config, tmp_path)[1]["robustness"] == summaries[1]["robustness"]
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@pytest.mark.parametrize(
+    ("suites", "said"),
+    [(("a",), "own, fgsm, pgd"), (("own", "none"), "known: a, r"), ((), None)],
+)
+def test_selftrain_says_first_what_it_cannot_measure(tiny_config, tmp_path, suites, said):
+    tiny_config.selftrain.robustness = suites
+    if said is None:
+        tiny_config.selftrain.robustness, tiny_config.data.test = ("own",), ""
+        said = "needs data.test"
+    with pytest.raises(InputError, match=said):
+        selftrain.run(tiny_config, tmp_path)
+    assert not list(tmp_path.glob("iteration_*"))
