@@ -1,4 +1,4 @@
-"""Inline SVG: lines, bars and points, in the colours of the page's style sheet."""
+"""Inline SVG: lines, bars and points, in the colours c0 to c3 of the page's style sheet."""
 
 import dataclasses
 import math
@@ -8,7 +8,6 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 42, 18, 10, 36
-COLOURS = 4  # classes c0 to c3 of the style sheet, which differ in their dashes too
 
 Point = tuple[float, float | None]
 
@@ -170,20 +169,33 @@ def _inner() -> int:
     return HEIGHT - TOP - BOTTOM
 
 
-def legend(names: Sequence[str]) -> Markup:
+def legend(names: dict[str, int]) -> Markup:
     """The lines' colours and dashes by name."""
     items = (
         Markup(
             '<span><svg class="key" viewBox="0 0 26 8"><line class="line c{}" x1="1" x2="25" y1="4"'
             ' y2="4"/></svg> {}</span>'
-        ).format(number % COLOURS, name)
-        for number, name in enumerate(names)
+        ).format(colour, name)
+        for name, colour in names.items()
     )
     return Markup('<p class="legend">{}</p>').format(Markup(" ").join(items))
 
 
+# What a series of a training is called, and its colour.
+KINDS = {
+    "_labelled": ("labelled", 0),
+    "_unlabelled": ("unlabelled", 1),
+    "test/top1": ("test images", 2),
+    "holdout/top1": ("hold-out images", 2),
+    "": ("all images of a step", 3),
+}
+
+
 def curves(label: str, series: dict[str, list], resumed: Sequence[int], percent: bool) -> Markup:
-    """Numbers of steps, each named; `resumed`: steps to mark. Empty without a finite number."""
+    """Numbers of steps by their names in `metrics.jsonl`; `resumed`: steps to mark.
+
+    Empty without a finite number.
+    """
     values = [y for points in series.values() for _, y in points if y is not None]
     steps = [x for points in series.values() for x, _ in points]
     if not values:
@@ -193,21 +205,14 @@ def curves(label: str, series: dict[str, list], resumed: Sequence[int], percent:
     figure = Figure(label, Axis("step", 0, max(steps)), Axis("", low, high, percent))
     for step in resumed:
         figure.vertical(step, "resumed")
-    for number, points in enumerate(series.values()):
-        figure.line([(x, y) for x, y in points], number % COLOURS)
-    names = [name.partition("/")[2] if "/" in name else name for name in series]
-    shown = [_words(name, full) for name, full in zip(names, series, strict=True)]
+    shown = {}
+    for name, points in series.items():
+        words, colour = next(kind for ending, kind in KINDS.items() if name.endswith(ending))
+        shown[words] = colour
+        figure.line([(x, y) for x, y in points], colour)
     return Markup("<figure><figcaption>{}</figcaption>{}{}</figure>").format(
         label, figure.svg(), legend(shown)
     )
-
-
-def _words(name: str, full: str) -> str:
-    """`train/loss_labelled` as "labelled", `test/top1` as "test images"."""
-    split = full.partition("/")[0]
-    if split in ("test", "holdout"):
-        return f"{'test' if split == 'test' else 'hold-out'} images"
-    return name.partition("_")[2] or "all images of the step"
 
 
 def _ceiling(value: float) -> float:
@@ -234,7 +239,7 @@ def precision(label: str, points: Sequence[dict]) -> Markup:
         if point["chosen"]:
             figure.vertical(point["threshold"], f"select.threshold {point['threshold']:g}")
     return Markup("<figure><figcaption>{}</figcaption>{}{}</figure>").format(
-        label, figure.svg(), legend(["labels that are right", "share of labels above it"])
+        label, figure.svg(), legend({"labels that are right": 0, "share of labels above it": 1})
     )
 
 
