@@ -59,7 +59,8 @@ def verdict(collected: Collected) -> dict:
     if difference is None:
         text = _one(last)
     else:
-        text = f"{_capital(last.name)} is {_points(difference)} {first.name}{_of_these(alone)}"
+        more = _of_these(alone) if difference["mean"] > 0 or alone else "."
+        text = f"{_capital(last.name)} is {_points(difference)} {first.name}{more}"
         text += _best(scored, last)
     return {"text": text, "difference": difference, "alone": alone}
 

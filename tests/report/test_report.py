@@ -104,6 +104,28 @@ def test_what_comes_from_the_unlabelled_images_is_said_where_it_was_measured(wor
     assert f"of these, {100 * (right[0] - right[1]):.1f} (" in content["verdict"]["text"]
 
 
+def test_a_student_that_is_worse_is_said_to_be(workdir):
+    for name in ("eval.json", "predictions.parquet"):
+        first, last = (workdir / f"iteration_{k}" / name for k in (0, 2))
+        first.rename(workdir / "kept")
+        last.rename(first)
+        (workdir / "kept").rename(last)
+    content, _ = made_report(workdir)
+    found, text = content["verdict"]["difference"], content["verdict"]["text"]
+    assert found["mean"] < found["high"] < 0
+    points = [f"{-found[name]:.1f}" for name in ("mean", "high", "low")]
+    said = f"{points[0]} points ({points[1]} to {points[2]}, paired, n = 90) below the teacher. The"
+    assert text.startswith(f"Student 2 is {said} best of all is the teacher")
+
+
+def test_an_interval_that_holds_0_is_no_finding(workdir):
+    for name in ("eval.json", "predictions.parquet"):
+        shutil.copy(workdir / "iteration_0" / name, workdir / "iteration_2" / name)
+    content, page = made_report(workdir)
+    assert content["verdict"]["difference"]["mean"] == 0
+    assert content["verdict"]["caution"] in page and "holds 0" in page
+
+
 def test_every_tile_is_what_the_shards_and_the_selection_say(workdir):
     content, page = made_report(workdir)
     shards, before = rows_of(workdir, 2), rows_of(workdir, 1)
