@@ -74,9 +74,6 @@ class Mixture:
     def waits(self) -> str:
         return str(self._networks.waits) if self._networks else "bound by reading"
 
-    def local_batch_size(self, batch_size: int) -> int:
-        return self._networks.local_batch_size(batch_size) if self._networks else ROWS
-
     def prepare(self, source: Source, given: Sequence[Predictions] | None = None) -> np.ndarray:
         """Looks for the predictions of a source; returns the indices of images that lack one.
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 
 from ml_collections import config_dict
@@ -123,7 +124,7 @@ def networks(names: str) -> list[tuple[model_card.ModelCard, dict]]:
 def several(names: str) -> list[str]:
     """A path that is there, whatever it is called; or a list in JSON; or paths with commas between.
 
-    As a list any paths can be named.
+    Commas in braces, as {00..07,09}, are a pattern's. As a list any paths can be named.
     """
     if os.path.exists(os.path.expanduser(names)):
         return [names]
@@ -131,4 +132,4 @@ def several(names: str) -> list[str]:
         listed = json.loads(names)
         if listed and isinstance(listed, list) and all(isinstance(name, str) for name in listed):
             return listed
-    return [name.strip() for name in names.split(",")]
+    return [name.strip() for name in re.split(r",(?![^{]*\})", names)]

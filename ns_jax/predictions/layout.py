@@ -12,6 +12,7 @@ CLASSES = ("class", "label", "name")
 SCORES = ("probability", "prob", "confidence", "score")
 LISTS = ("probs", "probabilities", "logits", "scores", "log_probs")  # a row's scores as one value
 LIST_OF_CLASSES = "classes"
+ROW_NUMBERS = ("", "Unnamed: 0", "__index_level_0__")  # pandas' index, which is no class
 STATUS = "status"  # rows whose status is not `ok` hold no prediction
 SHOWN = 10
 
@@ -48,7 +49,9 @@ def find(
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise InputError(f"{path} has several columns of the name {_listed(twice)}; keep one")
-    key = next((name for name in KEYS if name in names), None)
+    names = [name for name in names if name not in ROW_NUMBERS]
+    spelled = {name.lower(): name for name in reversed(names)}
+    key = next((spelled[name] for name in KEYS if name in spelled), None)
     if key is None:
         raise InputError(
             f"{path} has no column with the keys or paths of the images ({', '.join(KEYS)}), only "

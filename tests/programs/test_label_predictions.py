@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -118,12 +119,11 @@ def test_every_form_gives_the_same_labels_whatever_its_order(form, config, tmp_p
 
 def folder_of(tmp_path, images):
     """A pool whose files lie in directories."""
-    import cv2
-
+    rng = np.random.default_rng(0)
     for name in images:
         path = tmp_path / "pool" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), np.full((8, 8, 3), len(name) * 9, np.uint8))
+        cv2.imwrite(str(path), rng.integers(0, 256, (8, 8, 3), np.uint8))
     return f"folder:{tmp_path / 'pool'}"
 
 
@@ -344,3 +344,55 @@ def test_label_shards_are_predictions_too(config, tmp_path):
     first, second = read(tmp_path / "a"), read(tmp_path / "b")
     assert second["status"].tolist() == first["status"].tolist()
     np.testing.assert_allclose(dense(second)[:800], probs[:800], atol=1e-4)
+
+
+def test_fewer_than_k_classes_other_delimiters_and_what_pandas_adds(config, tmp_path):
+    keys = keys_of(config)
+    best = ["Key;class_1;probability_1;class_2;probability_2"]
+    best += [f"{key};3;0.6;;" if n % 2 else f"{key};4;0.5;1;0.1" for n, key in enumerate(keys)]
+    (tmp_path / "best.csv").write_text("\n".join(best))
+    config.label.predictions = str(tmp_path / "best.csv")
+    label.run(config, tmp_path / "best")
+    found = dense(read(tmp_path / "best"))[:2]
+    np.testing.assert_allclose(found[0, [4, 1, 0]], [0.5, 0.1, 0.05], atol=3e-5)
+    np.testing.assert_allclose(found[1, [3, 0]], [0.6, 0.4 / 9], atol=3e-5)
+
+    probs = scipy.special.softmax(some_logits(len(keys)), 1)
+    lines = [",".join(["", "Path", *DIGITS])]
+    lines += [f"{n},{key}," + ",".join(map(str, probs[n])) for n, key in enumerate(keys)]
+    (tmp_path / "pandas.csv").write_text("\n".join(lines))
+    config.label.predictions = str(tmp_path / "pandas.csv")
+    label.run(config, tmp_path / "pandas")
+    np.testing.assert_allclose(dense(read(tmp_path / "pandas")), probs, atol=3e-5)
+
+
+def test_many_files_of_one_teacher_by_a_pattern(config, tmp_path):
+    keys = keys_of(config)
+    probs = scipy.special.softmax(some_logits(len(keys)), 1)
+    for part, rows in enumerate(np.array_split(np.arange(len(keys)), 3)):
+        write_csv(tmp_path / f"part-{part}.csv", [keys[row] for row in rows], probs[rows])
+    for number, pattern in enumerate(("part-*.csv", "part-{0,1,2}.csv")):
+        config.label.predictions = str(tmp_path / pattern)
+        label.run(config, tmp_path / str(number))
+        np.testing.assert_allclose(dense(read(tmp_path / str(number))), probs, atol=3e-5)
+    write_csv(tmp_path / "part-3.csv", ["stranger"], probs[:1, ::-1], DIGITS[::-1])
+    config.label.predictions = str(tmp_path / "part-*.csv")
+    with pytest.raises(InputError, match="other columns or classes, or another order"):
+        label.run(config, tmp_path / "3")
+
+
+def test_guarded_pools_are_hashed_and_unreadable_images_keep_their_reason(config, tmp_path):
+    names = [f"{number}.png" for number in range(8)]
+    config.data.unlabelled = folder_of(tmp_path, names)
+    (tmp_path / "pool" / "5.png").write_bytes(b"no image")
+    config.data.guard, config.data.max_bad_fraction = "digits:test", 0.5
+    probs = scipy.special.softmax(some_logits(7), 1)
+    write_csv(tmp_path / "p.csv", [name for name in names if name != "7.png"], probs)
+    config.label.predictions = str(tmp_path / "p.csv")
+    outputs = label.run(config, tmp_path)
+    status = read(tmp_path)["status"].tolist()
+    assert status[:5] == ["ok"] * 5 and status[7] == "no prediction"
+    assert status[5] not in ("ok", "no prediction")
+    assert outputs["num_bad"] == 1 and outputs["num_without_prediction"] == 1
+    shard = shards_lib.Shard(tmp_path / "labels" / shards_lib.shard_name(0, 1))
+    assert shard.read("phash")["phash"].any()
