@@ -19,7 +19,7 @@ from ns_jax.data.source import Source, digest
 from ns_jax.digest import Digest
 from ns_jax.errors import InputError
 from ns_jax.predictions import classes, join, scores, tables
-from ns_jax.progress import say
+from ns_jax.progress import one_line, say
 
 NO_PREDICTION = "no prediction"  # status of an image that the tables lack
 
@@ -60,6 +60,11 @@ class Predictions:
         self._best_only = self._tables[0].layout.best_only
         if not self._best_only:
             self._numbering.say_missing(self._theirs)
+        elif settings.scores == scores.LOGITS:
+            raise InputError(
+                f"{pattern} holds a few classes of each image, whose logits say nothing without "
+                "the others; write probabilities"
+            )
         self._used = np.zeros(0, bool)
         self._named: list[str] = []  # sources whose images have been looked for
 
@@ -83,8 +88,13 @@ class Predictions:
         rows = join.rows_of(source, self._index, self._keys)
         there = rows[rows >= 0]
         if not len(there):
-            theirs = ", ".join(self._keys_of(np.arange(min(3, len(self._index)))))
-            ours = ", ".join(source.keys(np.arange(min(3, len(source)))).to_pylist())
+            theirs, ours = (
+                ", ".join(map(one_line, keys))
+                for keys in (
+                    self._keys_of(np.arange(min(3, len(self._index)))),
+                    source.keys(np.arange(min(3, len(source)))).to_pylist(),
+                )
+            )
             raise IncompleteError(
                 f"{self.name} has no prediction of any of the {len(source):,} images of "
                 f"{source.name}: keys there are {theirs}, ...; here {ours}, ..."
@@ -148,11 +158,10 @@ class Predictions:
             count += len(batch.keys)
             if not flaws.counts:
                 found.append(join.numbers(batch.keys))
-                self._rows(batch, kind).tofile(store)
+                _append(store, self._rows(batch, kind))
         flaws.check(self.name, self._remedy(kind))
         if not count:
             raise InputError(f"{self.name} holds no predictions")
-        store.flush()
         index = join.Index(np.concatenate(found))
         self._used = np.zeros(count, bool)
         stored = np.memmap(store, self._dtype, "r", shape=(count, *self._shape))
@@ -263,7 +272,8 @@ class Predictions:
             keys = self._keys_of(rows[: scores.SHOWN])
             total = len(index or self._index)
             raise InputError(
-                f"{self.name}: {len(rows):,} of {total:,} rows {what}: {', '.join(keys)}"
+                f"{self.name}: {len(rows):,} of {total:,} rows {what}: "
+                f"{', '.join(map(one_line, keys))}"
                 f"{', ...' * (len(rows) > scores.SHOWN)}"
             )
 
@@ -309,6 +319,18 @@ class Predictions:
         for batch in self._batches():
             found.update(filter(None, pc.unique(batch.classes).to_pylist()))
         return class_names_lib.in_order(found)
+
+
+def _append(store: Any, rows: np.ndarray) -> None:
+    """Raises InputError if there is no room."""
+    try:
+        store.write(np.ascontiguousarray(rows).data)
+        store.flush()
+    except OSError as error:
+        raise InputError(
+            f"{error}: scores wait in a temporary file in {tempfile.gettempdir()}; make room "
+            "there, or name another directory as TMPDIR"
+        ) from None
 
 
 def _empty(batch: tables.Batch) -> np.ndarray:

@@ -160,6 +160,7 @@ def _outcome(config: config_dict.ConfigDict, workdir: pathlib.Path, k: int) -> p
 def _filter_config(config: config_dict.ConfigDict, workdir: pathlib.Path) -> config_dict.ConfigDict:
     """The first iteration's config, with the filter as its teacher and the whole pool to label."""
     config = copy.deepcopy(config)
+    config.label.predictions, config.label.weights = "", None  # the teacher's
     _teach(config, config.selftrain.filter)
     config.label.subset = ""
     config.select.labels = str(workdir / FILTER / "labels")

@@ -91,3 +91,16 @@ def test_what_a_file_cannot_do_is_said_at_once(changes, message, tiny_config, wr
         tiny_config[section][key] = value
     with pytest.raises(InputError, match=message):
         selftrain.run(tiny_config, tmp_path / "run")
+
+
+def test_a_file_filters_for_a_teacher_that_is_a_file_too(few_stages, tiny_config, write, tmp_path):
+    tiny_config.selftrain.filter = write("filter.csv", "unlabelled")
+    given = (tiny_config.selftrain.filter, write("t.csv", "unlabelled", "test"))
+    for number, teacher in enumerate(given):
+        tiny_config.selftrain.teacher = teacher
+        selftrain.run(tiny_config, tmp_path / str(number))
+        chosen = workdir_lib.read_manifest(tmp_path / str(number) / "filter" / "labels")
+        again = workdir_lib.read_manifest(tmp_path / str(number) / "iteration_1" / "labels")
+        assert chosen["inputs"]["preprocessing"] == again["inputs"]["preprocessing"] == []
+        assert chosen["inputs"]["subset"] is None and again["inputs"]["subset"]
+        assert again["outputs"]["num_images"] < chosen["outputs"]["num_images"] == 1148
