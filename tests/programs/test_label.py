@@ -197,14 +197,15 @@ def test_a_damaged_shard_is_computed_again(config, tmp_path, damage, capfd):
 @pytest.mark.parametrize("damage", ["gone", "cut off"])
 def test_selftrain_labels_again_what_it_cannot_select_from(config, tmp_path, damage):
     config.select.labels = str(tmp_path / "labels")
-    found = selftrain._label_and_select(config, tmp_path)
+    stages = selftrain._Stages(config, tmp_path)
+    found = selftrain._label_and_select(config, tmp_path, stages)
     before, shard = content(tmp_path), tmp_path / "labels" / "labels-00003-of-00012.parquet"
     shutil.rmtree(tmp_path / "selection")
     if damage == "gone":
         shard.unlink()
     else:
         shard.write_bytes(shard.read_bytes()[:-100])
-    assert selftrain._label_and_select(config, tmp_path) == found
+    assert selftrain._label_and_select(config, tmp_path, stages) == found
     assert content(tmp_path) == before
 
 
