@@ -74,7 +74,7 @@ def test_verbose_shows_where_an_error_came_from(environment, tmp_path):
         command, env=environment, cwd=environment["PYTHONPATH"], capture_output=True, check=False
     )
     assert child.returncode == 1
-    assert b"Traceback" in child.stderr and b"no checkpoint is named" in child.stderr
+    assert b"Traceback" in child.stderr and b"there is no teacher" in child.stderr
 
 
 FAILING = """
@@ -163,7 +163,7 @@ def test_bad_numbers_leave_the_workdir_free_for_the_corrected_command(environmen
     status, shown = run(environment, "train", student, f"--workdir={tmp_path}")
     assert status == 2 and "train.selection is empty" in shown
     status, shown = run(environment, "label", DIGITS, f"--workdir={tmp_path}")
-    assert status == 2 and "no checkpoint is named" in shown
+    assert status == 2 and "there is no teacher" in shown
     (tmp_path / "something").touch()
     status, shown = run(environment, "train", student, f"--workdir={tmp_path}")
     assert status == 2 and "belongs to a run of another config" in shown
@@ -185,7 +185,7 @@ def test_the_console_script_finds_the_configs(environment, tmp_path):
         text=True,
         check=False,
     )
-    assert child.returncode == 2 and "no checkpoint is named" in child.stderr
+    assert child.returncode == 2 and "there is no teacher" in child.stderr
 
 
 def test_the_folder_config_says_what_it_needs(environment, tmp_path):
