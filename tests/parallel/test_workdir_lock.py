@@ -128,7 +128,7 @@ def test_a_job_that_is_submitted_twice_runs_once(environment, tmp_path):
             assert f"process {first.pid} on {socket.gethostname()} is at work here" in said
         shares = start("label")  # workers of a labelling are many, wherever they work
         said, _ = shares.communicate(timeout=100)
-        assert "no checkpoint is named" in said and "is at work" not in said
+        assert "there is no teacher" in said and "is at work" not in said
         first.send_signal(signal.SIGKILL)
         first.communicate()
         first = start("train")
