@@ -145,7 +145,7 @@ def test_surplus_classes_are_named_and_present_ones_compete_alone(
     assert "lacks 2 classes (2 images): 13, 14" in capsys.readouterr().err
     with pytest.raises(InputError, match="made of other inputs"):
         evaluated(config, tmp_path / "present", parquet(tmp_path / "q", (1, 3)), classes="all")
-    with pytest.raises(InputError, match="evaluate.classes is 'some'"):
+    with pytest.raises(InputError, match="evaluate.classes='some'; known: all, present"):
         evaluated(config, tmp_path / "some", name, classes="some")
 
 
