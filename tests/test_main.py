@@ -175,6 +175,15 @@ def test_a_chain_of_networks_is_no_training(environment, tmp_path):
     assert status == 2 and "role=teacher, role=student or role=finetune" in shown
 
 
+def test_no_thread_is_there_before_sigterm_is_blocked(environment):
+    # Threads inherit what is blocked: one from before would take the notice, and nobody would know.
+    code = "import os, ns_jax.__main__; print(len(os.listdir('/proc/self/task')))"
+    child = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert child.stdout.split() == ["1"]
+
+
 def test_the_console_script_finds_the_configs(environment, tmp_path):
     script = pathlib.Path(sys.executable).with_name("ns-jax")
     child = subprocess.run(

@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from ml_collections import config_dict
 
 from ns_jax.errors import InputError
@@ -122,6 +121,8 @@ def number_of(entry: str) -> int:
 
 def derived_seed(seed: int, *numbers: int) -> int:
     """A seed for a part of what `seed` began: another one for other numbers."""
+    import numpy as np  # whose threads must not be there before SIGTERM is blocked: __main__
+
     return int(np.random.SeedSequence([seed, *numbers]).generate_state(1)[0] >> 1)
 
 
