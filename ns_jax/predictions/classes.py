@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -88,7 +89,7 @@ class Numbering:
 def _text(path: str) -> str:
     try:
         with paths_of_the_user():
-            return files.read(path).decode("utf-8-sig")
+            return files.read(os.path.expanduser(path)).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text in UTF-8: {error}") from None
 

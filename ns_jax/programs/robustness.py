@@ -51,9 +51,10 @@ def run(
         "suites": {},
     }
     for suite in asked:
+        measured = {one.name: passes.run(one, networks, directory, how) for one in suite.passes}
         found = [
-            {one.name: passes.run(one, network, directory, how) for one in suite.passes}
-            for network in networks
+            {name: sides[place] for name, sides in measured.items()}
+            for place in range(len(networks))
         ]
         result["suites"][suite.name] = _summary(suite, found)
         _say(suite, result["suites"][suite.name])

@@ -95,7 +95,8 @@ def _real(config: config_dict.ConfigDict, network: Network) -> Suite:
     source = open_lib.open_named(config, _source_name(config, "real"))
     if not config.robustness.real_labels:
         raise InputError("suite real needs robustness.real_labels, the file real.json")
-    labels = imagenet.real_labels(config.robustness.real_labels)
+    labels_path = os.path.expanduser(config.robustness.real_labels)
+    labels = imagenet.real_labels(labels_path)
     imagenet.image_number(source[0]["key"], source)  # a set of other names is said now
     places = imagenet.numbers(imagenet.wnids(), network.class_names)
 
@@ -108,13 +109,15 @@ def _real(config: config_dict.ConfigDict, network: Network) -> Suite:
         return {"top1": hits[:, 0], "top5": hits[:, 1]}
 
     numbered = images.numbered(source, len(labels))
-    digest = str(Digest(files.read(config.robustness.real_labels)))
+    digest = str(Digest(files.read(labels_path)))
     one = Pass("real", lambda: numbered, measure, inputs={"real_labels": digest})
     return suites.Accuracy("real", one, "any of an image's classes counts")
 
 
 def _imagenet_c(config: config_dict.ConfigDict, network: Network) -> Suite:
     where = _source_name(config, "c").rstrip("/")
+    if ":" not in where:
+        where = f"folder:{where}"
     chosen = _chosen(config.robustness.corruptions, corruptions.CORRUPTIONS, corruptions.EXTRA)
     by_corruption = {}
     for corruption in chosen:
@@ -122,6 +125,7 @@ def _imagenet_c(config: config_dict.ConfigDict, network: Network) -> Suite:
         for name in severities:
             kind, _, directory = name.partition(":")
             if kind == "folder":
+                directory = os.path.expanduser(directory)
                 if not files.exists(directory):
                     raise MissingFileError(
                         f"robustness.c: there is no {directory}; ImageNet-C has a directory for "
@@ -162,7 +166,7 @@ def _labelled_pass(
 
 def _imagenet_p(config: config_dict.ConfigDict, network: Network) -> Suite:
     """Videos in `DIR/PERTURBATION/WNID/*.mp4`."""
-    root = _source_name(config, "p").removeprefix("folder:").rstrip("/")
+    root = os.path.expanduser(_source_name(config, "p").removeprefix("folder:").rstrip("/"))
     every = perturbations.PERTURBATIONS, perturbations.EXTRA
     chosen = _chosen(config.robustness.perturbations, *every)
     by_perturbation = {}
@@ -211,7 +215,7 @@ def _own(config: config_dict.ConfigDict, network: Network) -> list[Suite]:
     view = network.view(None)
     kinds = _chosen(settings.corruptions, corruptions.CORRUPTIONS, corruptions.EXTRA)
     variant = settings.variant or corruptions.nearest(view.size)
-    making = images.Making(view, settings.seed, variant, settings.frost)
+    making = images.Making(view, settings.seed, variant, os.path.expanduser(settings.frost))
     _check_making(making, kinds)
 
     def one(name: str, made: Callable[[], Source]) -> Pass:

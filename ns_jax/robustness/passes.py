@@ -8,7 +8,7 @@ import dataclasses
 import io
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -107,12 +107,21 @@ class Settings:
     max_bad_fraction: float
 
 
-def run(one: Pass, network: Network, directory: pathlib.Path, settings: Settings) -> dict:
-    """`{"name": float32 [M], ...}` as `one.measure` has it; from its files where it is done.
+def run(
+    one: Pass, networks: Sequence[Network], directory: pathlib.Path, settings: Settings
+) -> list[dict[str, np.ndarray]]:
+    """What `one.measure` has of each network, `{"name": float32 [M], ...}`; from its files where it
+    is done.
 
     Called by all processes. Raises InputError for files of a pass of other inputs.
     """
     source = one.open()
+    return [_run(one, source, network, directory, settings) for network in networks]
+
+
+def _run(
+    one: Pass, source: Source, network: Network, directory: pathlib.Path, settings: Settings
+) -> dict[str, np.ndarray]:
     inputs = {
         "model": network.digest,
         "source": source.fingerprint,

@@ -224,7 +224,9 @@ class TestImageNet:
         assert found["corruptions"]["fog"]["errors"] == pytest.approx([error] * 5)
         assert found["mce"] == pytest.approx(100 * error / 0.819324, rel=1e-5)
 
-    def test_a_set_that_is_not_there_is_said_before_the_first_pass(self, thousand, tmp_path):
+    def test_a_set_that_is_not_there_is_said_before_the_first_pass(
+        self, thousand, tmp_path, monkeypatch
+    ):
         thousand.robustness.suites = "c"
         thousand.robustness.c = f"folder:{tmp_path}"
         with pytest.raises(InputError, match="there is no .*gaussian_noise/1; ImageNet-C has"):
@@ -232,6 +234,16 @@ class TestImageNet:
         (tmp_path / "fog" / "1" / "n01440764").mkdir(parents=True)
         thousand.robustness.corruptions = "fog"
         with pytest.raises(InputError, match="999 classes are missing: n01443537"):
+            robustness.run(thousand, tmp_path / "out")
+        for where in (str(tmp_path), "~"):  # a directory alone, at home too
+            monkeypatch.setenv("HOME", str(tmp_path))
+            thousand.robustness.c = where
+            with pytest.raises(InputError, match=f"{tmp_path}/fog/1: 999 classes are missing"):
+                robustness.run(thousand, tmp_path / "out")
+        (tmp_path / "tilt" / "n01440764").mkdir(parents=True)
+        thousand.robustness.suites, thousand.robustness.p = "p", "~"
+        thousand.robustness.perturbations = "tilt"
+        with pytest.raises(InputError, match=f"{tmp_path}/tilt: 999 classes are missing"):
             robustness.run(thousand, tmp_path / "out")
         thousand.robustness.suites, thousand.robustness.r = "r", ""
         with pytest.raises(InputError, match="robustness.r is empty"):
