@@ -285,7 +285,10 @@ def _validate(configs: list) -> None:
             numbers_lib.derive(finetune, len(labelled), len(devices))
             trainer_lib.build_model(finetune, len(labelled.class_names))
         model = trainer_lib.build_model(config, len(labelled.class_names))
-        trainer_lib.train_view(config, trainer_lib.build_preprocessing(config, model))
+        view = trainer_lib.build_preprocessing(config, model)
+        trainer_lib.train_view(config, view)
+        if config.selftrain.robustness:
+            build.check_in_selftrain(config, view)
         if k > 0:
             select.check(config)
             if config.label.predictions and not config.train.teacher:
@@ -294,8 +297,6 @@ def _validate(configs: list) -> None:
         _check_init(config, configs, k)
     if configs[0].selftrain.filter and len(configs) == 1:
         raise InputError("selftrain.filter is set, but selftrain.iterations is 0")
-    if configs[0].selftrain.robustness:
-        _check_robustness(configs[0])
     _check_sources(configs[0], functools.partial(source, configs[0]))
 
 
@@ -322,17 +323,6 @@ def _check_sources(config: config_dict.ConfigDict, source: Callable[[str], Sourc
         overlap.check(matching.match(source("holdout"), names, owner), labelled)
     if config.data.test:
         scoring.prepare(source("test"), names, owner, config.evaluate.classes)
-
-
-def _check_robustness(config: config_dict.ConfigDict) -> None:
-    names = build.names(",".join(config.selftrain.robustness))
-    if not set(names) <= set(build.ANYBODYS):
-        raise InputError(
-            f"selftrain.robustness is {tuple(names)}; in a self-training there are "
-            f"{', '.join(build.ANYBODYS)}; for the others run the program robustness afterwards"
-        )
-    if not config.data.test:
-        raise InputError("selftrain.robustness needs data.test, whose images it corrupts")
 
 
 def _check_init(config: config_dict.ConfigDict, configs: list, k: int) -> None:

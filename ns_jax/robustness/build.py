@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import config_dict
 
 from ns_jax import files
-from ns_jax.data import decoding, matching
+from ns_jax.data import crops, decoding, matching
 from ns_jax.data import open as open_lib
 from ns_jax.data.listing import listing
 from ns_jax.data.source import Source
@@ -66,6 +66,20 @@ def names(asked: str) -> list[str]:
             f"robustness.suites is {asked!r}; known: {', '.join(KNOWN)}, with commas between"
         )
     return found
+
+
+def check_in_selftrain(config: config_dict.ConfigDict, view: crops.Preprocessing) -> None:
+    """Raises InputError for suites that a self-training, whose networks have `view`, cannot run."""
+    asked = names(",".join(config.selftrain.robustness))
+    if not set(asked) <= set(ANYBODYS):
+        raise InputError(
+            f"selftrain.robustness is {tuple(asked)}; in a self-training there are "
+            f"{', '.join(ANYBODYS)}; for the others run the program robustness afterwards"
+        )
+    if not config.data.test:
+        raise InputError("selftrain.robustness needs data.test, whose images it corrupts")
+    if "own" in asked:
+        _making(config, view)
 
 
 def _source_name(config: config_dict.ConfigDict, suite: str) -> str:
@@ -213,10 +227,7 @@ def _own(config: config_dict.ConfigDict, network: Network) -> list[Suite]:
     settings = config.robustness
     source, chosen = _test_images(config, network)
     view = network.view(None)
-    kinds = _chosen(settings.corruptions, corruptions.CORRUPTIONS, corruptions.EXTRA)
-    variant = settings.variant or corruptions.nearest(view.size)
-    making = images.Making(view, settings.seed, variant, os.path.expanduser(settings.frost))
-    _check_making(making, kinds)
+    making, kinds, sequences = _making(config, view)
 
     def one(name: str, made: Callable[[], Source]) -> Pass:
         return Pass(
@@ -239,15 +250,14 @@ def _own(config: config_dict.ConfigDict, network: Network) -> list[Suite]:
         for kind in kinds
     }
     clean = Pass("own-clean", lambda: source, passes.measure_top, chosen=chosen)
-    note = f"severities of {variant} pixels"
+    note = f"severities of {making.variant} pixels"
     if "frost" in kinds and not settings.frost:
         note += f"; {FROST_NOTE}"
     found: list[Suite] = [suites.Corruptions("own", by_corruption, clean, False, note)]
-    if settings.perturbations != "none":
-        every = perturbations.PERTURBATIONS, perturbations.EXTRA
+    if sequences:
         indices = np.arange(len(source)) if chosen is None else chosen
         by_perturbation = {}
-        for kind in _chosen(settings.perturbations, *every):
+        for kind in sequences:
             frames = perturbations.num_frames(kind)
             by_perturbation[kind] = Pass(
                 f"own-flips-{kind}",
@@ -260,11 +270,25 @@ def _own(config: config_dict.ConfigDict, network: Network) -> list[Suite]:
     return found
 
 
-def _check_making(making: images.Making, kinds: list[str]) -> None:
-    """Makes one of each: a size, a variant or photographs that do not do are said now."""
+def _making(
+    config: config_dict.ConfigDict, view: crops.Preprocessing
+) -> tuple[images.Making, list[str], list[str]]:
+    """How own images are made, the corruptions and the perturbations of sequences.
+
+    One of each corruption is made: a size, a variant or photographs that do not do are said now.
+    """
+    settings = config.robustness
+    kinds = _chosen(settings.corruptions, corruptions.CORRUPTIONS, corruptions.EXTRA)
+    sequences = []
+    if settings.perturbations != "none":
+        every = perturbations.PERTURBATIONS, perturbations.EXTRA
+        sequences = _chosen(settings.perturbations, *every)
+    variant = settings.variant or corruptions.nearest(view.size)
+    making = images.Making(view, settings.seed, variant, os.path.expanduser(settings.frost))
     grey = np.full((making.view.size, making.view.size, 3), 128, np.uint8)
     for kind in kinds:
         corruptions.corrupt(grey, kind, 1, making.seed, 0, making.variant, making.frost)
+    return making, kinds, sequences
 
 
 def _attacks(config: config_dict.ConfigDict, network: Network, name: str) -> Suite:

@@ -1,5 +1,6 @@
 """The program on real images and real files, with networks of random weights."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -344,4 +345,18 @@ def test_selftrain_says_first_what_it_cannot_measure(tiny_config, tmp_path, suit
         said = "needs data.test"
     with pytest.raises(InputError, match=said):
         selftrain.run(tiny_config, tmp_path)
+    assert not list(tmp_path.glob("iteration_*"))
+
+
+def test_selftrain_says_first_what_it_cannot_corrupt(tiny_config, tmp_path):
+    tiny_config.selftrain.robustness = ("own",)
+    for key, value, said in (
+        ("corruptions", "foggy", "unknown: foggy"),
+        ("perturbations", "wobble", "unknown: wobble"),
+        ("frost", str(tmp_path), "frost1.png is missing"),
+    ):
+        config = copy.deepcopy(tiny_config)
+        config.robustness[key] = value
+        with pytest.raises(InputError, match=said):
+            selftrain.run(config, tmp_path)
     assert not list(tmp_path.glob("iteration_*"))
