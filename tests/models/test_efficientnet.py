@@ -75,16 +75,17 @@ def stage_outputs(**options):
     spec = efficientnet.StageSpec(repeats=5, kernel_size=3, stride=2, expand_ratio=2, features=8)
     norm = functools.partial(layers.BatchNorm, 1)
     mode, place = efficientnet.Mode(train=True, noise=True), layers.ANYWHERE
+    rows = efficientnet.NO_ROWS
     options = {"scan_unroll": 1, "remat": "none", **options}
-    stage = efficientnet.Stage(spec, norm, mode, place, **options)
+    stage = efficientnet.Stage(spec, "same", norm, mode, place, **options)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 4))
     keep_probs = jnp.linspace(1.0, 0.5, 5)
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(2)}
-    variables = jax.jit(stage.init)(rngs, images, keep_probs, None)
+    variables = jax.jit(stage.init)(rngs, images, keep_probs, rows)
 
     def loss(params):
         both = {"params": params, "batch_stats": variables["batch_stats"]}
-        y, stats = stage.apply(both, images, keep_probs, None, mutable=["group_stats"], rngs=rngs)
+        y, stats = stage.apply(both, images, keep_probs, rows, mutable=["group_stats"], rngs=rngs)
         return (y**2).sum(), (y, stats)
 
     grads, (y, stats) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
