@@ -166,18 +166,21 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     finetune.remat = optional(str)  # None: as before
 
     config.label = label = config_dict.ConfigDict()
-    # The teacher; or several with commas between: their mean. Paths that hold commas: as a list,
-    # '["runs/a, b", "runs/c"]'.
+    # The teacher: a workdir, a checkpoint or FILE.onnx; or several with commas between: their mean.
+    # Paths that hold commas: as a list, '["runs/a, b", "runs/c"]'.
     label.checkpoint = ""
     # Predictions made elsewhere, as a teacher or averaged with others: FILE.parquet, .csv, .npz or
     # .npy, a pattern for many files of one teacher, several teachers with commas between.
     # docs/teachers.md
     label.predictions = ""
     label.holdout_predictions = ""  # of data.holdout, where label.predictions has no rows of it
-    # Of checkpoints, then of predictions, in the mean: as (2.0, 1.0). None: all alike.
+    # In the mean, of checkpoints, then of exported files, then of predictions: as (2.0, 1.0).
+    # None: all alike.
     label.weights = optional(tuple)
-    label.scores = ""  # what predictions hold: "probabilities" or "logits"; "": as they look
-    label.class_names = ""  # file with a class name a line, for predictions that do not name them
+    # What predictions, or an ONNX file of somebody else, give: "probabilities" or "logits"; "": as
+    # they look.
+    label.scores = ""
+    label.class_names = ""  # file with a class name a line, for those that do not name them
     label.class_map = ""  # CSV, theirs,ours a line: classes that are called otherwise there
     label.subset = ""  # directory of a selection: label only its images, each once
     label.temperature = 1.0  # of what is stored: above 1 is less sure; data.holdout has it fitted
@@ -189,6 +192,15 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     label.worker = ""
     label.lease_seconds = 60.0  # without a sign of life after which another takes a shard over
     label.classes_kept = optional(int)  # most probable classes stored; None: 16, or all if fewer
+
+    # How an ONNX file of somebody else, as a teacher or evaluated, is shown images. None: as a
+    # preprocessor_config.json or config.json beside it says, else as config.data has it.
+    config.foreign = foreign = config_dict.ConfigDict()
+    foreign.image_size = optional(int)  # pixels, where the file leaves it open
+    foreign.crop = optional(str)  # as data.crop
+    foreign.mean = optional(tuple)  # of each channel, on the scale 0..1
+    foreign.std = optional(tuple)
+    foreign.interpolation = optional(str)  # as data.interpolation
 
     config.select = select = config_dict.ConfigDict()
     select.labels = ""  # directory of label shards

@@ -58,6 +58,7 @@ POSITIVE_SHARE = Range(0, 1, without_low=True)
 COUNT_OR_NONE = Range(1, optional=True)
 SEED = Range(0, 2**63 - 1)
 STAGES = Range(0, 7)
+INTERPOLATIONS = ("bicubic", "bicubic_antialias", "bicubic_tf", "bilinear")
 
 RANGES = {
     "seed": SEED,
@@ -123,6 +124,9 @@ RANGES = {
     "label.images_per_shard": COUNT,
     "label.lease_seconds": POSITIVE,
     "label.classes_kept": COUNT_OR_NONE,
+    "foreign.image_size": COUNT_OR_NONE,
+    "foreign.mean": Range(-math.inf, count=3, optional=True),
+    "foreign.std": Range(0, without_low=True, count=3, optional=True),
     "select.threshold": SHARE,
     "select.max_confidence": dataclasses.replace(POSITIVE, optional=True),
     "select.per_class": NATURAL,
@@ -158,7 +162,8 @@ RANGES = {
 CHOICES = {
     "model.padding": (None, "same", "symmetric"),
     "model.dtype": ("float32", "bfloat16"),
-    "data.interpolation": ("bicubic", "bicubic_antialias", "bicubic_tf", "bilinear"),
+    "data.interpolation": INTERPOLATIONS,
+    "foreign.interpolation": (None, *INTERPOLATIONS),
     "data.train_view": ("crop", "pad", "evaluation"),
     "data.crop_sampler": ("official", "area"),
     "randaugment.overflow": ("official", "saturate"),

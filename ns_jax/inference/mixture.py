@@ -1,8 +1,9 @@
-"""Predictions made elsewhere as a teacher, alone or averaged with others and with networks."""
+"""Networks of ours, exported files and predictions made elsewhere: their mean as a teacher."""
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 
+import jax
 import numpy as np
 import scipy.special
 
@@ -10,7 +11,8 @@ from ns_jax.data import crops, pipeline
 from ns_jax.data.source import Indices, Source, digest
 from ns_jax.data.workers import LoaderSettings
 from ns_jax.errors import InputError
-from ns_jax.inference.predictor import Predictor
+from ns_jax.foreign.exported import ExportedNetwork
+from ns_jax.inference.predictor import Predictor, Waits
 from ns_jax.predictions.given import NO_PREDICTION, IncompleteError, Predictions
 from ns_jax.progress import one_line
 
@@ -18,12 +20,12 @@ SHOWN = 5  # keys of images that are named
 ROWS = 4096  # at once, where no image is read
 
 
-def check_weights(weights: Sequence[float] | None, networks: int, given: int) -> None:
+def check_weights(weights: Sequence[float] | None, networks: int, files: int, given: int) -> None:
     """Raises InputError for another number of weights than teachers."""
-    if weights is not None and len(weights) != networks + given:
+    if weights is not None and len(weights) != networks + files + given:
         raise InputError(
-            f"label.weights has {len(weights)} numbers for {networks} checkpoints and {given} "
-            "predictions; one for each, checkpoints first"
+            f"label.weights has {len(weights)} numbers for {networks} checkpoints, {files} "
+            f"exported files and {given} predictions; one for each, in this order"
         )
 
 
@@ -34,7 +36,7 @@ def first_keys(source: Source, indices: np.ndarray) -> str:
 
 
 class Mixture:
-    """The weighted mean of predictions and networks, which predicts as `Predictor` does.
+    """The weighted mean of networks and predictions, which predicts as `Predictor` does.
 
     Images that one of the predictions lacks have the status `no prediction`.
     """
@@ -42,37 +44,50 @@ class Mixture:
     def __init__(
         self,
         networks: Predictor | None,
+        files: Sequence[ExportedNetwork],
         given: Sequence[Predictions],
         weights: Sequence[float] | None = None,
         temperature: float = 1.0,
+        flip: bool = False,
     ):
-        """`given`: of the classes of `networks`; `weights`: of each network, then of each of
-        `given`; None: all alike. Raises InputError for another number of weights.
+        """All of one list of classes; `weights`: of each network, file and table, in this order;
+        None: all alike. `flip`: of the files, as of `networks`. Raises InputError for another
+        number of weights.
         """
-        self._networks, self.given, self.temperature = networks, given, temperature
-        self.class_names = networks.class_names if networks else given[0].class_names
-        count = networks.num_networks if networks else 0
-        check_weights(weights, count, len(given))
+        self._networks, self.files, self.given = networks, files, given
+        self.temperature, self._flip = temperature, flip
+        self.class_names = next(
+            one.class_names for one in (networks, *files, *given) if one is not None
+        )
+        check_weights(weights, self._num_networks - len(files), len(files), len(given))
         self._weights = None if weights is None else np.asarray(weights, float)
+        own = networks.views if networks else []
+        # What all that look at images want to see of one.
+        self.views: list[crops.Preprocessing] = list(
+            dict.fromkeys([*own, *(one.view for one in files)])
+        )
+        self._waits = Waits()
         # By a source's fingerprint: tables, and the rows of its images in each.
         self._rows: dict[str, list[tuple[Predictions, np.ndarray]]] = {}
 
     @property
-    def views(self) -> list[crops.Preprocessing]:
-        return self._networks.views if self._networks else []
+    def _num_networks(self) -> int:
+        return (self._networks.num_networks if self._networks else 0) + len(self.files)
 
     @functools.cached_property
     def digest(self) -> str:
         """16 hexadecimal digits that name all members, and their weights if they have any."""
         found = [self._networks.digest] if self._networks else []
-        found += [one.digest for one in self.given]
+        found += [file.digest for file in self.files] + [one.digest for one in self.given]
         if self._weights is not None:
             found.append(str((self._weights / self._weights.sum()).tolist()))
         return found[0] if len(found) == 1 else digest(*found)
 
     @property
     def waits(self) -> str:
-        return str(self._networks.waits) if self._networks else "bound by reading"
+        if self._networks:
+            return str(self._networks.waits)
+        return str(self._waits) if self.files else "bound by reading"
 
     def prepare(self, source: Source, given: Sequence[Predictions] | None = None) -> np.ndarray:
         """Looks for the predictions of a source; returns the indices of images that lack one.
@@ -126,10 +141,14 @@ class Mixture:
         batch_size: int,
         hashed: bool = False,
     ) -> Iterator[dict]:
-        """As `Predictor.logits`: of networks and mirror images, then of predictions."""
-        tables = self._rows[source.fingerprint]
+        """As `Predictor.logits`: of networks and files with mirror images, then of predictions."""
+        tables = self._rows[source.fingerprint] if self.given else []
         for batch in self._batches(source, chunks, reading, batch_size, hashed):
             members = [batch["logits"]] if self._networks else []
+            seen = [batch.pop(f"image_{n}", None) for n in range(len(self.views))]
+            for file in self.files:
+                images = seen[self.views.index(file.view)]
+                members.append(self._log_probs(file, images, len(batch["index"])))
             lost = np.zeros(len(batch["index"]), bool)
             for one, rows in tables:
                 found = one.log_probs(rows[batch["index"]])
@@ -148,7 +167,7 @@ class Mixture:
 
     def member_weights(self, members: int) -> np.ndarray | None:
         """float `[members]` of networks, each with its mirror images, and of predictions."""
-        count = self._networks.num_networks if self._networks else 0
+        count = self._num_networks
         views = (members - len(self.given)) // count if count else 1
         if self._weights is None and views == 1:
             return None
@@ -167,14 +186,16 @@ class Mixture:
     ) -> Iterator[dict]:
         """Batches with `index`, `label`, `key`, `status`, and what else they are read for."""
         if self._networks:
-            yield from self._networks.logits(source, chunks, reading, batch_size, hashed)
-        elif hashed or source.labels is None:
-            parts = pipeline.full_batches(chunks, batch_size)
+            more = self.views[len(self._networks.views) :]
+            yield from self._networks.logits(source, chunks, reading, batch_size, hashed, more)
+        elif self.files or hashed or source.labels is None:
+            size = -(-batch_size // jax.process_count())
+            parts = pipeline.full_batches(chunks, size)
             batches = pipeline.evaluation_batches(
-                source, parts, [], batch_size=batch_size, reading=reading, hashed=hashed
+                source, parts, self.views, batch_size=size, reading=reading, hashed=hashed
             )
             try:
-                yield from batches
+                yield from self._waits.timed("input", batches)
             finally:
                 batches.close()
         else:
@@ -185,3 +206,11 @@ class Mixture:
                     "key": source.keys(index).to_pylist(),
                     "status": ["ok"] * len(index),
                 }
+
+    def _log_probs(self, one: ExportedNetwork, images: np.ndarray, count: int) -> np.ndarray:
+        """float32 `[count, 1 or 2, classes]`, of images and, with `flip`, of mirror images."""
+        with self._waits.timing("device"):
+            found = [one.log_probs(images[:count], len(images))]
+            if self._flip:
+                found.append(one.log_probs(images[:count, :, ::-1], len(images)))
+        return np.stack(found, axis=1)

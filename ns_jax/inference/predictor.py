@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ns_jax import trees
-from ns_jax.data import pipeline, source
+from ns_jax.data import crops, pipeline, source
 from ns_jax.data.source import Indices
 from ns_jax.data.workers import Batches, LoaderSettings
 from ns_jax.errors import DivergedError
@@ -170,9 +170,14 @@ class Predictor:
         reading: LoaderSettings,
         batch_size: int,
         hashed: bool = False,
+        more_views: Sequence[crops.Preprocessing] = (),
     ) -> Iterator[dict]:
-        """As `predict`, with `logits` float32 `[n, M, classes]` of members and mirror images."""
-        yield from self._with_logits(self._batches(source, chunks, reading, batch_size, hashed))
+        """As `predict`, with `logits` float32 `[n, M, classes]` of members and mirror images.
+
+        `more_views` of the images are left in a batch, after its own: `image_NUMBER`.
+        """
+        batches = self._batches(source, chunks, reading, batch_size, hashed, more_views)
+        yield from self._with_logits(batches)
 
     def logits_of_arrays(self, images: np.ndarray, batch_size: int) -> Iterator[dict]:
         """As `logits`, of uint8 `[N, H, W, 3]` that are shown to the networks as they are.
@@ -210,12 +215,13 @@ class Predictor:
         reading: LoaderSettings,
         batch_size: int,
         hashed: bool = False,
+        more_views: Sequence[crops.Preprocessing] = (),
     ) -> Batches:
         size = self.local_batch_size(batch_size)
         return pipeline.evaluation_batches(
             source,
             pipeline.full_batches(chunks, size),
-            self.views,
+            [*self.views, *more_views],
             batch_size=size,
             reading=reading,
             hashed=hashed,

@@ -1,6 +1,7 @@
-"""The teacher that a config names: checkpoints, predictions made elsewhere, or both."""
+"""The teacher that a config names: checkpoints, exported files, predictions made elsewhere."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -8,11 +9,15 @@ from collections.abc import Iterator, Sequence
 
 from ml_collections import config_dict
 
+from ns_jax import files as files_lib
 from ns_jax import model_card
 from ns_jax.checkpoints import checkpoint
+from ns_jax.data import crops
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError, MissingFileError
+from ns_jax.foreign import exported
+from ns_jax.foreign.exported import ExportedNetwork
 from ns_jax.inference.mixture import Mixture, check_weights
 from ns_jax.inference.predictor import Predictor
 from ns_jax.predictions import given, tables
@@ -31,20 +36,69 @@ def from_config(config: config_dict.ConfigDict) -> Predictor | Mixture:
             "there is no teacher: name a checkpoint as label.checkpoint, or predictions made "
             "elsewhere as label.predictions"
         )
+    of_files = exported_names(label.checkpoint)
+    of_networks = [name for name in several(label.checkpoint) if name not in of_files]
     members = None
-    if label.checkpoint:
+    if of_networks:
         members = Predictor(
-            networks(label.checkpoint),
+            networks(of_networks),
             temperature=label.temperature,
             flip=label.flip,
             name=f"the teacher {label.checkpoint}",
         )
-    if not label.predictions and label.weights is None:
-        assert members
-        return members
+        if not of_files and not label.predictions and label.weights is None:
+            return members
     expected = members.class_names if members else labelled_classes(config)
-    found = predictions(config, label.predictions, expected) if label.predictions else []
-    return Mixture(members, found, label.weights, label.temperature)
+    files: list[ExportedNetwork] = []
+    for name in of_files:
+        files.append(open_exported(config, name, expected, expected))
+        expected = files[0].class_names
+    given = predictions(config, label.predictions, expected) if label.predictions else []
+    return Mixture(members, files, given, label.weights, label.temperature, label.flip)
+
+
+def exported_names(names: str) -> list[str]:
+    """Those of the files that `label.checkpoint` names which are exported networks."""
+    return [name for name in several(names) if exported.is_exported(name)]
+
+
+def has_weights(name: str) -> bool:
+    """Whether a teacher, or one of several, is a checkpoint: it can be trained on and be asked
+    within a step.
+    """
+    return not tables.is_predictions(name) and not exported_names(name)
+
+
+def open_exported(
+    config: config_dict.ConfigDict,
+    name: str,
+    expected: Sequence[str] = (),
+    fallback: Sequence[str] = (),
+) -> ExportedNetwork:
+    """The file's network, its classes those of `expected` or, without, its own.
+
+    `fallback`: those of a file that does not name them. Raises what `exported.open_network` does.
+    """
+    data, label, told = config.data, config.label, config.foreign
+    view = functools.partial(
+        crops.Preprocessing,
+        crop=data.crop,
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        interpolation=data.interpolation,
+    )
+    settings = exported.Settings(
+        label.class_names,
+        label.class_map,
+        label.scores,
+        told.image_size,
+        told.crop,
+        told.mean and tuple(told.mean),
+        told.std and tuple(told.std),
+        told.interpolation,
+    )
+    assumed = exported.Assumed(tuple(fallback), data.image_size, view)
+    return exported.open_network(files_lib.as_path(name), assumed, settings, expected)
 
 
 def name_of(config: config_dict.ConfigDict) -> str:
@@ -77,11 +131,14 @@ def predictions(
 
 
 def check(config: config_dict.ConfigDict, expected: Sequence[str]) -> None:
-    """Raises InputError for predictions whose heads tell that they cannot be used."""
+    """Raises InputError for exported files and predictions that tell that they cannot be used."""
     label = config.label
-    found = predictions(config, label.predictions, expected)
-    count = len(several(label.checkpoint)) if label.checkpoint else 0
-    check_weights(label.weights, count, len(found))
+    of_files = exported_names(label.checkpoint)
+    for name in of_files:
+        open_exported(config, name, expected, expected)
+    given = predictions(config, label.predictions, expected) if label.predictions else []
+    count = len(several(label.checkpoint)) - len(of_files)
+    check_weights(label.weights, count, len(of_files), len(given))
 
 
 def check_surplus(
@@ -98,12 +155,8 @@ def check_surplus(
         one.check_surplus(sources())
 
 
-def networks(names: str) -> list[tuple[model_card.ModelCard, dict]]:
-    """The checkpoints that `label.checkpoint` names, with the classes of the first one.
-
-    Raises InputError for one of other classes.
-    """
-    named = several(names)
+def networks(named: Sequence[str]) -> list[tuple[model_card.ModelCard, dict]]:
+    """Checkpoints, with the classes of the first one. Raises InputError for one of others."""
     try:
         paths = [checkpoint.find(name) for name in named]
     except MissingFileError as error:
@@ -126,6 +179,8 @@ def several(names: str) -> list[str]:
 
     Commas in braces, as {00..07,09}, are a pattern's. As a list any paths can be named.
     """
+    if not names:
+        return []
     if os.path.exists(os.path.expanduser(names)):
         return [names]
     with contextlib.suppress(json.JSONDecodeError):

@@ -13,6 +13,7 @@ from ns_jax.errors import InputError, paths_of_the_user
 from ns_jax.progress import one_line, say
 
 SHOWN = 10
+REST = "*"  # in a map: all names of theirs that have no line and are none of ours
 
 
 def read_names(path: str) -> tuple[str, ...]:
@@ -22,6 +23,8 @@ def read_names(path: str) -> tuple[str, ...]:
 
 def read_map(path: str) -> dict[str, str]:
     """`theirs,ours` a line: by their name ours, or "" for a class that is left out.
+
+    `*,` leaves out all that have no line and are none of ours.
 
     Raises InputError for a line of other than two names, and for a name of theirs with several.
     """
@@ -36,6 +39,11 @@ def read_map(path: str) -> dict[str, str]:
                 'a name that holds a comma stands in quotation marks, "a, b"'
             )
         theirs, ours = class_names_lib.normal(names[0]), names[1]
+        if theirs == REST and ours:
+            raise InputError(
+                f"{path}, line {number}: all other classes can be left out, `{REST},`, not become "
+                f"{one_line(ours)}"
+            )
         if found.setdefault(theirs, ours) != ours:
             raise InputError(
                 f"{path}, line {number}: {one_line(names[0])} is {one_line(found[theirs])} above "
@@ -50,10 +58,20 @@ class Numbering:
     def __init__(self, class_map: dict[str, str], expected: Sequence[str], path: str):
         """`path`: the table, in errors."""
         self.class_names, self._map, self._path = tuple(expected), class_map, path
+        self._own = set(map(class_names_lib.normal, expected))
 
     def is_left_out(self, name: str) -> bool:
         """Whether a class of theirs is none of ours on purpose."""
         return self._ours(name) == ""
+
+    def check_map(self, theirs: Sequence[str]) -> None:
+        """Raises InputError for lines of the map whose name is none of theirs."""
+        there = {*map(class_names_lib.normal, theirs), REST}
+        if surplus := [name for name in self._map if name not in there]:
+            raise InputError(
+                f"label.class_map has {len(surplus)} names that {self._path} does not have: "
+                f"{_listed(surplus)}; it has {_listed(theirs)}"
+            )
 
     def found(self, theirs: Sequence[str]) -> tuple[str, ...]:
         """Our names that these stand for, in the order in which they come."""
@@ -83,7 +101,10 @@ class Numbering:
             say(f"{self._path} has no scores of {len(missing)} classes: {_listed(missing)}")
 
     def _ours(self, name: str) -> str:
-        return self._map.get(class_names_lib.normal(name), name)
+        normal = class_names_lib.normal(name)
+        if REST in self._map and normal not in self._own:
+            return self._map.get(normal, self._map[REST])
+        return self._map.get(normal, name)
 
 
 def _text(path: str) -> str:

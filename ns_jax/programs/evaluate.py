@@ -1,6 +1,5 @@
 """Top-1, top-5, accuracy of each class and calibration of a network, every image once."""
 
-import functools
 import json
 import pathlib
 from typing import Any
@@ -11,15 +10,16 @@ from ns_jax import files
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
 from ns_jax.config import ranges
-from ns_jax.data import bad_images, crops
+from ns_jax.data import bad_images
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError
+from ns_jax.foreign import exported
 from ns_jax.inference import mixture, predictions, predictor, scoring, teachers
 from ns_jax.parallel import processes
 from ns_jax.predictions import tables
 from ns_jax.progress import say
-from ns_jax.weights import export, exported, imported
+from ns_jax.weights import export, imported
 
 
 def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
@@ -53,8 +53,9 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     reading, size = open_lib.loader_settings(config), evaluate.batch_size
     found = scoring.predict(model, source, reading, bad, size, classes=classes)
     result = {**found.scores(len(model.class_names)), "num_corrupt": len(bad), "inputs": inputs}
-    if isinstance(model, exported.ExportedNetwork):
-        result |= {"file_bytes": model.num_bytes, **model.milliseconds()}
+    if exported.is_exported(name):
+        (file,) = model.files
+        result |= {"file_bytes": file.num_bytes, **file.milliseconds()}
     if against:
         other = scoring.predict(against, source, reading, bad, size, classes=classes)
         result["agreement"] = float((found.classes[:, 0] == other.classes[:, 0]).mean())
@@ -79,22 +80,15 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
 
 def _open(config: config_dict.ConfigDict, name: str, source: Source) -> Any:
     """A checkpoint, an exported file or predictions, as a `scoring.Network` with a `digest`."""
-    path, data = files.as_path(name), config.data
+    path = files.as_path(name)
     if tables.is_predictions(name):
         expected = teachers.labelled_classes(config) or source.class_names
-        given = mixture.Mixture(None, teachers.predictions(config, name, expected))
+        given = mixture.Mixture(None, [], teachers.predictions(config, name, expected))
         given.prepare_all(source, "; what is evaluated has to have one of each")
         return given
+    if exported.is_exported(name):
+        file = teachers.open_exported(config, name, fallback=source.class_names)
+        return mixture.Mixture(None, [file], [])
     if path.suffix == export.SAFETENSORS:
         return predictor.Predictor([imported.load(path)], name=name)
-    if path.suffix not in exported.ENDINGS:
-        return predictor.Predictor([checkpoint.load_model(name)], name=name)
-    view = functools.partial(
-        crops.Preprocessing,
-        crop=data.crop,
-        mean=tuple(data.mean),
-        std=tuple(data.std),
-        interpolation=data.interpolation,
-    )
-    assumed = exported.Assumed(source.class_names, data.image_size, view)
-    return exported.open_network(path, assumed)
+    return predictor.Predictor([checkpoint.load_model(name)], name=name)

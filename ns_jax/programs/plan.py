@@ -17,11 +17,11 @@ from ns_jax import trees
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
 from ns_jax.inference import step as inference_step
+from ns_jax.inference import teachers
 from ns_jax.model_card import ModelCard
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.planning import hlo, macs, topology
 from ns_jax.planning.report import show
-from ns_jax.predictions import tables
 from ns_jax.progress import say
 from ns_jax.training import numbers as numbers_lib
 from ns_jax.training import state as state_lib
@@ -89,9 +89,9 @@ def _stages(config: config_dict.ConfigDict) -> list[tuple]:
     stages, teacher = [], None
     for k in range(config.selftrain.iterations + 1):
         now = _planned(config_lib.at_iteration(config, k))
-        if k == 0 and tables.is_predictions(config.selftrain.teacher):
-            continue  # nothing is computed
         if k == 0 and config.selftrain.teacher:
+            if not teachers.has_weights(config.selftrain.teacher):
+                continue  # no network of ours is at work
             given = checkpoint.load_card(config.selftrain.teacher)
             teacher = now
             teacher.model.name = given.architecture

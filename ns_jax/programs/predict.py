@@ -11,7 +11,10 @@ from ns_jax.config import ranges
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import DamagedError, InputError
-from ns_jax.inference import predictor, shard_pass
+from ns_jax.foreign import exported
+from ns_jax.inference import shard_pass, teachers
+from ns_jax.inference.mixture import Mixture
+from ns_jax.inference.predictor import Predictor
 from ns_jax.labelling import joined
 from ns_jax.labelling.queue import ShardQueue
 from ns_jax.labelling.shards import Shards
@@ -37,9 +40,7 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     if not settings.checkpoint:
         raise InputError("predict.checkpoint is empty; name a workdir, a checkpoint or a file")
     source = _source(config)
-    network = predictor.Predictor(
-        [imported.load(settings.checkpoint)], name=f"the network {settings.checkpoint}"
-    )
+    network = _network(config)
     k = min(settings.top, len(network.class_names))
     directory = workdir / PARTS
     made_of = {
@@ -78,6 +79,14 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
         f"{outputs['num_bad']:,} of which cannot be read: {target}"
     )
     return outputs
+
+
+def _network(config: config_dict.ConfigDict) -> Predictor | Mixture:
+    name = config.predict.checkpoint
+    if exported.is_exported(name):
+        fallback = teachers.labelled_classes(config)
+        return Mixture(None, [teachers.open_exported(config, name, fallback=fallback)], [])
+    return Predictor([imported.load(name)], name=f"the network {name}")
 
 
 def _source(config: config_dict.ConfigDict) -> Source:

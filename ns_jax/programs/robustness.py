@@ -9,6 +9,8 @@ from ml_collections import config_dict
 from ns_jax import workdir as workdir_lib
 from ns_jax.config import ranges
 from ns_jax.data import open as open_lib
+from ns_jax.foreign import exported
+from ns_jax.inference import teachers
 from ns_jax.parallel import processes
 from ns_jax.progress import say, table
 from ns_jax.robustness import build, passes, suites
@@ -37,11 +39,10 @@ def run(
     """
     ranges.check(config)
     settings = config.robustness
-    view: dict[str, Any] = {"size": settings.size, "crop": settings.crop}
-    networks = [Network(settings.checkpoint, **view)]
+    networks = [_network(config, settings.checkpoint)]
     if settings.against:
-        networks.append(Network(settings.against, **view, like=networks[0]))
-    asked = build.build(config, networks[0])
+        networks.append(_network(config, settings.against, networks[0]))
+    asked = build.build(config, networks)
     how = Settings(
         open_lib.loader_settings(config), settings.batch_size, config.data.max_bad_fraction
     )
@@ -61,6 +62,16 @@ def run(
     processes.call_on_first(workdir_lib.write_json, workdir / RESULT, result)
     _table(asked, result)
     return result
+
+
+def _network(config: config_dict.ConfigDict, name: str, like: Network | None = None) -> Network:
+    """A checkpoint or an exported file; its classes are those of `like`, in their order."""
+    file = None
+    if exported.is_exported(name):
+        classes = like.class_names if like else ()
+        fallback = classes or teachers.labelled_classes(config)
+        file = teachers.open_exported(config, name, classes, fallback)
+    return Network(name, config.robustness.size, config.robustness.crop, like, file)
 
 
 def _summary(suite: Suite, found: list) -> dict:

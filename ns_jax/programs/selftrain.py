@@ -70,6 +70,8 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> list[dict]:
         by_file = k == 0 and tables.is_predictions(config.selftrain.teacher)
         if by_file:
             summary["model"] = "predictions"
+        elif k == 0 and teachers.exported_names(config.selftrain.teacher):
+            summary["model"] = "exported"
         if config.data.test:
             with stages.stage(directory, "evaluate"):
                 summary |= _evaluated(iteration_config, directory, by_file)
@@ -188,7 +190,7 @@ def _iteration_config(
     iteration.robustness.suites = ",".join(config.selftrain.robustness)
     iteration.robustness.checkpoint = iteration.evaluate.checkpoint
     if k == 0 and given:
-        if not tables.is_predictions(given):
+        if teachers.has_weights(given):
             _take_network(iteration, checkpoint.load_card(given))
         iteration.evaluate.checkpoint = iteration.robustness.checkpoint = given
     if k > 0:
@@ -228,9 +230,9 @@ def _set_up_student(
     if config.train.teacher:  # it labels in the step, and nothing is stored
         config.train.selection = filtered
         if config.train.teacher == config_lib.PREVIOUS:
-            if tables.is_predictions(teacher):
+            if not teachers.has_weights(teacher):
                 raise InputError(
-                    f"{teacher} cannot label in the step, which takes a network; set "
+                    f"{teacher} cannot label in the step, which takes a checkpoint; set "
                     'selftrain.overrides.iteration_1.train.teacher="", and "previous" from '
                     "iteration_2 on"
                 )
@@ -241,10 +243,10 @@ def _set_up_student(
         config.select.labels = str(directory / "labels")
         config.train.selection = str(directory / "selection")
     if config.selftrain.student_init == "teacher" and not config.train.init:
-        if tables.is_predictions(teacher):
+        if not teachers.has_weights(teacher):
             raise InputError(
-                f'selftrain.student_init is "teacher", but {teacher} holds predictions and no '
-                'weights; use "scratch", or name a checkpoint as train.init in '
+                f'selftrain.student_init is "teacher", but {teacher} holds no weights to start '
+                'from; use "scratch", or name a checkpoint as train.init in '
                 "selftrain.overrides.iteration_1"
             )
         config.train.init, config.train.new_head = teacher, False
@@ -289,15 +291,28 @@ def _validate(configs: list) -> None:
         trainer_lib.train_view(config, view)
         if config.selftrain.robustness:
             build.check_in_selftrain(config, view)
+            _check_gradients(config, configs[0].selftrain.teacher)
         if k > 0:
             select.check(config)
-            if config.label.predictions and not config.train.teacher:
+            of_files = config.label.predictions or teachers.exported_names(config.label.checkpoint)
+            if of_files and not config.train.teacher:
                 teachers.check(config, labelled.class_names)
             source(config, "unlabelled")
         _check_init(config, configs, k)
     if configs[0].selftrain.filter and len(configs) == 1:
         raise InputError("selftrain.filter is set, but selftrain.iterations is 0")
     _check_sources(configs[0], functools.partial(source, configs[0]))
+
+
+def _check_gradients(config: config_dict.ConfigDict, teacher: str) -> None:
+    """Raises InputError for attacks on a first teacher that is an exported file."""
+    attacks = [name for name in config.selftrain.robustness if name in build.ATTACKS]
+    if attacks and teacher and teachers.exported_names(teacher):
+        raise InputError(
+            f"selftrain.robustness has {' and '.join(attacks)}, which need gradients; "
+            f"{teacher} does not give any: leave them out, and run the program robustness on the "
+            "students afterwards"
+        )
 
 
 def _check_sources(config: config_dict.ConfigDict, source: Callable[[str], Source]) -> None:
@@ -309,11 +324,11 @@ def _check_sources(config: config_dict.ConfigDict, source: Callable[[str], Sourc
     new_head = config.train.new_head or config.selftrain.teacher
     init = "" if new_head else config.train.init
     filtered = config.selftrain.filter
-    if filtered and not tables.is_predictions(filtered):
+    if filtered and teachers.has_weights(filtered):
         filter_names = checkpoint.load_card(config.selftrain.filter).class_names
         matching.match(labelled, filter_names, config.selftrain.filter)
     given = config.selftrain.teacher
-    if given and not tables.is_predictions(given):
+    if given and teachers.has_weights(given):
         names, owner = checkpoint.load_card(given).class_names, given
         matching.match(labelled, names, owner)
     elif init:

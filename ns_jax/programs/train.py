@@ -20,6 +20,7 @@ from ns_jax.data import open as open_lib
 from ns_jax.data.batch import BatchSpec
 from ns_jax.data.source import Source
 from ns_jax.errors import DamagedError, InputError
+from ns_jax.inference import teachers
 from ns_jax.model_card import ModelCard, TrainingCounts
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.parallel import preemption, processes
@@ -155,6 +156,11 @@ def _teacher(config: config_dict.ConfigDict) -> tuple[ModelCard, dict] | None:
     if name == config_lib.PREVIOUS:
         raise InputError(
             f'train.teacher="{name}" is the teacher of an iteration of selftrain; name a checkpoint'
+        )
+    if not teachers.has_weights(name):
+        raise InputError(
+            f"train.teacher={name} cannot label in the step, which takes a checkpoint; have the "
+            "program label store its labels (label.checkpoint, label.predictions), and select them"
         )
     return checkpoint.load_model(name)
 

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from ml_collections import config_dict
@@ -20,7 +20,8 @@ from ns_jax.robustness.passes import Network, Pass, Seen
 from ns_jax.robustness.suites import Suite
 
 IMAGENET = ("a", "r", "v2", "sketch", "real", "c", "p")
-ANYBODYS = ("own", "fgsm", "pgd")
+ATTACKS = ("fgsm", "pgd")
+ANYBODYS = ("own", *ATTACKS)
 KNOWN = IMAGENET + ANYBODYS
 SUBSETS = {"a": "a", "r": "r"}  # suites of 200 classes, among which alone a network chooses
 UNCROPPED = "none"  # sets that come cropped are not cropped again
@@ -32,13 +33,19 @@ TFDS_NOTE = (
 FROST_NOTE = "frost without the six photographs is a stand-in (robustness.frost)"
 
 
-def build(config: config_dict.ConfigDict, first: Network) -> list[Suite]:
+def build(config: config_dict.ConfigDict, networks: Sequence[Network]) -> list[Suite]:
     """The suites of `robustness.suites`, for a network or several of the same classes.
 
     Raises InputError for what does not go together: unknown names, sets without all classes, a
-    network of other classes.
+    network of other classes, attacks on one without gradients.
     """
-    asked = names(config.robustness.suites)
+    first, asked = networks[0], names(config.robustness.suites)
+    without = [one.path for one in networks if not one.has_gradients]
+    if without and (attacks := [name for name in asked if name in ATTACKS]):
+        raise InputError(
+            f"{' and '.join(attacks)} need gradients, which {without[0]} does not give; name a "
+            "checkpoint, or leave them out of robustness.suites"
+        )
     for name in filter(IMAGENET.__contains__, asked):
         imagenet.check_network(first.class_names, first.path, name)
     makers: dict[str, Callable[[], list[Suite]]] = {

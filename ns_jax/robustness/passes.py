@@ -20,7 +20,10 @@ from ns_jax.checkpoints import checkpoint
 from ns_jax.data import bad_images, crops
 from ns_jax.data.source import Source
 from ns_jax.data.workers import LoaderSettings
+from ns_jax.foreign.exported import ExportedNetwork
 from ns_jax.inference import predictor
+from ns_jax.inference.mixture import Mixture
+from ns_jax.inference.predictor import Predictor
 from ns_jax.model_card import ModelCard
 from ns_jax.parallel import processes
 from ns_jax.progress import Progress, say
@@ -63,39 +66,55 @@ class Pass:
 
 
 class Network:
-    """A checkpoint, as often as a suite's view needs it."""
+    """A checkpoint or an exported file, as often as a suite's view needs it."""
 
     def __init__(
-        self, path: str, size: int | None = None, crop: str = "", like: "Network | None" = None
+        self,
+        path: str,
+        size: int | None = None,
+        crop: str = "",
+        like: "Network | None" = None,
+        file: ExportedNetwork | None = None,
     ):
         """`size` and `crop`, where given, take the place of every view's.
 
-        The classes are in the order of `like`'s. Raises InputError if they are others.
+        `file`: what `path` holds, if it is no checkpoint. The classes are in the order of `like`'s.
+        Raises InputError if they are others.
         """
-        self.path, self._size, self._crop = path, size, crop
-        loaded = checkpoint.load_model(path)
-        if like:
-            loaded = model_card.with_classes(loaded, like.class_names, path, like.path)
-        self.card, self.variables = loaded
-        self._predictors: dict[crops.Preprocessing, predictor.Predictor] = {}
+        self.path, self._size, self._crop, self._file = path, size, crop, file
+        if file:
+            self.class_names, self._own_view = file.class_names, file.view
+        else:
+            loaded = checkpoint.load_model(path)
+            if like:
+                loaded = model_card.with_classes(loaded, like.class_names, path, like.path)
+            self._card, self._variables = loaded
+            self.class_names, self._own_view = self._card.class_names, self._card.preprocessing
+        self._predictors: dict[crops.Preprocessing, Predictor | Mixture] = {}
         self.digest = self.seeing(None).digest
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.card.class_names
+    def has_gradients(self) -> bool:
+        return self._file is None
 
     def view(self, crop: str | None) -> crops.Preprocessing:
         """How images are seen where a suite asks for a crop, or for the network's own (None)."""
-        own = self.card.preprocessing
+        own = self._own_view
         crop = self._crop or crop or own.crop
         return dataclasses.replace(own, size=self._size or own.size, crop=crop)
 
-    def seeing(self, crop: str | None) -> predictor.Predictor:
+    def seeing(self, crop: str | None) -> Predictor | Mixture:
+        """The network with the view of a crop. Raises InputError for a size that it cannot take."""
         view = self.view(crop)
         if view not in self._predictors:
-            card: ModelCard = dataclasses.replace(self.card, preprocessing=view)
-            self._predictors[view] = predictor.Predictor([(card, self.variables)])
+            self._predictors[view] = self._predictor(view)
         return self._predictors[view]
+
+    def _predictor(self, view: crops.Preprocessing) -> Predictor | Mixture:
+        if self._file:
+            return Mixture(None, [self._file.seeing(view)], [])
+        card: ModelCard = dataclasses.replace(self._card, preprocessing=view)
+        return Predictor([(card, self._variables)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +179,7 @@ def _look(
 
 
 def _classified(
-    one: Pass, network: predictor.Predictor, source: Source, share: np.ndarray, settings: Settings
+    one: Pass, network: Predictor | Mixture, source: Source, share: np.ndarray, settings: Settings
 ) -> Iterator[dict]:
     """Batches with `classes`, the best of each image or of what an attack made of it."""
     reading, size = settings.reading, settings.batch_size
@@ -170,6 +189,7 @@ def _classified(
         k = min(predictor.CLASSES_KEPT, most)
         yield from network.predict(source, [share], reading, k, size, classes=one.among)
         return
+    assert isinstance(network, Predictor)  # others have no gradients, which is told before
     told = {"attack": one.attack.numbers()}
     k = min(BEST, len(network.class_names))
     for batch in network.compute(attack_step, source, [share], reading, size, told, k=k):

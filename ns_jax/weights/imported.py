@@ -11,6 +11,7 @@ from ns_jax import files
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import crops
 from ns_jax.errors import InputError, MissingFileError, MissingPackageError
+from ns_jax.foreign import beside
 from ns_jax.model_card import ModelCard
 from ns_jax.models import efficientnet
 from ns_jax.progress import say
@@ -109,26 +110,16 @@ def _hub_config(path: pathlib.Path) -> dict:
     content = json.loads(config.read_text()) if config.exists() else {}
     if "architecture" not in content:
         return {}
-    details = content.get("pretrained_cfg", {})
-    name = f"{content['architecture']}.{details.get('tag', '')}"
+    tag = content.get("pretrained_cfg", {}).get("tag", "")
+    name, told = f"{content['architecture']}.{tag}", beside.of_timm(content)
     found: dict[str, Any] = {"model": content["architecture"]}
     if name in published.names():
         found["model"] = name
-    if "mean" in details:
-        size, fraction = details["input_size"][-1], details.get("crop_pct", 1.0)
-        crop = "none" if fraction == 1.0 else str(fraction)
-        if abs(fraction - size / (size + 32)) < 0.005:  # timm rounds it
-            crop = "padded"
-        interpolation = details["interpolation"]
-        if interpolation == "bicubic":
-            interpolation = published.TIMM_BICUBIC
-        found["preprocessing"] = crops.Preprocessing(
-            size, crop, tuple(details["mean"]), tuple(details["std"]), interpolation
-        )
-        if details.get("crop_mode") == "squash":
-            say(f"{config}: timm squashes whole images; here their centre square is seen")
-    if content.get("label_names"):
-        found["class_names"] = content["label_names"]
+    if told["mean"]:
+        view = (told[key] for key in ("size", "crop", "mean", "std", "interpolation"))
+        found["preprocessing"] = crops.Preprocessing(*view)
+    if told["class_names"]:
+        found["class_names"] = told["class_names"]
     return found
 
 

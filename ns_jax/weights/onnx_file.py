@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ns_jax import files
-from ns_jax.errors import DamagedError
+from ns_jax.foreign.onnx_session import CARD
 from ns_jax.model_card import ModelCard
 from ns_jax.weights import onnx_graph
 
-CARD, INPUT, INT8 = "ns_jax.model.json", "ns_jax.onnx_input", "ns_jax.int8"
+INPUT, INT8 = "ns_jax.onnx_input", "ns_jax.int8"
 
 
 def save(
@@ -44,13 +44,3 @@ def write(path: pathlib.Path, model: Any) -> None:
     """Writes an `onnx.ModelProto` whole or not at all. Raises OSError."""
     with files.replacing(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
-
-
-def card_of(metadata: Mapping[str, str], path: str) -> ModelCard | None:
-    """The model card in a file's metadata, or None: it is somebody else's. Raises DamagedError."""
-    if CARD not in metadata:
-        return None
-    try:
-        return ModelCard.from_json(json.loads(metadata[CARD]))
-    except ValueError as error:
-        raise DamagedError(f"{path}: its {CARD} is damaged: {error}") from error

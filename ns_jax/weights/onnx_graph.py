@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ns_jax import trees
-from ns_jax.errors import InputError, MissingPackageError
+from ns_jax.errors import InputError
+from ns_jax.foreign.onnx_session import packages
 from ns_jax.model_card import ModelCard
 from ns_jax.models import cpu_convolutions, efficientnet
 from ns_jax.weights import layout
@@ -22,18 +23,6 @@ IMAGES, PROBABILITIES = "images", "probabilities"  # the graph's input and outpu
 OPSET, IR_VERSION = 17, 8  # of 2022: old enough for what runs on phones and in browsers
 KERNEL_AXES = (3, 2, 0, 1)  # ours [kh, kw, in, out]; a depthwise [k, k, 1, C] becomes [C, 1, k, k]
 MOST_BYTES = 2**31 - 2**20  # of a protobuf, less the graph's own
-
-
-def packages() -> tuple[Any, Any]:
-    """The modules `onnx` and `onnxruntime`. Raises MissingPackageError."""
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise MissingPackageError(
-            f"ONNX needs the package {error.name}: pip install 'ns-jax[onnx]'"
-        ) from None
-    return onnx, onnxruntime
 
 
 def check_input(onnx_input: str) -> None:

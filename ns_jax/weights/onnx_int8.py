@@ -13,9 +13,11 @@ from ns_jax.data import matching, pipeline
 from ns_jax.data.source import Source
 from ns_jax.data.workers import LoaderSettings
 from ns_jax.errors import InputError
+from ns_jax.foreign import exported, onnx_session
+from ns_jax.inference.mixture import Mixture
 from ns_jax.model_card import ModelCard
 from ns_jax.progress import say
-from ns_jax.weights import exported, onnx_file, onnx_graph, onnx_quantise, onnx_session
+from ns_jax.weights import onnx_file, onnx_graph, onnx_quantise
 
 MOST_MEASURED = 5000  # images that an attempt is measured on
 BATCH_SIZE = 64
@@ -51,7 +53,7 @@ def save(
         matched = matching.match(images.labelled, card.class_names, "the network")
         images = dataclasses.replace(images, labelled=matched)
     model = onnx_graph.build(card, variables, onnx_input)
-    metadata = {onnx_file.CARD: json.dumps(card.to_json()), onnx_file.INPUT: onnx_input}
+    metadata = {onnx_session.CARD: json.dumps(card.to_json()), onnx_file.INPUT: onnx_input}
     calibration, measured = images.chosen()
     pixels = _pixels(images, calibration, card)
     with tempfile.TemporaryDirectory() as directory:
@@ -68,7 +70,7 @@ def save(
         float_accuracy = float((floats == labels).mean())
         what = "agreement with float32" if images.labelled is None else "top-1"
         say(f"float32: {what} {float_accuracy:.2%} of {len(labels):,} images")
-        form = onnx_session.open_session(at_work).images
+        form = onnx_session.open_file(at_work).images
         found = onnx_quantise.quantise(
             model,
             form.of(pixels, card.preprocessing),
@@ -132,9 +134,10 @@ def _best_classes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best class by the network in `path`, and the label, of each image that can be read."""
     source = images.pool if images.labelled is None else images.labelled
-    network = exported.ExportedNetwork(
-        path, onnx_session.open_session(path), card.class_names, card.preprocessing
+    file = exported.ExportedNetwork(
+        path, onnx_session.open_file(path), card.class_names, card.preprocessing
     )
+    network = Mixture(None, [file], [])
     best, labels = [], []
     for batch in network.predict(source, [indices], images.reading, 1, BATCH_SIZE):
         best.append(batch["classes"][_readable(batch), 0])

@@ -7,60 +7,20 @@ import jax
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 import ns_jax
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import crops
 from ns_jax.errors import InputError
+from ns_jax.foreign import exported
 from ns_jax.models import efficientnet
 from ns_jax.programs import evaluate
-from ns_jax.weights import exported
+from tests.foreign.made import WEIGHTS, write
 from tests.weights.made import card_of, weights_of
 
 CLASSES = tuple("0123456789")
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.5, 0.2)
-WEIGHTS = np.random.default_rng(0).standard_normal((3, 10)).astype(np.float32)
-KINDS = {
-    np.uint8: TensorProto.UINT8,
-    np.float32: TensorProto.FLOAT,
-    np.float16: TensorProto.FLOAT16,
-}
 VIEW = functools.partial(crops.Preprocessing, crop="none", mean=MEAN, std=STD)
-
-
-def write(
-    path, shape=("b", 3, "h", "w"), dtype=np.float32, weights=WEIGHTS, softmax=False, rank=2, **more
-):
-    """A network as somebody else may write it: the mean colour, times a matrix."""
-    kind, nodes, x = KINDS.get(dtype, TensorProto.INT32), [], "x"
-    add = lambda op, *inputs, **attributes: nodes.append(  # noqa: E731
-        helper.make_node(op, list(inputs), [f"{op}{len(nodes)}"], **attributes)
-    )
-    add("Cast", x, to=TensorProto.FLOAT)
-    if len(shape) == 4:
-        add("ReduceMean", nodes[-1].output[0], axes=(2, 3) if shape[1] == 3 else (1, 2), keepdims=0)
-        add("MatMul", nodes[-1].output[0], "weights")
-    if softmax:
-        add("Softmax", nodes[-1].output[0], axis=1)
-    if rank == 3:
-        add("Unsqueeze", nodes[-1].output[0], "axes")
-    inputs = [helper.make_tensor_value_info(x, kind, shape)]
-    if more.get("second"):
-        inputs.append(helper.make_tensor_value_info("y", kind, shape))
-    graph = helper.make_graph(
-        nodes,
-        "other",
-        inputs,
-        [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)],
-        [
-            numpy_helper.from_array(weights, "weights"),
-            numpy_helper.from_array(np.asarray([2]), "axes"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, path)
-    return path
 
 
 def assumed(size=None, classes=CLASSES):
@@ -86,9 +46,12 @@ def test_files_of_somebody_else_in_every_form(tmp_path, shape, dtype, softmax, c
     pixels = images if dtype == np.uint8 else (images / 255 - np.asarray(MEAN)) / np.asarray(STD)
     probs = np.asarray(jax.nn.softmax(pixels.mean((1, 2)) @ WEIGHTS / 100, axis=-1))
     tolerance = 2e-3 if dtype == np.float16 else 1e-5
-    np.testing.assert_allclose(network.probabilities(images, 4), probs, rtol=tolerance)
+    np.testing.assert_allclose(np.exp(network.log_probs(images, 4)), probs, rtol=tolerance)
     assert network.class_names == CLASSES
-    assert "names neither classes nor preprocessing" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "does not name its classes" in said and "does not say how it sees images" in said
+    assert f"its scores are {'probabilities' if softmax else 'logits'}" in said
+    assert ("one image at a time" in said) == (shape[0] == 1)
 
 
 @pytest.mark.parametrize(
@@ -103,8 +66,7 @@ def test_files_of_somebody_else_in_every_form(tmp_path, shape, dtype, softmax, c
         ({"shape": ("b", 3)}, 12, "square RGB"),
         ({"dtype": np.int32}, 12, "as uint8 or float"),
         ({"second": True}, 12, "needs one input"),
-        ({}, None, r"images of any size; choose one: --config.data.image_size="),
-        ({"shape": ("b", 3, 12, 12)}, 16, r"takes images of 12 pixels; data.image_size is 16"),
+        ({}, None, r"images of any size; choose one: --config.foreign.image_size="),
         ({"weights": WEIGHTS[:, :7]}, 12, r"gives 7 scores an image; there are 10 classes"),
         ({"rank": 3}, 12, r"gives float32\[1, 10, 1\] for 1 images.*one score a class"),
         ({"weights": WEIGHTS * np.nan}, 12, "NaN or infinity"),
@@ -163,3 +125,86 @@ def test_evaluate_runs_what_was_exported(tiny_config, tmp_path, ending, monkeypa
     tiny_config.evaluate.against = ""
     with pytest.raises(InputError, match="against"):
         evaluate.run(tiny_config, tmp_path / "exported")
+
+
+def test_classes_become_those_of_the_labels_and_several_may_be_one(tmp_path):
+    names = ["Persian cat", "tabby", "collie", "car", "dog"]
+    path = write(tmp_path / "other.onnx", weights=WEIGHTS[:, :5])
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    (tmp_path / "map.csv").write_text("theirs,ours\nPersian cat,cat\ntabby,cat\ncollie,dog\n*,\n")
+    told = exported.Settings(str(tmp_path / "names.txt"), str(tmp_path / "map.csv"))
+    network = exported.open_network(path, assumed(12, ()), told, ("dog", "cat"))
+    assert network.class_names == ("dog", "cat")
+    images = np.random.default_rng(1).integers(0, 256, (3, 12, 12, 3)).astype(np.uint8)
+    pixels = (images / 255 - np.asarray(MEAN)) / np.asarray(STD)
+    theirs = np.asarray(jax.nn.softmax(pixels.mean((1, 2)) @ WEIGHTS[:, :5], axis=-1))
+    ours = np.stack([theirs[:, 2] + theirs[:, 4], theirs[:, 0] + theirs[:, 1]], 1)
+    ours /= ours.sum(1, keepdims=True)
+    np.testing.assert_allclose(np.exp(network.log_probs(images, 4)), ours, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("class_map", "message"),
+    [
+        ("", r"has 4 classes that the labels do not have: a, b, c, d"),
+        ("a,cat\nb,dog\nc,\nd,\nlynx,cat\n", "1 names that .* does not have: lynx"),
+        ("a,cat\nb,mouse\n*,\n", "1 classes that the labels do not have: b"),
+        ("a,cat\n*,dog\n", "can be left out"),
+        ("*,\n", "none of its 4 classes is one of the labels'"),
+    ],
+)
+def test_classes_that_do_not_fit_are_named(tmp_path, class_map, message):
+    path = write(tmp_path / "other.onnx", weights=WEIGHTS[:, :4])
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\n")
+    (tmp_path / "map.csv").write_text(class_map)
+    told = exported.Settings(
+        str(tmp_path / "names.txt"), str(tmp_path / "map.csv") if class_map else ""
+    )
+    with pytest.raises(InputError, match=message):
+        exported.open_network(path, assumed(12, ()), told, ("cat", "dog"))
+
+
+def test_class_names_in_the_metadata_of_others_are_read(tmp_path):
+    names = [f"thing {n}" for n in range(4)]
+    for number, text in enumerate((json.dumps(names), str(dict(enumerate(names))))):
+        model = onnx.load(write(tmp_path / f"{number}.onnx", weights=WEIGHTS[:, :4]))
+        model.metadata_props.add(key="names", value=text)
+        onnx.save(model, tmp_path / f"{number}.onnx")
+        network = exported.open_network(tmp_path / f"{number}.onnx", assumed(12, ()))
+        assert network.class_names == tuple(names)
+    path = write(tmp_path / "none.onnx", weights=WEIGHTS[:, :4])
+    with pytest.raises(InputError, match="does not name its classes; name a file"):
+        exported.open_network(path, assumed(12, ()))
+
+
+def test_scores_that_may_be_either_are_asked_about(tmp_path):
+    path = write(tmp_path / "other.onnx", dtype=np.uint8, shape=("b", 12, 12, 3), softmax=False)
+    model = onnx.load(path)
+    model.graph.node.append(onnx.helper.make_node("Sigmoid", ["MatMul2"], ["each"]))
+    model.graph.output[0].name = "each"
+    onnx.save(model, path)
+    with pytest.raises(InputError, match="not to 1; say what they are"):
+        exported.open_network(path, assumed(12))
+    told = exported.Settings(scores="logits")
+    assert exported.open_network(path, assumed(12), told).kind == "logits"
+
+
+def test_the_digest_is_of_weights_elsewhere_and_of_how_images_are_seen_too(tmp_path):
+    path = write(tmp_path / "other.onnx")
+    first = exported.open_network(path, assumed(12)).digest
+    assert exported.open_network(path, assumed(12)).digest == first
+    assert exported.open_network(path, assumed(13)).digest != first
+    told = exported.Settings(mean=(0.1, 0.2, 0.3))
+    assert exported.open_network(path, assumed(12), told).digest != first
+
+    def external(weights):
+        model = onnx.load(write(path, weights=weights))
+        onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+        network = exported.open_network(path, assumed(12))
+        assert network.num_bytes == path.stat().st_size + (tmp_path / "w.bin").stat().st_size
+        return network.digest
+
+    assert len({first, external(WEIGHTS), external(-WEIGHTS)}) == 3
+    (tmp_path / "w.bin").unlink()
+    with pytest.raises(InputError, match="onnxruntime cannot run it: .*w.bin"):
+        exported.open_network(path, assumed(12))
