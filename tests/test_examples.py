@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 from tests.programs.test_label_predictions import read
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-RUN_HERE = {"teacher_sklearn"}
+RUN_HERE = {"teacher_sklearn", "onnx_sklearn"}
 MOST_LINES = 40
 
 
@@ -23,7 +23,9 @@ def test_examples_are_short_and_say_whether_they_were_run(path):
     assert said != (path.stem in RUN_HERE)
 
 
-def test_a_scikit_learn_model_teaches(tiny_config, tmp_path):
+@pytest.fixture
+def folders(tiny_config, tmp_path):
+    """200 labelled digits in a folder for each class, 300 to label, as the config's sources."""
     digits = datasets.load_digits()
     for number, (image, c) in enumerate(zip(digits.images, digits.target, strict=True)):
         place = f"labelled/{c}" if number < 200 else "pool"
@@ -32,16 +34,35 @@ def test_a_scikit_learn_model_teaches(tiny_config, tmp_path):
         path = tmp_path / place / f"{number:04d}-{c}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), image * 15)
-    spec = importlib.util.spec_from_file_location("example", ROOT / "examples/teacher_sklearn.py")
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    target = str(tmp_path / "predictions.csv")
-    example.main(str(tmp_path / "labelled"), str(tmp_path / "pool"), target)
     tiny_config.data.labelled = f"folder:{tmp_path / 'labelled'}"
     tiny_config.data.unlabelled = f"folder:{tmp_path / 'pool'}"
-    tiny_config.label.predictions = target
-    outputs = label.run(tiny_config, tmp_path / "run")
+    return tmp_path
+
+
+def run(name, *arguments):
+    spec = importlib.util.spec_from_file_location("example", ROOT / f"examples/{name}.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    example.main(*map(str, arguments))
+
+
+def accuracy(workdir):
+    rows = read(workdir)
+    return (rows["label"] == [int(key[-5]) for key in rows["key"]]).mean()
+
+
+def test_a_scikit_learn_model_teaches(tiny_config, folders):
+    target = folders / "predictions.csv"
+    run("teacher_sklearn", folders / "labelled", folders / "pool", target)
+    tiny_config.label.predictions = str(target)
+    outputs = label.run(tiny_config, folders / "run")
     assert outputs["num_images"] == 300 and outputs["num_without_prediction"] == 0
-    rows = read(tmp_path / "run")
-    truth = [int(key[-5]) for key in rows["key"]]
-    assert (rows["label"] == truth).mean() > 0.8
+    assert accuracy(folders / "run") > 0.8
+
+
+def test_a_scikit_learn_model_teaches_as_an_onnx_file(tiny_config, folders):
+    run("onnx_sklearn", folders / "labelled", folders / "teacher.onnx")
+    tiny_config.label.checkpoint = str(folders / "teacher.onnx")
+    tiny_config.foreign.mean, tiny_config.foreign.std = (0.0,) * 3, (1.0,) * 3
+    assert label.run(tiny_config, folders / "run")["num_images"] == 300
+    assert accuracy(folders / "run") > 0.8

@@ -23,6 +23,7 @@ from ns_jax.predictions import tables
 from ns_jax.predictions.given import IncompleteError
 from ns_jax.programs import evaluate, label, report, robustness, select, train
 from ns_jax.progress import say, table
+from ns_jax.report import summary_table
 from ns_jax.report.timeline import Timeline
 from ns_jax.robustness import build
 from ns_jax.training import examples
@@ -79,7 +80,7 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> list[dict]:
             with stages.stage(directory, "robustness"):
                 summary["robustness"] = robustness.run(iteration_config, directory, shared=workdir)
         summaries.append(summary)
-    table("Self-training", *_rows(summaries))
+    table("Self-training", *summary_table.rows(summaries))
     _say_what_is_there(configs[-1], workdir)
     return summaries
 
@@ -362,41 +363,3 @@ def _check_init(config: config_dict.ConfigDict, configs: list, k: int) -> None:
         ours, theirs = student[key], other[key]
         if None not in (ours, theirs) and ours != theirs:
             raise InputError(f"iteration {k} has model.{key} {ours} and {whose} {theirs}; {remedy}")
-
-
-def _robustness(suite: dict) -> float:
-    """What the last table shows of a suite: top-1, or how often a frame changes the class."""
-    found = suite["checkpoint"]
-    if "mean_flip_probability" in found:
-        return found["mean_flip_probability"] / 100
-    return found["top1"]
-
-
-def _rows(summaries: list[dict]) -> tuple[list[str], list[list[str]]]:
-    columns = ["iteration", "network", "labels right", "kept", "copies", "kept right", "top-1"]
-    suites = {
-        name: {"own": "corrupted", "own_flips": "flips"}.get(name, name.upper())
-        for summary in summaries
-        for name in summary.get("robustness", {}).get("suites", {})
-    }
-    columns += suites.values()
-
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2%}"
-
-    rows = []
-    for summary in summaries:
-        labels, selection = summary.get("labels", {}), summary.get("selection", {})
-        rows.append(
-            [
-                "teacher" if summary["iteration"] == 0 else f"student {summary['iteration']}",
-                summary["model"].removeprefix("efficientnet-"),
-                percent(labels.get("accuracy")),
-                f"{selection['kept']:,}" if selection else "-",
-                f"{selection['copies']:,}" if selection else "-",
-                percent(selection.get("accuracy")),
-                percent(summary.get("evaluation", {}).get("top1")),
-                *(percent(_robustness(summary["robustness"]["suites"][name])) for name in suites),
-            ]
-        )
-    return columns, rows

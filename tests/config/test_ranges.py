@@ -30,7 +30,7 @@ FREE = {
     *(f"robustness.{suite}" for suite in ("a", "r", "v2", "sketch", "real", "c", "p", "clean")),
     *("robustness.real_labels", "robustness.frost"),
     *("robustness.corruptions", "robustness.perturbations", "robustness.variant"),
-    *("model.name", "model.remat", "finetune.remat", "data.crop", "plan.topology"),
+    *("model.name", "model.remat", "finetune.remat", "data.crop", "foreign.crop", "plan.topology"),
 }
 
 

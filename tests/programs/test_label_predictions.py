@@ -323,7 +323,7 @@ def test_averaged_with_others_and_with_checkpoints_by_weight(config, tmp_path, m
     expected = (of_network + 2 * first + 5 * second) / 8
     np.testing.assert_allclose(dense(read(tmp_path / "three")), expected, atol=5e-5)
     config.label.weights = (1.0, 2.0)
-    with pytest.raises(InputError, match="2 numbers for 1 checkpoints and 2 predictions"):
+    with pytest.raises(InputError, match="2 numbers for 1 checkpoints, 0 exported"):
         label.run(config, tmp_path / "four")
     digests = {
         workdir_lib.read_manifest(tmp_path / name / "labels")["inputs"]["teacher"]

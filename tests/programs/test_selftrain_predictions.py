@@ -77,9 +77,12 @@ def test_predictions_are_evaluated_as_a_checkpoint_is(tiny_config, write, tmp_pa
     ("changes", "message"),
     [
         ({"train.teacher": "previous"}, "cannot label in the step"),
-        ({"selftrain.student_init": "teacher"}, "holds predictions and no weights"),
+        ({"selftrain.student_init": "teacher"}, "holds no weights to start from"),
         ({"label.predictions": "others.csv"}, "name all in one"),
-        ({"label.weights": (1.0, 2.0)}, "2 numbers for 0 checkpoints and 1 predictions"),
+        (
+            {"label.weights": (1.0, 2.0)},
+            "0 exported files and 1 predictions",
+        ),
         ({"selftrain.teacher": "missing.csv"}, "no file matches"),
         ({"label.class_map": "map.csv"}, "map.csv"),
     ],
