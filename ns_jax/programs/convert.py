@@ -1,4 +1,7 @@
-"""Weights from anywhere to anywhere: our checkpoint, timm safetensors, StableHLO, ONNX."""
+"""Weights from anywhere to anywhere: our checkpoint, timm safetensors, StableHLO, ONNX.
+
+A directory, which a hub takes as it is, gets a model card to read as well.
+"""
 
 import dataclasses
 import pathlib
@@ -11,14 +14,15 @@ from ns_jax.config import ranges
 from ns_jax.data import open as open_lib
 from ns_jax.errors import InputError
 from ns_jax.progress import say
-from ns_jax.weights import export, imported, onnx_graph, onnx_int8
+from ns_jax.weights import export, hub_card, imported, onnx_graph, onnx_int8, tensors
 
 
 def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     """Reads `convert.source`, writes `convert.target` and returns its path.
 
     The target's ending decides: `.safetensors` for timm, `.stablehlo` for jax.export, `.onnx`,
-    otherwise a directory that becomes a checkpoint; empty means the workdir.
+    otherwise a directory that becomes a checkpoint, with a model card in its README.md; empty means
+    the workdir. `DIRECTORY/model.safetensors`, as hubs call it, has the card beside it.
     """
     settings = config.convert
     ranges.check(config)
@@ -36,6 +40,9 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
         export.save(target, card, variables, settings.onnx_input)
     else:
         checkpoint.save_model(target, card, variables)
+    if target.suffix not in export.ENDINGS or target.name == tensors.USUAL:
+        directory = target.parent if target.suffix in export.ENDINGS else target
+        hub_card.write(directory, card, hub_card.Facts.of(settings.source, variables, config))
     view = card.preprocessing
     say(
         f"{settings.source} -> {target}: {card.architecture}, {len(card.class_names):,} classes, "

@@ -30,7 +30,10 @@ def load(source: str | pathlib.Path, model: str = "") -> tuple[ModelCard, dict]:
     why.
     """
     if str(source).startswith(HUB):
-        return _timm(_download(str(source).removeprefix(HUB)), model)
+        path = _download(str(source).removeprefix(HUB))
+        if not any(path.glob("*.safetensors")):
+            return checkpoint.load_model(path)
+        return _timm(path, model)
     path = files.as_path(source)
     path = path.parent if path.name == tensors.INDEX else path
     if path.suffix == ".safetensors" or any(path.glob("*.safetensors")):
@@ -77,10 +80,13 @@ def _download(repository: str) -> pathlib.Path:
         import huggingface_hub
     except ImportError:
         raise MissingPackageError("hf: needs huggingface_hub: pip install 'ns-jax[hub]'") from None
-    wanted = ["config.json", "*.safetensors", tensors.INDEX]
+    wanted = ["config.json", "*.safetensors", tensors.INDEX, "checkpoints/*"]
     path = pathlib.Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted))
-    if not any(path.glob("*.safetensors")):
-        raise InputError(f"hf:{repository} has no safetensors; a pickle of its is never read")
+    if not any(path.glob("*.safetensors")) and not (path / "checkpoints").is_dir():
+        raise InputError(
+            f"hf:{repository} has no safetensors and no checkpoint of ns_jax; a pickle of its is "
+            "never read"
+        )
     return path
 
 
