@@ -12,7 +12,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # program compiles JAX again, 4 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install dev demo fashion quick test lint chaos pod slurm browser parity bench bench-cpu bench-onnx bench-input \
+.PHONY: install dev demo fashion quick test lint chaos pod slurm browser parity docs bench bench-cpu bench-onnx bench-input \
 	bench-labelling bench-selection bench-corruptions bench-corrections ladder ablations
 
 # Wheels alone: nothing is compiled here. (promise, which TensorFlow Datasets ask for, is Python and has
@@ -89,6 +89,10 @@ browser: dev
 	.venv-timm/bin/python -m pip install --quiet torch==2.13.0 numpy safetensors pyyaml huggingface_hub pillow onnx onnxscript
 	.venv-timm/bin/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
 	touch $@
+
+# The pages of docs/ as a site, in site/. A link that leads nowhere is an error.
+docs: dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Against timm, TensorFlow and foolbox themselves.
 parity: dev .venv-timm/.installed

@@ -71,7 +71,7 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     data.crop_sampler = "official"  # height uniform; "area": area uniform, as most other code
     data.flip = True  # mirror half of the images; wrong for digits and text
     data.mean = (0.485, 0.456, 0.406)  # of each channel, on the scale 0..1
-    data.std = (0.229, 0.224, 0.225)
+    data.std = (0.229, 0.224, 0.225)  # the same of the deviation
     data.max_pixels = 100_000_000  # of an image; a larger one counts as unreadable
     data.max_bad_fraction = 0.01  # of a source that may be unreadable before it is an error
     # Processes that decode and augment; None: all cores but one, or 0 where there are four or less.
@@ -142,9 +142,9 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     optim.warmup_epochs = 5.0  # linear from 0
     optim.start_epoch = 0.0  # of the schedule; a fine-tune begins near the end of it
     optim.decay_epochs = 2.4  # the learning rate is a staircase: times decay_rate every so often
-    optim.decay_rate = 0.97
-    optim.rms_decay = 0.9
-    optim.momentum = 0.9
+    optim.decay_rate = 0.97  # a step of the staircase
+    optim.rms_decay = 0.9  # of RMSProp's mean square of the gradient
+    optim.momentum = 0.9  # of RMSProp's updates
     optim.epsilon = 1e-3  # inside RMSProp's square root
     optim.weight_decay = 1e-5  # of the loss wd/2 |w|^2, over all parameters but BatchNorm's
     optim.ema_decay = 0.9999  # of weights and statistics; ramps up as (1 + t) / (10 + t)
@@ -186,7 +186,7 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     label.temperature = 1.0  # of what is stored: above 1 is less sure; data.holdout has it fitted
     label.flip = False  # the mean over an image and its mirror image
     label.batch_size = 256  # of all processes of a run; of a worker that is started apart, its own
-    label.images_per_shard = 16384
+    label.images_per_shard = 16384  # rows of a file of labels, which one worker makes
     # Of n workers that are started apart, on any hosts: 0/n for the first to (n-1)/n for the last.
     # It says where one begins. "": as the processes of one run.
     label.worker = ""
@@ -204,14 +204,14 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
 
     config.select = select = config_dict.ConfigDict()
     select.labels = ""  # directory of label shards
-    select.threshold = 0.3  # an image counts if its confidence is above this ...
-    select.max_confidence = optional(float)  # ... and not above this; None: no limit
+    select.threshold = 0.3  # an image counts if its confidence is above this
+    select.max_confidence = optional(float)  # and if it is not above this; None: no limit
     select.per_class = 130_000  # rows of each class, by copies if scarce; 0: as the largest class
     select.balance = "copies"  # of the images of scarce classes; "none": each image once
     select.max_copies = optional(int)  # times that an image is taken, at most; None: no limit
     select.order = "confidence"  # a class's best images are taken; "random": drawn from `seed`
     select.fraction = 1.0  # of the images that count at all, drawn from `seed`; smaller in larger
-    select.seed = 0
+    select.seed = 0  # of `fraction` and of a random `order`
     select.exclude = ""  # text or CSV file whose first column lists indices to leave out; "": none
     # corrections.csv of a report: labels found wrong are left out, named ones are taken. "": none
     select.corrections = ""
@@ -225,7 +225,7 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     # A workdir, a checkpoint, or an exported FILE.onnx, FILE.stablehlo or FILE.safetensors.
     evaluate.checkpoint = ""
     evaluate.against = ""  # another of these: how often both have the same best class; "": none
-    evaluate.batch_size = 256
+    evaluate.batch_size = 256  # images at a time, of all devices
     # "all" of the network's classes compete; "present": those alone that the source has images of,
     # as ImageNet-A and -R are scored. Images of classes that the network lacks are then left out.
     evaluate.classes = "all"
@@ -239,23 +239,23 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     predict.images_per_part = 16384  # that are kept together; label.worker and so on hold as well
 
     config.robustness = robustness = config_dict.ConfigDict()
-    robustness.checkpoint = ""
+    robustness.checkpoint = ""  # of the network that is measured: a workdir or a checkpoint
     # A checkpoint of the same classes beside it, as a teacher beside its student: differences, and
     # what corruption errors and flips of one's own images are divided by. "": none.
     robustness.against = ""
     # Several with commas between. ImageNet's test sets: a, r, v2, sketch, real, c, p; of data.test:
     # own (corruptions and sequences of frames), fgsm, pgd. docs/robustness.md
     robustness.suites = "own,fgsm"
-    # The sets of these suites, sources as in `data`; of c and p the directory of all their folders,
-    # for c also a source with {corruption} and {severity} in it.
+    # The set of the suite of this name, a source as in `data`.
     robustness.a = ""
     robustness.r = ""
     robustness.v2 = ""
     robustness.sketch = ""
-    robustness.real = ""  # ImageNet's validation images ...
-    robustness.real_labels = ""  # ... and real.json, the classes that each shows
+    robustness.real = ""  # ImageNet's validation images, for the suite `real`
+    robustness.real_labels = ""  # real.json, the classes that each of them shows
+    # The directory of ImageNet-C's folders, or a source with {corruption} and {severity} in it.
     robustness.c = ""
-    robustness.p = ""
+    robustness.p = ""  # the directory of ImageNet-P's folders
     robustness.clean = ""  # ImageNet's validation images: for relative mCE
     robustness.corruptions = ""  # with commas between; "": the benchmark's fifteen
     robustness.perturbations = ""  # of sequences; "": the benchmark's ten; "none": no sequences
@@ -266,13 +266,13 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     robustness.crop = ""  # of every view; "": the network's, and none of sets that come cropped
     robustness.max_images = optional(int)  # of data.test, evenly spread; None: all
     robustness.fgsm_epsilons = (0.0, 2.0, 4.0, 8.0, 16.0)  # levels of 255
-    robustness.pgd_epsilons = (16.0,)
-    robustness.pgd_steps = 10
+    robustness.pgd_epsilons = (16.0,)  # levels of 255
+    robustness.pgd_steps = 10  # gradients that an attack follows
     robustness.pgd_step_size = optional(float)  # levels; None: 2.5 epsilon / steps
     robustness.pgd_restarts = 0  # random starts, of which the worst counts; 0: from the image
     robustness.attack_label = "true"  # the class to be led away from; or the "predicted" one
     robustness.seed = 0  # of corruptions, sequences and random starts
-    robustness.batch_size = 256
+    robustness.batch_size = 256  # images at a time, of all devices
 
     config.preemption = preemption = config_dict.ConfigDict()
     # Seconds from SIGTERM to the end of the process, at most: a little less than the machine gives
@@ -286,7 +286,8 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
 
     config.plan = plan = config_dict.ConfigDict()
     plan.topology = "v3-2048"  # v2 to v6e: cores, as v3-2048, or chips on each side, as v3:32x32
-    plan.num_classes = 1000  # the sources need not be there
+    # What is planned for; the sources need not be there.
+    plan.num_classes = 1000
     plan.num_labelled = 1_281_167
     plan.num_unlabelled = 300_000_000  # to label
     plan.labelling = True  # plan the labelling pass as well
