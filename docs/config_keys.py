@@ -74,14 +74,14 @@ def _lines(files) -> Iterator[str]:
             allowed = ", ".join(map(_value, ranges.CHOICES[path]))
         else:
             allowed = str(ranges.RANGES.get(path, ""))
-        yield f"| `{path}` | {_value(values[path])} | {' '.join((text, _of(allowed)))} |"
+        yield f"| `{path}` | {_value(values[path])} | {text}{_of(allowed)} |"
 
 
 HEAD = "| key | default | |\n|---|---|---|"
 
 
 def _of(allowed: str) -> str:
-    return f"*{allowed}*" if allowed else ""
+    return f"<br>*{allowed}*" if allowed else ""
 
 
 def _value(value: object) -> str:
