@@ -49,6 +49,10 @@ def _read(workdir: pathlib.Path) -> dict:
     return {"command": None, "seconds": 0.0, "done": False}
 
 
+def finished(workdir: pathlib.Path) -> bool:
+    return _read(workdir)["done"]
+
+
 def seconds(workdir: pathlib.Path) -> float:
     """That a run took in all of its starts."""
     return _read(workdir)["seconds"]
