@@ -13,6 +13,7 @@ from PIL import Image
 import ns_jax
 from ns_jax import api
 from ns_jax.data import decoding
+from tests import rounding
 
 pytestmark = pytest.mark.large
 
@@ -61,7 +62,7 @@ def test_predictions_are_the_softmax_of_the_logits_of_the_preprocessed_image(cla
     for found, probs in zip(classifier.predict(pictures, top=3), expected, strict=True):
         best = np.argsort(-probs)[:3]
         assert [p.name for p in found] == [classifier.class_names[c] for c in best]
-        np.testing.assert_allclose([p.probability for p in found], probs[best], rtol=1e-5)
+        rounding.close([p.probability for p in found], probs[best])
 
 
 def test_paths_strings_and_arrays_mix_and_one_path_will_do(classifier, pictures):
@@ -70,9 +71,7 @@ def test_paths_strings_and_arrays_mix_and_one_path_will_do(classifier, pictures)
     alone = [classifier.predict(str(path))[0] for path in pictures]
     for one, other in zip(mixed, alone, strict=True):
         assert [p.name for p in one] == [p.name for p in other]
-        np.testing.assert_allclose(
-            [p.probability for p in one], [p.probability for p in other], rtol=1e-4
-        )
+        rounding.close([p.probability for p in one], [p.probability for p in other])
 
 
 def test_long_lists_are_batched_and_show_progress(classifier, monkeypatch):
@@ -87,7 +86,7 @@ def test_long_lists_are_batched_and_show_progress(classifier, monkeypatch):
 
     monkeypatch.setattr(api, "Progress", spy)
     logits = classifier.logits(many)
-    np.testing.assert_allclose(logits[-3:], classifier.logits(many[-3:]), rtol=1e-3, atol=1e-5)
+    rounding.close(logits[-3:], classifier.logits(many[-3:]))
     assert shown == [True, False]
 
 
@@ -101,7 +100,7 @@ def test_logits_of_images_of_all_kinds(classifier, pictures):
     expected = classifier.logits(array[None])
     opened = Image.open(pictures[0])
     for one in (array, array / 255, pictures[0], pictures[0].read_bytes(), opened, [opened]):
-        np.testing.assert_allclose(classifier.logits(one), expected, rtol=1e-5)
+        rounding.close(classifier.logits(one), expected)
     with pytest.raises(ValueError, match="images is empty"):
         classifier.logits(np.zeros((0, 8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match="one size and these have 2: 70 x 90, 8 x 8"):
@@ -143,7 +142,7 @@ def test_export_writes_a_file_by_its_ending(classifier, weights, tmp_path):
     classifier.export(tmp_path / "b0.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "b0.onnx")
     (found,) = session.run(None, {"images": images})
-    np.testing.assert_allclose(found, jax.nn.softmax(classifier.logits(images)), rtol=1e-3)
+    rounding.close(found, jax.nn.softmax(classifier.logits(images)))
     classifier.export(str(tmp_path / "b0.safetensors"))
     one, other = (
         safetensors.numpy.load_file(p) for p in (*tmp_path.glob("*.s*"), *weights.glob("*.s*"))

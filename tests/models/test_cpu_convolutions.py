@@ -4,11 +4,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from ns_jax.models import cpu_convolutions, efficientnet
 from ns_jax.models.cpu_convolutions import Steps
+from tests import rounding
 
 
 def _native(x, kernel, stride=1, groups=1, padding="same"):
@@ -29,7 +29,7 @@ def _assert_equal_with_gradients(ours, native, x, kernel):
     native_y, native_vjp = jax.vjp(native, x, kernel)
     g = jax.random.normal(jax.random.key(2), native_y.shape)
     for our, expected in zip((our_y, *our_vjp(g)), (native_y, *native_vjp(g)), strict=True):
-        np.testing.assert_allclose(our, expected, rtol=1e-4, atol=1e-4)
+        rounding.close(our, expected)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_both_forms_pad_alike(on_cpu, padding, size):
         kernel = jax.random.normal(jax.random.key(1), (5, 5, inputs, 4))
         found = form(x, kernel, Steps(2, padding), on_cpu)
         expected = _native(x, kernel, 2, groups, padding)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        rounding.close(found, expected)
 
 
 @pytest.mark.parametrize("on_cpu", [True, False])
@@ -86,7 +86,7 @@ def test_one_form_alone_is_traced_where_the_platform_is_known(on_cpu):
     form = functools.partial(cpu_convolutions.depthwise_conv, on_cpu=on_cpu)
     text = jax.jit(form).lower(x, kernel).as_text()
     assert ("stablehlo.convolution" in text) != on_cpu and "stablehlo.case" not in text
-    np.testing.assert_allclose(form(x, kernel), _native(x, kernel, groups=4), rtol=1e-6)
+    rounding.close(form(x, kernel), _native(x, kernel, groups=4))
 
 
 @pytest.mark.parametrize("padding", cpu_convolutions.PADDINGS)

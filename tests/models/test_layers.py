@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ns_jax.models import layers
+from tests import rounding
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -21,12 +22,12 @@ def test_batch_norm_is_tensorflows_in_each_group(groups):
     mean, var = parts.mean(1), parts.var(1)  # NumPy's variance is the biased one
     normal = (parts - mean[:, None]) / np.sqrt(var[:, None] + 1e-3)
     expected = (normal * np.arange(1, 6) + np.arange(5)).reshape(x.shape)
-    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+    rounding.close(y, expected)
     stats = layers.update_moving_averages(
         variables["batch_stats"], found["group_stats"], 0.9, layers.ANYWHERE.mean_of_groups
     )
-    np.testing.assert_allclose(stats["mean"], 0.1 * mean.mean(0), rtol=1e-4)
-    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * var.mean(0), rtol=1e-4)
+    rounding.close(stats["mean"], 0.1 * mean.mean(0))
+    rounding.close(stats["var"], 0.9 + 0.1 * var.mean(0))
     other = norm.apply(variables, x, train=False)
     assert not np.allclose(other, y)  # evaluation uses the moving averages
 
@@ -69,7 +70,7 @@ def test_a_constant_channel_has_a_variance_of_0_and_finite_gradients(level, acti
     assert np.isfinite(y).all() and np.isfinite(gradient).all()
     assert (found["var"] >= 0).all()
     if abs(level) < 1e3:  # else float32 cannot tell
-        np.testing.assert_allclose(found["var"][:, 1], 1, rtol=0.2)
+        np.testing.assert_allclose(found["var"][:, 1], 1, rtol=0.2)  # of 784 draws: 4 deviations
 
 
 def test_a_clipped_variance_has_no_gradient():
@@ -86,7 +87,7 @@ def test_a_clipped_variance_has_no_gradient():
     gradient, var = jax.jit(jax.grad(loss, has_aux=True))(x)
     if var.item() > 0:
         pytest.skip("it is not clipped here")
-    np.testing.assert_allclose(gradient, (g - g.mean()) / 1e-3**0.5, rtol=1e-4, atol=1e-4)
+    rounding.close(gradient, (g - g.mean()) / 1e-3**0.5)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -109,12 +110,11 @@ def test_rows_that_do_not_count_are_in_no_statistics_and_no_gradient(groups):
     counted = layers.count_rows(jnp.asarray(good), groups)
     (of_params, of_x), (y, stats) = after(x, g, counted)
     (params_expected, x_expected), (y_expected, expected) = after(x[good], g[good], None)
-    np.testing.assert_allclose(y[good], y_expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(of_x[good], x_expected, rtol=1e-3, atol=1e-5)
+    rounding.close(y[good], y_expected)
+    rounding.close(of_x[good], x_expected)
     assert not np.asarray(of_x[~good]).any()
     for ours, theirs in ((stats, expected), (of_params, params_expected)):
-        for name in theirs:
-            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-4)
+        rounding.close_trees(ours, theirs)
 
 
 def test_a_group_without_a_row_that_counts_takes_all():

@@ -5,6 +5,7 @@ import pytest
 import scipy.special
 
 from ns_jax.predictions import scores
+from tests import rounding
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(50, 6)) * 3
@@ -31,7 +32,7 @@ def test_values_tell_what_scores_are(found, kind):
 def test_logarithms_of_probabilities_are_logits_that_stand_for_them():
     order = scores.Order(np.arange(6), 6)
     found = np.exp(scores.log_distribution(np.log(PROBS), "logits", order))
-    np.testing.assert_allclose(found, PROBS, rtol=1e-5)
+    rounding.close(found, PROBS)
 
 
 @pytest.mark.parametrize("kind", ["probabilities", "logits"])
@@ -41,7 +42,7 @@ def test_their_columns_add_up_are_left_out_and_change_places(kind):
     found = np.exp(scores.log_distribution(given, kind, order))
     kept = 1 - PROBS[:, 1]
     expected = [PROBS[:, 2] + PROBS[:, 5], PROBS[:, 4], 0 * kept, PROBS[:, 0] + PROBS[:, 3]]
-    np.testing.assert_allclose(found, (np.stack(expected) / kept).T, atol=1e-6)
+    rounding.close(found, (np.stack(expected) / kept).T)
 
 
 def test_all_on_classes_that_are_left_out_is_no_prediction():
@@ -50,7 +51,7 @@ def test_all_on_classes_that_are_left_out_is_no_prediction():
         np.asarray([[1.0, 0, 0], [0.5, 0.5, 0]]), "probabilities", order
     )
     assert np.isnan(found[0]).all()
-    np.testing.assert_allclose(np.exp(found[1]), [1, 0], atol=1e-6)
+    rounding.close(np.exp(found[1]), [1, 0])
 
 
 def test_what_the_best_leave_is_spread_over_the_others():
@@ -59,6 +60,6 @@ def test_what_the_best_leave_is_spread_over_the_others():
         np.asarray([[0.7, 0.1], [0.3, 0.3], [0.5, 0]]),
     )
     found = np.exp(scores.of_best(classes, probs, 4))
-    np.testing.assert_allclose(found[0], [0.1, 0.1, 0.7, 0.1], atol=1e-6)
-    np.testing.assert_allclose(found[1], [0.4 / 3, 0.6, 0.4 / 3, 0.4 / 3], atol=1e-6)
-    np.testing.assert_allclose(found[2], [0.5 / 3, 0.5 / 3, 0.5 / 3, 0.5], atol=1e-6)
+    rounding.close(found[0], [0.1, 0.1, 0.7, 0.1])
+    rounding.close(found[1], [0.4 / 3, 0.6, 0.4 / 3, 0.4 / 3])
+    rounding.close(found[2], [0.5 / 3, 0.5 / 3, 0.5 / 3, 0.5])

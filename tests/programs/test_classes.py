@@ -22,6 +22,7 @@ from ns_jax.models import efficientnet
 from ns_jax.programs import evaluate, label, selftrain, train
 from ns_jax.selection import table as table_lib
 from ns_jax.training import examples
+from tests import rounding
 from tests.data import made
 
 pytestmark = pytest.mark.large
@@ -347,7 +348,7 @@ def test_initial_weights_keep_their_classes(few_stages, training, tmp_path):
     assert after.class_names == OLD
     before = trees.by_path(variables["params"])
     for path, array in trees.by_path(trained["params"]).items():
-        np.testing.assert_allclose(array, before[path], atol=1e-6)
+        rounding.close(array, before[path], name=path)
 
 
 def refused(training, workdir, match):

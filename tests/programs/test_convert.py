@@ -14,6 +14,7 @@ from ns_jax.data import crops
 from ns_jax.model_card import ModelCard
 from ns_jax.programs import convert, evaluate, label, selftrain, train
 from ns_jax.weights import imported
+from tests import rounding
 
 pytestmark = pytest.mark.large
 
@@ -77,7 +78,7 @@ def test_stablehlo_takes_any_batch_and_gives_the_logits(teacher, tmp_path):
     expected = ns_jax.load(teacher).logits(images)
     for count in (1, 5):
         found = exported.call(images[:count])
-        np.testing.assert_allclose(found, expected[:count], rtol=1e-4, atol=1e-5)
+        rounding.close(found, expected[:count])
 
 
 def test_an_imported_teacher_labels_and_is_evaluated_with_its_own_preprocessing(
@@ -126,7 +127,7 @@ def test_a_training_keeps_the_padding_and_epsilon_of_its_first_weights(tiny_conf
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     found = jax.export.deserialize(bytearray(path.read_bytes())).call(images)
     expected = ns_jax.load(tmp_path / "trained").logits(images)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    rounding.close(found, expected)
 
 
 def test_a_teacher_of_other_classes_is_refused_at_once(tiny_config, tmp_path, b0):

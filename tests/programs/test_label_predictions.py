@@ -15,6 +15,7 @@ from ns_jax.data import open as open_lib
 from ns_jax.errors import InputError
 from ns_jax.labelling import shards as shards_lib
 from ns_jax.programs import label, select
+from tests import rounding
 
 DIGITS = [str(c) for c in range(10)]
 
@@ -104,7 +105,7 @@ def test_every_form_gives_the_same_labels_whatever_its_order(form, config, tmp_p
     rows = read(tmp_path / "run")
     assert rows["key"].tolist() == keys.tolist() and (rows["status"] == "ok").all()
     np.testing.assert_array_equal(rows["index"], np.arange(len(keys)))
-    np.testing.assert_allclose(dense(rows), probs, atol=3e-5)
+    rounding.in_steps(dense(rows), probs)
     np.testing.assert_array_equal(rows["label"], probs.argmax(1))
     assert outputs["num_without_prediction"] == 0
     # Again: nothing is read but what names the content; another content is another teacher.
@@ -150,7 +151,7 @@ def test_keys_are_paths_from_anywhere_or_names(spelled, is_found, config, tmp_pa
     label.run(config, tmp_path / "run")
     rows = read(tmp_path / "run")
     assert rows["key"].tolist() == sorted(names)
-    np.testing.assert_allclose(dense(rows), probs, atol=3e-5)
+    rounding.in_steps(dense(rows), probs)
 
 
 def test_images_without_a_prediction_are_neither_labelled_nor_bad(config, tmp_path, capfd):
@@ -180,7 +181,7 @@ def test_one_label_with_its_confidence_leaves_the_rest_to_all_others(config, tmp
     label.run(config, tmp_path)
     expected = np.full(10, 0.02)
     expected[3] = 0.82
-    np.testing.assert_allclose(dense(read(tmp_path))[0], expected, atol=3e-5)
+    rounding.in_steps(dense(read(tmp_path))[0], expected)
 
 
 def test_other_names_add_up_and_some_are_left_out(config, tmp_path):
@@ -196,7 +197,7 @@ def test_other_names_add_up_and_some_are_left_out(config, tmp_path):
     label.run(config, tmp_path)
     expected = np.concatenate([probs[:, :2].sum(1, keepdims=True), probs[:, 3:]], 1)
     expected /= expected.sum(1, keepdims=True)
-    np.testing.assert_allclose(dense(read(tmp_path)), expected, atol=3e-5)
+    rounding.in_steps(dense(read(tmp_path)), expected)
 
 
 def broken(what, keys, probs):
@@ -296,7 +297,7 @@ def test_calibrated_on_the_holdout_and_refused_without_its_rows(config, tmp_path
     assert found[0] == found[1] != 1
     # Logits of a spread of 3 where the truth is worth 2: much too sure.
     probs = scipy.special.softmax(logits[: len(keys)] / found[0], 1)
-    np.testing.assert_allclose(dense(read(tmp_path / "p")), probs, atol=3e-5)
+    rounding.in_steps(dense(read(tmp_path / "p")), probs)
     losses = [
         -scipy.special.log_softmax(logits[len(keys) :] / t, 1)[np.arange(len(held)), truth].mean()
         for t in (found[0] * 0.95, found[0], found[0] * 1.05)
@@ -311,7 +312,7 @@ def test_averaged_with_others_and_with_checkpoints_by_weight(config, tmp_path, m
     write_csv(tmp_path / "b.csv", keys[::-1], second[::-1])
     config.label.predictions = f"{tmp_path / 'a.csv'},{tmp_path / 'b.csv'}"
     label.run(config, tmp_path / "two")
-    np.testing.assert_allclose(dense(read(tmp_path / "two")), (first + second) / 2, atol=3e-5)
+    rounding.in_steps(dense(read(tmp_path / "two")), (first + second) / 2)
 
     teacher = make_teacher(tmp_path / "teacher")
     config.label.checkpoint, config.label.predictions = str(teacher), ""
@@ -321,7 +322,7 @@ def test_averaged_with_others_and_with_checkpoints_by_weight(config, tmp_path, m
     config.label.weights = (1.0, 2.0, 5.0)
     label.run(config, tmp_path / "three")
     expected = (of_network + 2 * first + 5 * second) / 8
-    np.testing.assert_allclose(dense(read(tmp_path / "three")), expected, atol=5e-5)
+    rounding.in_steps(dense(read(tmp_path / "three")), expected, 2)
     config.label.weights = (1.0, 2.0)
     with pytest.raises(InputError, match="2 numbers for 1 checkpoints, 0 exported"):
         label.run(config, tmp_path / "four")
@@ -343,7 +344,7 @@ def test_label_shards_are_predictions_too(config, tmp_path):
     label.run(config, tmp_path / "b")
     first, second = read(tmp_path / "a"), read(tmp_path / "b")
     assert second["status"].tolist() == first["status"].tolist()
-    np.testing.assert_allclose(dense(second)[:800], probs[:800], atol=1e-4)
+    rounding.in_steps(dense(second)[:800], probs[:800], 2)
 
 
 def test_fewer_than_k_classes_other_delimiters_and_what_pandas_adds(config, tmp_path):
@@ -354,8 +355,8 @@ def test_fewer_than_k_classes_other_delimiters_and_what_pandas_adds(config, tmp_
     config.label.predictions = str(tmp_path / "best.csv")
     label.run(config, tmp_path / "best")
     found = dense(read(tmp_path / "best"))[:2]
-    np.testing.assert_allclose(found[0, [4, 1, 0]], [0.5, 0.1, 0.05], atol=3e-5)
-    np.testing.assert_allclose(found[1, [3, 0]], [0.6, 0.4 / 9], atol=3e-5)
+    rounding.in_steps(found[0, [4, 1, 0]], [0.5, 0.1, 0.05])
+    rounding.in_steps(found[1, [3, 0]], [0.6, 0.4 / 9])
 
     probs = scipy.special.softmax(some_logits(len(keys)), 1)
     lines = [",".join(["", "Path", *DIGITS])]
@@ -363,7 +364,7 @@ def test_fewer_than_k_classes_other_delimiters_and_what_pandas_adds(config, tmp_
     (tmp_path / "pandas.csv").write_text("\n".join(lines))
     config.label.predictions = str(tmp_path / "pandas.csv")
     label.run(config, tmp_path / "pandas")
-    np.testing.assert_allclose(dense(read(tmp_path / "pandas")), probs, atol=3e-5)
+    rounding.in_steps(dense(read(tmp_path / "pandas")), probs)
 
 
 def test_many_files_of_one_teacher_by_a_pattern(config, tmp_path):
@@ -374,7 +375,7 @@ def test_many_files_of_one_teacher_by_a_pattern(config, tmp_path):
     for number, pattern in enumerate(("part-*.csv", "part-{0,1,2}.csv")):
         config.label.predictions = str(tmp_path / pattern)
         label.run(config, tmp_path / str(number))
-        np.testing.assert_allclose(dense(read(tmp_path / str(number))), probs, atol=3e-5)
+        rounding.in_steps(dense(read(tmp_path / str(number))), probs)
     write_csv(tmp_path / "part-3.csv", ["stranger"], probs[:1, ::-1], DIGITS[::-1])
     config.label.predictions = str(tmp_path / "part-*.csv")
     with pytest.raises(InputError, match="other columns or classes, or another order"):

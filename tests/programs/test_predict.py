@@ -15,6 +15,7 @@ import ns_jax
 from ns_jax.data import open as open_lib
 from ns_jax.errors import InputError
 from ns_jax.programs import label, predict
+from tests import rounding
 
 pytestmark = pytest.mark.large
 
@@ -93,7 +94,7 @@ def test_all_formats_say_what_the_network_says(config, teacher, photos, tmp_path
     for key, expected in zip(good, ns_jax.load(teacher).predict(good, top=3), strict=True):
         status, best = rows[key]
         assert status == "ok" and [name for name, _ in best] == [p.name for p in expected]
-        np.testing.assert_allclose([p for _, p in best], [p[1] for p in expected], atol=3e-5)
+        rounding.in_steps([p for _, p in best], [p[1] for p in expected])
 
 
 def test_what_is_finished_is_not_computed_again(config, tmp_path, monkeypatch):

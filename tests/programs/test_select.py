@@ -13,6 +13,7 @@ from ns_jax.labelling import shards as shards_lib
 from ns_jax.programs import select
 from ns_jax.selection import ranking
 from ns_jax.selection import table as table_lib
+from tests import rounding
 
 NUM_CLASSES, K = 7, 3
 MADE_OF = {"source": "s", "teacher": "t", "class_names": list("abcdefg"), "k": K}
@@ -142,8 +143,7 @@ def test_selection_is_exact(tmp_path, changes, memory_gb):
     np.testing.assert_array_equal(selection.label, label[index])
     np.testing.assert_array_equal(selection.confidence, confidence[index])
     np.testing.assert_array_equal(selection.classes[:][:, 0], selection.label)
-    stored = np.round(np.asarray(selection.confidence) * shards_lib.SCALE)
-    np.testing.assert_allclose(selection.probs[:][:, 0], stored, atol=1)
+    rounding.in_steps(selection.probs[:][:, 0] / shards_lib.SCALE, selection.confidence)
     assert outputs["rows"] == len(expected)
     assert outputs["kept"] == len(set(expected))
 

@@ -12,6 +12,7 @@ from ns_jax.errors import InputError
 from ns_jax.programs import label, select, selftrain, train
 from ns_jax.training import numbers as numbers_lib
 from ns_jax.training import trainer as trainer_lib
+from tests import rounding
 
 pytestmark = pytest.mark.large
 
@@ -45,7 +46,7 @@ def test_a_teacher_in_the_step_equals_its_stored_labels(
     # Stored probabilities are whole 65,535ths.
     ours, theirs = losses(tmp_path / "stored"), losses(tmp_path / "in_the_step")
     assert len(ours) == 4
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    rounding.close(ours, theirs, 1e-4)
 
 
 def test_a_mistake_leaves_the_workdir_free_for_the_corrected_command(tiny_config, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from ns_jax import workdir as workdir_lib
 from ns_jax.report import sample as sample_lib
 from ns_jax.selection import table as table_lib
+from tests import rounding
 from tests.programs.test_select import run, write_labels, write_shards
 
 
@@ -88,7 +89,7 @@ def test_worth_by_hand(labelled):
         before=np.asarray([0, -1, 1, 0, 1], np.int32),
     )
     expected = [3 * 0.1 * 2 / 3, 1 * 0.4 * 2 / 3, 1 * 0.4 * 1 / 3, 2 / 3 * 1, 2 * 0.2 * 1]
-    np.testing.assert_allclose(sample_lib.worth(small), expected, rtol=1e-6)
+    rounding.close(sample_lib.worth(small), expected, 1e-6)
     assert sample_lib.offered(small, 3).tolist() == [3, 4, 1]
     sure = sample_lib.dataclasses.replace(
         small, confidence=np.ones(5, np.float32), before=np.full(5, -1)

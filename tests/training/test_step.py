@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from configs import base
-from ns_jax import trees
 from ns_jax.inference import step as inference_step
 from ns_jax.models import efficientnet
 from ns_jax.training import optim
 from ns_jax.training import packing as packing_lib
 from ns_jax.training import state as state_lib
 from ns_jax.training import step as step_lib
+from tests import rounding
 
 pytestmark = pytest.mark.large
 
@@ -149,11 +149,8 @@ def test_a_packed_state_takes_the_same_step(step, start):
         packed, found = packed_step(packed, batch, jax.random.key(3))
         for name in expected:
             assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-4)
-    found = trees.by_path(carried.unpack(packed))
-    for path, leaf in trees.by_path(state).items():
-        # A bias that the next BatchNorm takes away again has no gradient but rounding's: 1e-8.
-        scale = max(np.abs(leaf).max(), 1e-3)
-        np.testing.assert_allclose(found[path], leaf, rtol=0, atol=1e-4 * scale, err_msg=path)
+    # A bias that the next BatchNorm takes away again has no gradient but rounding's: 1e-8.
+    rounding.close_trees(carried.unpack(packed), state, 1e-4, at_least=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -189,9 +186,7 @@ def test_bad_rows_enter_neither_the_statistics_nor_the_divisor(few_stages, unlab
     for name in expected:
         assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-4), name
     for tree in ("params", "batch_stats", "ema_params"):
-        for path, leaf in trees.by_path(getattr(theirs, tree)).items():
-            same = trees.by_path(getattr(ours, tree))[path]
-            np.testing.assert_allclose(same, leaf, rtol=1e-3, atol=1e-4, err_msg=path)
+        rounding.close_trees(getattr(ours, tree), getattr(theirs, tree), 1e-4, at_least=1e-3)
 
 
 def test_the_learning_rate_is_that_of_the_steps_number_after_a_skipped_step_too(few_stages):
@@ -217,7 +212,7 @@ def test_the_learning_rate_is_that_of_the_steps_number_after_a_skipped_step_too(
         for state in (first, second)
     )
     for one, other in zip(jax.tree.leaves(moved), jax.tree.leaves(twice), strict=True):
-        np.testing.assert_allclose(other, 2 * one, rtol=1e-3, atol=1e-5)
+        rounding.close(other, 2 * one, 1e-4, at_least=1e-3)
 
 
 def test_a_batch_without_bad_rows_is_weighed_as_it_was():
@@ -230,7 +225,7 @@ def test_a_batch_without_bad_rows_is_weighed_as_it_was():
         np.testing.assert_array_equal(found, batch["weight"])
     batch["bad"][[0, 5]] = True
     found = step_lib.with_shares_of_bad_rows(batch, False)["weight"]
-    np.testing.assert_allclose(found, batch["weight"] * 12 / 10, rtol=1e-6)
+    rounding.close(found, batch["weight"] * 12 / 10)
 
 
 def test_without_noise_unlabelled_rows_are_no_matter_of_chance(few_stages):
@@ -297,10 +292,7 @@ def test_pieces_of_a_batch_are_groups_of_their_own(few_stages):
     (grouped, metrics), (turned, others) = found
     for name in metrics:
         assert float(metrics[name]) == pytest.approx(float(others[name]), rel=1e-4), name
-    for ours, theirs in zip(
-        jax.tree.leaves(grouped.params), jax.tree.leaves(turned.params), strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+    rounding.close_trees(grouped.params, turned.params, 1e-4, at_least=1e-3)
 
 
 def test_a_teacher_in_the_step_gives_its_distribution_or_its_best_class():
@@ -319,8 +311,8 @@ def test_a_teacher_in_the_step_gives_its_distribution_or_its_best_class():
     normal = efficientnet.normalise(images, given.mean, given.std)
     logits = jax.jit(lambda: model.apply(variables, normal, train=False)[0])()
     soft, hard = jax.nn.softmax(logits / 0.5), 0.9 * jax.nn.one_hot(logits.argmax(-1), 10) + 0.01
-    np.testing.assert_allclose(probs(), soft, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(probs(hard=True), hard, rtol=1e-6)
+    rounding.close(probs(), soft)
+    rounding.close(probs(hard=True), hard)
     noised, still = probs(noise=True), probs()[::-1]  # the first on the student's images
     assert np.abs(noised - soft).max() > 1e-5 and np.abs(noised - still).max() > 1e-5
 
@@ -334,7 +326,7 @@ def test_ties_go_to_the_lower_class():
     whole = {"members": [variables], "temperature": np.float32(1)}
     classes, probs = jax.jit(predict)(whole, [np.zeros((2, 16, 16, 3), np.uint8)])
     np.testing.assert_array_equal(classes, [[0, 1, 2]] * 2)
-    np.testing.assert_allclose(probs, 0.1, rtol=1e-6)
+    rounding.close(probs, np.full((2, 3), 0.1))
 
 
 MANY_DEVICES = """
@@ -344,6 +336,7 @@ from ns_jax import trees
 from ns_jax.parallel import mesh as mesh_lib
 from ns_jax.training import state as state_lib
 from ns_jax.training import step as step_lib
+from tests import rounding
 from tests.training import test_step as t
 
 jax.config.update("jax_compilation_cache_dir", sys.argv[1])
@@ -378,7 +371,7 @@ for data, fsdp in ((1, 1), (8, 1), (2, 4), (1, 8)):
     params = {path: np.asarray(array) for path, array in params.items()}
     first = first if data * fsdp > 1 else params
     for path, array in params.items():
-        np.testing.assert_allclose(array, first[path], rtol=1e-3, atol=1e-4, err_msg=path)
+        rounding.close(array, first[path], 1e-4, at_least=1e-3, name=path)
 try:
     state_lib.shardings(shapes, optimiser, mesh, 10**9)
 except ValueError as error:
@@ -404,4 +397,4 @@ def test_all_meshes_equal_one_device(environment, pieces):
     assert "splits only 0% of the parameters" in coverage and "head_conv/kernel" in coverage
     for mesh, found in result.items():
         assert found["shards"] == int(mesh.split("x")[1])  # the weights were in fact split
-        np.testing.assert_allclose(found["losses"], result["1x1"]["losses"], rtol=1e-4)
+        rounding.close(found["losses"], result["1x1"]["losses"], 1e-4)
