@@ -1,10 +1,11 @@
 # make demo   installs the program and runs self-training on the digits (runs/digits)
 # make fashion  ... on Fashion-MNIST, of which 20 images a class keep their label (runs/fashion)
 # make quick  installs, lints and runs the tests of a minute and a half
-# make test   ... all tests but those that `make chaos`, `make pod`, `make slurm`, `make browser`
-#             and `make parity` name
+# make test   ... all tests but those that `make chaos`, `make pod`, `make slurm`, `make browser`,
+#             `make versions` and `make parity` name
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 # Huge pages for large blocks: a training step of the demo is 1.3 to 1.7 times faster on CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
@@ -12,31 +13,39 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # program compiles JAX again, 4 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install dev demo fashion quick test lint chaos pod slurm browser parity docs bench bench-cpu bench-onnx bench-input \
+.PHONY: install dev demo fashion quick smoke test lint oldest newest versions chaos pod slurm browser parity docs bench bench-cpu \
+	bench-onnx bench-input \
 	bench-labelling bench-selection bench-corruptions bench-corrections ladder ablations
 
 # Wheels alone: nothing is compiled here. (promise, which TensorFlow Datasets ask for, is Python and has
 # none.) uv, where there is one, fetches them side by side. What is imported is compiled when it is.
-# CONSTRAINTS=constraints.txt takes the exact versions that the golden numbers were made with.
-ifneq ($(shell command -v uv),)
+# CONSTRAINTS=constraints.txt takes the exact versions that the golden numbers were made with, LOWEST=1
+# the lowest that requirements.txt and pyproject.toml allow, which uv alone can find. VENV=DIRECTORY
+# names another environment than .venv.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+ifneq ($(LOWEST),)
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --resolution lowest-direct
+else ifneq ($(shell command -v uv),)
 INSTALL := uv pip install --quiet --python $(BIN)/python
 else
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+INSTALL := $(PIP)
 endif
-INSTALL += --only-binary :all: --no-binary promise $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+# ns_jax itself is no wheel yet: uv says no to it, too, unless it is named.
+INSTALL += --only-binary :all: --no-binary promise --no-binary ns-jax $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-install: .venv/.installed
+install: $(VENV)/.installed
 
-.venv/.installed: requirements.txt pyproject.toml
+$(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ns_jax needs Python 3.11 or newer; PYTHON=python3.12 make ... chooses one")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
+	$(if $(LOWEST),$(PIP) uv)
 	$(INSTALL) --editable .
 	touch $@
 
 # What tests and benchmarks need beside it: half as much again, most of it the TPU compiler.
-dev: .venv/.dev
+dev: $(VENV)/.dev
 
-.venv/.dev: .venv/.installed
+$(VENV)/.dev: $(VENV)/.installed
 	$(INSTALL) --editable '.[dev]'
 	touch $@
 
@@ -57,8 +66,36 @@ lint: dev
 	$(BIN)/shellcheck launch/*.sh
 
 # No other process and no whole network to compile.
+QUICK := $(BIN)/python -m pytest -n 2 --dist loadfile \
+	-m 'not large and not parity and not chaos and not pod and not slurm and not browser and not versions'
 quick: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not large and not parity and not chaos and not pod and not slurm and not browser'
+	$(QUICK)
+
+# The tests of `make quick` and the demo with a tenth of its steps and one student: whether a Python and the
+# versions that it brings work. No lint, for which they do not matter.
+smoke: dev
+	$(QUICK)
+	rm -rf $(VENV)/demo
+	$(BIN)/python -m ns_jax selftrain --config=configs/digits.py --workdir=$(VENV)/demo --config.train.epochs=20 \
+		--config.optim.warmup_epochs=2 --config.selftrain.iterations=1
+
+# With exactly the lowest versions of requirements.txt and pyproject.toml, on the oldest Python: 3.11.
+oldest:
+	$(MAKE) smoke VENV=.venv-oldest LOWEST=1
+
+# The whole suite with the newest versions that there are, in an environment made anew: for those who maintain
+# ns_jax, every week or so. PYTHON names the newest Python.
+newest:
+	rm -rf .venv-newest
+	$(MAKE) test VENV=.venv-newest
+
+# What the oldest versions wrote is read by the newest ones, and the other way round. PYTHON makes the environment
+# of the newest versions, OLDEST_PYTHON that of the oldest.
+OLDEST_PYTHON ?= $(PYTHON)
+versions:
+	$(MAKE) install VENV=.venv-oldest LOWEST=1 PYTHON=$(OLDEST_PYTHON)
+	$(MAKE) dev VENV=.venv-newest
+	NS_JAX_OLDEST_PYTHON=.venv-oldest/bin/python .venv-newest/bin/python -m pytest -m versions
 
 # Two at a time, which is 1.6 times as fast on 2 cores. A file's tests share what they compiled.
 test: lint
