@@ -153,5 +153,7 @@ def test_other_classes_need_a_new_head_and_only_that_is_new(tiny_config, tmp_pat
     assert "the classifier starts afresh, for 10 classes" in capsys.readouterr().err
     trained = trees.by_path(checkpoint.load_model(tmp_path / "trained")[1]["params"])
     for path, before in trees.by_path(variables["params"]).items():
-        same = trained[path].shape == before.shape and np.allclose(trained[path], before)
-        assert same != path.startswith("head_fc"), path
+        if path.startswith("head_fc"):
+            assert trained[path].shape == (*before.shape[:-1], 10)
+        else:
+            rounding.close(trained[path], before, name=path)
