@@ -162,7 +162,7 @@ class ExportedNetwork:
         return [self.path, *more]
 
     def _found_kind(self, found: np.ndarray) -> str:
-        """Of scores float32 `[n, classes]` of random images. Raises InputError if unclear."""
+        """What scores float32 `[n, classes]` are, as they look. Raises InputError if unclear."""
         kind = scores.kind_of(found, partial=False)
         sums = found.sum(1)
         if kind == scores.PROBABILITIES and (np.abs(sums - 1) > scores.TOLERANCE).any():
