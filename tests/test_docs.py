@@ -1,9 +1,11 @@
-"""The docs name what exists (paths, links, headings), in lines that are short enough to diff."""
+"""The docs name what exists (paths, links, headings, keys), in lines short enough to diff."""
 
 import re
 
 import pytest
 
+from configs import base
+from ns_jax import config as config_lib
 from tests.conftest import ROOT
 
 PAGES = [
@@ -11,7 +13,9 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 LONGEST = 140
+KEYS = dict(config_lib.leaves(base.get_config().to_dict())) | {"some.key": None}
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+FLAG = re.compile(r"--config\.(?!selftrain\.overrides)([\w.]+)")
 PATH = re.compile(r"\b(?:ns_jax|configs|benchmarks|tests|launch)/[\w/]+\.(?:py|sh|yaml)\b")
 
 
@@ -30,6 +34,7 @@ def test_lines_are_short_and_what_is_named_exists(page):
         if len(line) > LONGEST
     ]
     problems += [f"no {path}" for path in PATH.findall(text) if not (ROOT / path).exists()]
+    problems += [f"no key {key}" for key in FLAG.findall(text) if key not in KEYS]
     for link in LINK.findall(text):
         if re.match(r"\w+:", link):
             continue  # elsewhere

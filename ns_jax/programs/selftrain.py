@@ -5,6 +5,7 @@ import copy
 import functools
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterator
 
 import jax
@@ -103,9 +104,11 @@ def _say_what_is_there(config: config_dict.ConfigDict, workdir: pathlib.Path) ->
     say(f"all of it on one page: {workdir / report.PAGE}")
     say("use it in Python: ns_jax.load(PATH).predict(IMAGES)")
     if config.data.labelled.startswith("digits:"):
+        here, python = pathlib.Path.cwd(), pathlib.Path(sys.executable)
+        python = python.relative_to(here) if python.is_relative_to(here) else pathlib.Path("python")
         say(
             "on images of your own, in a sub-folder for each class:\n"
-            "  python -m ns_jax selftrain --config=configs/folder.py --workdir=runs/mine "
+            f"  {python} -m ns_jax selftrain --config=configs/folder.py --workdir=runs/mine "
             "--config.data.labelled=folder:LABELLED --config.data.unlabelled=folder:POOL"
         )
 
