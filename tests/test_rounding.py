@@ -40,7 +40,7 @@ def test_each_leaf_has_its_own_scale():
     rounding.close_trees(found, expected, at_least=1.0)
 
 
-def test_a_stored_probability_may_be_a_step_off():
-    rounding.in_steps([0.5 + 0.9 / 65535], [0.5])
+def test_a_stored_probability_may_be_two_steps_off():
+    rounding.in_steps([0.5 + 1.9 / 65535], [0.5])
     with pytest.raises(AssertionError):
-        rounding.in_steps([0.5 + 1.1 / 65535], [0.5])
+        rounding.in_steps([0.5 + 2.1 / 65535], [0.5])
