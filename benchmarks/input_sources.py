@@ -18,9 +18,9 @@ import numpy as np
 
 from benchmarks import photos
 from benchmarks.sides import machine, row
-from ns_jax import files
 from ns_jax.data import crops, pipeline, randaugment, views
 from ns_jax.data import open as open_lib
+from ns_jax.data import signatures as signatures_lib
 from ns_jax.data.batch import BatchSpec
 from ns_jax.data.workers import LoaderSettings
 from ns_jax.training import examples as examples_lib
@@ -84,7 +84,7 @@ def _folder(directory: pathlib.Path) -> None:
     row([f"opening a folder of {MEMBERS:,} files", f"{time.perf_counter() - began:.1f} s"])
     paths = [str(path) for path in directory.glob("*/*")]
     began = time.perf_counter()
-    files.signatures(paths)
+    signatures_lib.of(paths)
     seconds = (time.perf_counter() - began) / len(paths)
     row(["fingerprint of a file of it", f"{seconds * 1e6:.0f} us"])
     shutil.rmtree(directory)

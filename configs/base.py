@@ -79,6 +79,10 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     # Threads that do it without workers; None: two, if there are two cores and images take long.
     data.read_threads = optional(int)
     data.prefetch = 8  # batches made ahead of the device
+    # Shards of a bucket are read from copies on a disk of this host, which its processes share.
+    data.cache = ""  # a directory to keep them in; "": below TMPDIR, until the program ends
+    data.cache_gb = 16.0  # of copies, at most (2^30 bytes); those used longest ago make room
+    data.shuffle_shards = 16  # of a bucket, that a training reads and mixes at once
 
     config.randaugment = randaugment = config_dict.ConfigDict()
     randaugment.num_layers = 2  # operators applied to an image, N; 0 switches RandAugment off

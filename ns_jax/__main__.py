@@ -13,7 +13,7 @@ from absl import flags, logging
 from ml_collections import config_dict, config_flags
 
 from ns_jax.config import ranges
-from ns_jax.errors import InputError, paths_of_the_user
+from ns_jax.errors import InputError, UnansweredError, paths_of_the_user
 from ns_jax.parallel import preemption
 
 
@@ -84,9 +84,9 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "join the other hosts of 
 def main(argv: list[str] | None = None) -> int:
     """Runs one program; returns the exit status.
 
-    0; 2 for input that it cannot work with (`InputError`); 1 for a full disk. Any other error is
-    raised, which is status 1 as well: a worker that was lost, a bug. After SIGTERM the process ends
-    with 143: what there was is saved, and the same command resumes.
+    0; 2 for input that it cannot work with (`InputError`); 1 for a full disk and a bucket that does
+    not answer. Any other error is raised, which is status 1 as well: a worker that was lost, a bug.
+    After SIGTERM the process ends with 143: what there was is saved, and the same command resumes.
     """
     preemption.block_sigterm()
     argv = sys.argv if argv is None else argv
@@ -113,6 +113,8 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             room = f"; make room on the disk of {workdir}, and the same command goes on"
             return _fail(f"{error}{room}", status=1)
+        if isinstance(error, UnansweredError):
+            return _fail(error, status=1)
         raise
 
 

@@ -32,6 +32,10 @@ class MissingPackageError(InputError, ImportError):
     """A package that an optional feature needs; the message has the command that installs it."""
 
 
+class UnansweredError(OSError):
+    """A bucket that does not answer, or not properly, however often it is asked: it may pass."""
+
+
 class DivergedError(InputError, FloatingPointError):
     """A training whose loss or gradient is not finite any more."""
 

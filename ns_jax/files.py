@@ -5,24 +5,23 @@ import contextlib
 import errno
 import functools
 import glob
-import hashlib
 import os
 import pathlib
 import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from etils import epath
 
+from ns_jax.buckets import reads
 from ns_jax.errors import WRONG_PATH, InputError, MissingFileError, MissingPackageError
 
-SAMPLE = 4096  # bytes that a fingerprint reads at one place of a file ...
-SAMPLES = 64  # ... and at this many places of a shard, all of a small one
-UNREADABLE = b"unreadable"  # instead of a digest
-THREADS = 16  # that wait for the disk or the network
+BEGINNING = 4096  # bytes that tell what a file is
+THREADS = 16  # that wait for the disk ...
+REQUESTS = 64  # ... and for a bucket, which answers late and many at once
 
 
 def is_remote(path: str) -> bool:
@@ -61,13 +60,21 @@ def expand(pattern: str) -> list[str]:
 
 def size(path: str) -> int:
     """Bytes of a file. Raises FileNotFoundError."""
-    return remote(path).stat().length if is_remote(path) else os.path.getsize(path)
+    return _about(path)["size"] if is_remote(path) else os.path.getsize(path)
+
+
+def _about(path: str) -> dict:
+    """What a bucket says of an object: `size` in bytes, and more. Raises as `read`."""
+    about = reads.whole_answer(filesystem(path), path, "info")
+    if about["type"] == "directory":
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    return about
 
 
 def read(path: str) -> bytes:
     """The whole of a file. Raises OSError."""
     if is_remote(path):
-        return remote(path).read_bytes()
+        return reads.read(filesystem(path), path)
     descriptor = _open_regular(path)  # half the time of a file object
     try:
         data = os.read(descriptor, os.fstat(descriptor).st_size)
@@ -81,7 +88,7 @@ def read(path: str) -> bytes:
 def open_binary(path: str, buffering: int = -1) -> BinaryIO:
     """A file object to read from. Raises OSError."""
     if is_remote(path):
-        return remote(path).open("rb")
+        return cast(BinaryIO, reads.ObjectFile(filesystem(path), path, size(path)))
     return open(path, "rb", buffering, opener=_open_regular)
 
 
@@ -133,7 +140,7 @@ def create(path: str, data: bytes) -> bool:
         if remote(path).exists():
             return False
         try:
-            _filesystem(path).pipe_file(path, data, mode="create")
+            filesystem(path).pipe_file(path, data, mode="create")
         except FileExistsError:
             return False
         return True
@@ -237,9 +244,7 @@ def read_range(path: str, offset: int, length: int, version: str) -> bytes:
     With another `version`, any string, the file is opened again.
     """
     if is_remote(path):
-        with remote(path).open("rb") as file:
-            file.seek(offset)
-            return file.read(length)
+        return reads.read(filesystem(path), path, offset, offset + length)
     file = _opened(path, version)
     return os.pread(file.fileno(), length, offset)
 
@@ -249,26 +254,15 @@ def _opened(path: str, version: str) -> BinaryIO:
     return open(path, "rb", buffering=0)  # noqa: SIM115 (closed when the cache lets go of it)
 
 
-def signatures(paths: Sequence[str], shards: bool = False) -> list[bytes]:
-    """A digest of each file's size and of a little of its content, whatever its name and time.
-
-    What a fingerprint needs to notice a file that was written anew, at the price of one short read
-    for an image (one compressed anew differs in its length or its end) and of `SAMPLES` for a shard
-    of many images. Bytes changed in place elsewhere go unnoticed. Times are left out on
-    purpose: a copy on another machine is the same data. That of a file that cannot be opened is
-    `UNREADABLE`. Raises OSError for what this machine lacks, as memory.
-    """
-    return in_threads(lambda path: _signature(path, shards), paths)
-
-
 def in_threads(function: Callable[[str], Any], paths: Sequence[str]) -> list:
     """`function(path)` of each path, in order."""
-    chunks = [paths[start::THREADS] for start in range(min(THREADS, len(paths)))]
-    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+    threads = REQUESTS if paths and is_remote(paths[0]) else THREADS
+    chunks = [paths[start::threads] for start in range(min(threads, len(paths)))]
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         done = list(pool.map(lambda chunk: [function(path) for path in chunk], chunks))
     result = [None] * len(paths)
     for start, found in enumerate(done):
-        result[start::THREADS] = found
+        result[start::threads] = found
     return result
 
 
@@ -281,6 +275,12 @@ def why_unreadable(path: str) -> str:
     return "it can now"
 
 
+def own_cache() -> pathlib.Path:
+    """Where this program keeps what it can make again."""
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(cache) / "ns_jax"
+
+
 def is_of_the_machine(error: OSError, path: str) -> bool:
     """Whether another time, or another machine, the same file may well be opened."""
     if is_remote(path):
@@ -289,38 +289,23 @@ def is_of_the_machine(error: OSError, path: str) -> bool:
 
 
 def beginning(path: str) -> bytes | None:
-    """The first `SAMPLE` bytes; None where the file cannot be opened. Raises as `signatures`."""
+    """The first `BEGINNING` bytes; None where the file cannot be opened.
+
+    Raises OSError for what this machine lacks, as memory.
+    """
     try:
+        if is_remote(path):
+            return reads.read(filesystem(path), path, end=BEGINNING)
         with open_binary(path, buffering=0) as file:
-            return file.read(SAMPLE)
+            return file.read(BEGINNING)
     except OSError as error:
         if is_of_the_machine(error, path):
             raise
         return None
 
 
-def _signature(path: str, shard: bool) -> bytes:
-    try:
-        return _digest_of_samples(path, shard)
-    except OSError as error:
-        if is_of_the_machine(error, path):
-            raise
-        return UNREADABLE
-
-
-def _digest_of_samples(path: str, shard: bool) -> bytes:
-    with open_binary(path, buffering=0) as file:
-        length = file.seek(0, os.SEEK_END)
-        end = max(0, length - SAMPLE)
-        step = max(SAMPLE, end // SAMPLES)  # all of a file that is small
-        sample = hashlib.sha256(b"%d" % length)
-        for offset in (*range(0, end, step), end) if shard else (end,):
-            file.seek(offset)
-            sample.update(file.read(SAMPLE))
-    return sample.digest()
-
-
-def _filesystem(path: str) -> fsspec.AbstractFileSystem:
+def filesystem(path: str) -> fsspec.AbstractFileSystem:
+    """The client of a bucket. Raises InputError or ImportError where it cannot be read."""
     scheme = path.partition("://")[0]
     _check_library(scheme)
     return fsspec.filesystem(scheme)

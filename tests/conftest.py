@@ -89,6 +89,7 @@ def bucket(tmp_path, monkeypatch):
 
     class Bucket(DirFileSystem):
         protocol = "gs"
+        async_impl = False
 
         def __init__(self, **_):
             super().__init__(path=str(tmp_path), fs=LocalFileSystem(auto_mkdir=True))

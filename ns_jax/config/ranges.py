@@ -79,6 +79,8 @@ RANGES = {
     "data.mean": Range(0, 1, count=3),
     "data.std": Range(0, without_low=True, count=3),
     "data.max_pixels": COUNT,
+    "data.cache_gb": POSITIVE,
+    "data.shuffle_shards": COUNT,
     "data.max_bad_fraction": SHARE,
     "data.workers": Range(0, optional=True),
     "data.read_threads": COUNT_OR_NONE,

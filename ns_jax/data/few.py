@@ -68,6 +68,8 @@ def part(kind: str, source: Source, draw: Draw) -> Source:
         records=_Part(source.records, chosen, hidden),
         labels=unlabelled(len(chosen)) if hidden else labels[chosen],
         truth=labels[chosen] if hidden else None,
+        shards=source.shards and source.shards.chosen(chosen),
+        late=source.late,
     )
 
 

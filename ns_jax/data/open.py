@@ -8,6 +8,7 @@ from ml_collections import config_dict
 
 from ns_jax.data import decoding, few, source
 from ns_jax.data.formats import array_record, digits, folder, idx, parquet, paths, tfds, webdataset
+from ns_jax.data.shard_cache import ShardCache
 from ns_jax.data.source import Source
 from ns_jax.data.workers import LoaderSettings
 from ns_jax.errors import InputError, paths_of_the_user
@@ -83,9 +84,14 @@ def open_from_config(config: config_dict.ConfigDict, which: str) -> Source:
 
 
 def open_named(config: config_dict.ConfigDict, name: str) -> Source:
-    """The source of that name, with a config's settings for all sources."""
-    data = config.data
-    return open_source(
+    """The source of that name, with a config's settings for all sources.
+
+    Raises InputError as `open_source`, and where copies of a bucket's shards cannot be kept.
+    """
+    data, kept = config.data, cache(config)
+    if data.cache:
+        kept.check()
+    source = open_source(
         name,
         labels_per_class=data.labels_per_class,
         labels_share=data.labels_share,
@@ -94,8 +100,19 @@ def open_named(config: config_dict.ConfigDict, name: str) -> Source:
         max_pixels=data.max_pixels,
         label_column=data.label_column,
     )
+    if source.shards:
+        kept.check()
+        kept.check_room(source.shards.largest(1), f"a shard of {source.name}")
+    return source
 
 
 def loader_settings(config: config_dict.ConfigDict) -> LoaderSettings:
     data = config.data
-    return LoaderSettings(data.workers, data.read_threads, data.prefetch)
+    return LoaderSettings(
+        data.workers, data.read_threads, data.prefetch, cache(config), data.shuffle_shards
+    )
+
+
+def cache(config: config_dict.ConfigDict) -> ShardCache:
+    """Where a config has shards of buckets kept."""
+    return ShardCache(config.data.cache, int(config.data.cache_gb * (1 << 30)))

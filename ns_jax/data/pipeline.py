@@ -3,6 +3,7 @@
 Nothing here touches a device; every row is a function of (seed, step, row).
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -12,8 +13,12 @@ from typing import Any
 import grain
 import numpy as np
 
-from ns_jax.data import crops, decoding, perceptual, views, workers
+from ns_jax import files
+from ns_jax.data import crops, decoding, perceptual, shard_cache, views, workers
+from ns_jax.data import shards as shards_lib
 from ns_jax.data.batch import BatchSpec
+from ns_jax.data.shard_order import Lanes, ShardPlan, ShardShuffled
+from ns_jax.data.shards import Pass
 from ns_jax.data.source import Indices, Source
 from ns_jax.data.workers import LoaderSettings
 
@@ -135,16 +140,31 @@ def train_batches(
     seen as `unlabelled_view` has it; None: as labelled ones are.
     """
 
+    own = np.arange(spec.rows) if places is None else np.asarray(places)
+    is_labelled = spec.is_labelled(own)
+    there = [(labelled, own[is_labelled], spec.labelled)]
+    if unlabelled:
+        there.append((unlabelled, own[~is_labelled], spec.unlabelled))
+    plans = [
+        _plan(examples, [spec.number_in_stream(0, int(row)) for row in rows], count, order, reading)
+        for (examples, rows, count), order in zip(
+            there, (_stream_seed(seed, 0), _stream_seed(seed, 2)), strict=False
+        )
+    ]
+    shards = Pass(reading.cache, *(plan.shards if plan else None for plan in plans))
+    _check_room(plans, reading)
+    late = any(examples.source.late for examples, _, _ in there)
+
     def stream(examples: Examples, number: int, view: views.TrainView) -> grain.MapDataset:
+        order, plan = _stream_seed(seed, number), plans[number // 2]
         return (
-            Shuffled(len(examples), _stream_seed(seed, number))
+            (ShardShuffled(plan.lanes) if plan else Shuffled(len(examples), order))
             .repeat()
             .random_map(
                 functools.partial(_augmented, examples, view), seed=_stream_seed(seed, number + 1)
             )
         )
 
-    own = np.arange(spec.rows) if places is None else np.asarray(places)
     rows = Rows(
         stream(labelled, 0, view),
         None if unlabelled is None else stream(unlabelled, 2, unlabelled_view or view),
@@ -155,15 +175,56 @@ def train_batches(
 
     def make(step: int, empty: Callable) -> dict:
         batch = spec.empty(len(own), empty)
-        for number, place in enumerate(own):
-            for name, value in rows.row(step, int(place)).items():
-                batch[name][number] = value
+        with shards.reading(*_needed(plans, step)):
+            read = functools.partial(rows.row, step)
+            for number, row in enumerate(_each(read, own.tolist(), late, shards)):
+                for name, value in row.items():
+                    batch[name][number] = value
         if "is_labelled" in batch:
-            batch["is_labelled"][:] = spec.is_labelled(own)
+            batch["is_labelled"][:] = is_labelled
         return batch
 
     num_bytes = spec.num_bytes(len(own), workers.ALIGNMENT)
     return reading.iterate(make, range(start_step, steps), num_bytes)
+
+
+def _plan(
+    examples: Examples, numbers: list[int], batch: int, seed: int, reading: LoaderSettings
+) -> ShardPlan | None:
+    """Which shards of a bucket a host's rows need, which are `numbers` of the examples' stream in
+    step 0; None of examples on a disk.
+    """
+    if not examples.source.shards:
+        return None
+    shards = examples.source.shards.chosen(examples.index)
+    return ShardPlan(shards, Lanes(shards.ends, batch, reading.shuffle_shards, seed), numbers)
+
+
+def _check_room(plans: Sequence[ShardPlan | None], reading: LoaderSettings) -> None:
+    """Raises InputError if the copies that training needs at once cannot be kept."""
+    least = sum(plan.shards.largest(plan.at_once) for plan in plans if plan)
+    if least:
+        reading.cache.check()
+        what = f"training from {sum(plan.at_once for plan in plans if plan)} shards at once"
+        reading.cache.check_room(least, what)
+
+
+def _needed(plans: Sequence[ShardPlan | None], step: int) -> tuple[list, list]:
+    """The shards that a step reads, and those that follow them."""
+    found = [plan.needed(step) for plan in plans if plan]
+    return [one for now, _ in found for one in now], [one for _, soon in found for one in soon]
+
+
+def _each(function: Callable, items: Iterable, late: bool, shards: Pass | None) -> Iterable:
+    """`function` of each item in order; many at once where each waits for a bucket."""
+    if not late:
+        return map(function, items)
+
+    def one(item: Any) -> Any:
+        with shards.reading() if shards else contextlib.nullcontext():
+            return function(item)
+
+    return shard_cache.pool("images", files.REQUESTS).map(one, items)
 
 
 def _stream_seed(seed: int, number: int) -> int:
@@ -216,6 +277,9 @@ def evaluation_batches(
     `perceptual.NOTHING` of what cannot be read. An image is decoded once.
     """
     shapes = [(preprocessing.size,) * 2 + (3,) for preprocessing in preprocessings]
+    shards = Pass(reading.cache, source.shards)
+    if source.shards:
+        reading.cache.check()
 
     def make(part: np.ndarray, empty: Callable) -> dict:
         views = [empty((batch_size, *shape), np.uint8) for shape in shapes]
@@ -229,22 +293,26 @@ def evaluation_batches(
             batch["phash"] = np.full(len(part), perceptual.NOTHING, np.uint64)
         for view in views:
             view[len(part) :] = 0
-        for place, index in enumerate(part):
-            example = source[int(index)]
-            status = "ok"
-            try:
-                pixels = decoding.decode(example["image"], source.max_pixels)
-                for view, preprocessing in zip(views, preprocessings, strict=True):
-                    view[place] = preprocessing(pixels)
-                if hashed:
-                    batch["phash"][place] = perceptual.phash(pixels)
-            except decoding.BadImageError as error:
-                status = str(error)
-                for view in views:
-                    view[place] = 0
-            batch["label"][place] = example["label"]
-            batch["key"].append(example["key"])
-            batch["status"].append(status)
+        whole = bool(shards) and shards_lib.lie_together(part)
+        late = source.late or (bool(shards) and not whole)
+        needed = shards_lib.in_order(source.shards, part) if whole and source.shards else ((), ())
+        with shards.reading(*needed) if whole else contextlib.nullcontext():
+            read = source.__getitem__, np.asarray(part).tolist()
+            for place, example in enumerate(_each(*read, late, shards if whole else None)):
+                status = "ok"
+                try:
+                    pixels = decoding.decode(example["image"], source.max_pixels)
+                    for view, preprocessing in zip(views, preprocessings, strict=True):
+                        view[place] = preprocessing(pixels)
+                    if hashed:
+                        batch["phash"][place] = perceptual.phash(pixels)
+                except decoding.BadImageError as error:
+                    status = str(error)
+                    for view in views:
+                        view[place] = 0
+                batch["label"][place] = example["label"]
+                batch["key"].append(example["key"])
+                batch["status"].append(status)
         return {**{f"image_{n}": view for n, view in enumerate(views)}, **batch}
 
     num_bytes = batch_size * sum(map(math.prod, shapes)) + workers.ALIGNMENT * (1 + len(shapes))

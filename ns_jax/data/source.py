@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from ns_jax import files
 from ns_jax.data import class_names as class_names_lib
-from ns_jax.data import decoding
+from ns_jax.data import decoding, shards
+from ns_jax.data.shards import Shards
 from ns_jax.digest import Digest
 from ns_jax.errors import InputError
 
@@ -55,6 +56,8 @@ class Source:
     truth: np.ndarray | None = None
     max_pixels: int = decoding.MAX_PIXELS  # of an image that is decoded
     no_labels: str = ""  # of a source without classes why there are none
+    shards: Shards | None = None  # of a bucket that images lie in; None: in none, or all on a disk
+    late: bool = False  # each image is an object of a bucket: a request of its own
 
     def __len__(self) -> int:
         return len(self.records)
@@ -282,4 +285,6 @@ def join(sources: Sequence[Source]) -> Source:
         labels=joined([source.labels for source in sources]),
         truth=joined(known) if hidden else None,
         no_labels="; ".join(source.no_labels for source in sources if source.no_labels),
+        shards=shards.joined([source.shards for source in sources], list(map(len, sources))),
+        late=any(source.late for source in sources),
     )

@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ns_jax import cores
+from ns_jax.data.shard_cache import ShardCache
 from ns_jax.errors import InputError
 
 ALIGNMENT = 64
@@ -239,9 +240,11 @@ class LoaderSettings:
     workers: int | None = None  # processes; 0: none, None: as many as pay
     threads: int | None = None  # of this process, without workers; one if images are quickly made
     prefetch: int = 8  # batches made ahead, over all workers
+    cache: ShardCache = ShardCache()  # where shards of a bucket are kept  # noqa: RUF009  (frozen)
+    shuffle_shards: int = 16  # of a bucket that a training reads, and mixes, at once
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 0), ("threads", 1), ("prefetch", 1)):
+        for name, least in (("workers", 0), ("threads", 1), ("prefetch", 1), ("shuffle_shards", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"data.{name} is {value}; set it to {least} or more")

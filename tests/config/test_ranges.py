@@ -17,7 +17,7 @@ from ns_jax.training import numbers as numbers_lib
 # Words that have no list of choices: paths, sources, names, and what another part takes apart.
 FREE = {
     *("data.labelled", "data.unlabelled", "data.test", "data.holdout", "data.guard"),
-    *("data.label_column",),
+    *("data.label_column", "data.cache"),
     *("train.selection", "train.teacher", "train.init", "train.init_model", "train.wandb"),
     *("label.checkpoint", "label.subset", "label.worker"),
     *("label.predictions", "label.holdout_predictions", "label.class_names", "label.class_map"),

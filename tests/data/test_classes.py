@@ -12,6 +12,7 @@ import pytest
 
 from ns_jax.data import class_names, matching, overlap
 from ns_jax.data import open as open_lib
+from ns_jax.data import signatures as signatures_lib
 from ns_jax.errors import InputError
 from tests.data import made
 
@@ -124,11 +125,10 @@ def test_every_format_sorts_numbers_as_numbers(tmp_path):
 
 def test_fingerprints_do_not_follow_the_order_of_classes(tmp_path):
     """As before numbers were sorted as numbers: label shards of then are still of this source."""
-    from ns_jax import files
     from ns_jax.data.source import digest
 
     source = open_source(parquet(tmp_path, ["2", "10", "1"]))
-    signatures = files.signatures([str(tmp_path / "x.parquet")], shards=True)
+    signatures = signatures_lib.of([str(tmp_path / "x.parquet")], shards=True)
     assert source.class_names == ("1", "2", "10")
     assert source.fingerprint == digest("1", "10", "2", *signatures)
 

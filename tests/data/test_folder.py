@@ -8,6 +8,7 @@ import pytest
 from ns_jax import files
 from ns_jax.data import bad_images, decoding, endings, headers
 from ns_jax.data import open as open_lib
+from ns_jax.data import signatures as signatures_lib
 from tests.data import made
 
 
@@ -115,13 +116,13 @@ def test_a_file_that_cannot_be_read_keeps_its_place(tmp_path, capsys, locks, mak
 def test_a_file_that_vanishes_while_the_source_is_opened_is_a_bad_image(tmp_path, monkeypatch):
     for name in "abc":
         write(tmp_path / f"{name}.jpg")
-    original = files.signatures
+    original = signatures_lib.of
 
     def late(*arguments):
         (tmp_path / "b.jpg").unlink()
         return original(*arguments)
 
-    monkeypatch.setattr(files, "signatures", late)
+    monkeypatch.setattr(signatures_lib, "of", late)
     assert bad(open_source(tmp_path)) == ["b.jpg: empty file"]
 
 
@@ -280,5 +281,5 @@ def test_every_ending_that_is_read_is_of_a_kind_that_is_read():
     for ending in ("jpg", "jpe", "png", "webp", "bmp", "dib", "tiff", "ppm", "jp2", "avif"):
         assert ending in endings.READ
         data = cv2.imencode(f".{ending}", made.image(0))[1].tobytes()
-        assert headers.is_image(data[: files.SAMPLE])
+        assert headers.is_image(data[: files.BEGINNING])
     assert not endings.READ & endings.UNREAD

@@ -5,6 +5,7 @@ import itertools
 import os
 import pickle
 import re
+import sys
 import tarfile
 import threading
 import urllib.parse
@@ -17,6 +18,7 @@ import pytest
 from ns_jax import files
 from ns_jax.data import decoding
 from ns_jax.data import open as open_lib
+from ns_jax.data import signatures as signatures_lib
 from ns_jax.data.formats import webdataset
 from tests.data import made
 
@@ -138,7 +140,7 @@ def test_a_file_of_the_same_length_and_other_content_changes_the_fingerprint(tmp
 def test_a_signature_notices_what_the_docs_say_and_no_more(tmp_path):
     path, content = tmp_path / "x", bytearray(2**20)
     path.write_bytes(content)
-    before = [files.signatures([str(path)], shards=shards) for shards in (False, True)]
+    before = [signatures_lib.of([str(path)], shards=shards) for shards in (False, True)]
     for place, image_is_new, shard_is_new in (
         (2**20 - 4096, True, True),  # the last 4 kB
         (2**20 - 4097, False, False),
@@ -148,7 +150,7 @@ def test_a_signature_notices_what_the_docs_say_and_no_more(tmp_path):
         changed = content.copy()
         changed[place] = 1
         path.write_bytes(changed)
-        after = [files.signatures([str(path)], shards=shards) for shards in (False, True)]
+        after = [signatures_lib.of([str(path)], shards=shards) for shards in (False, True)]
         assert [a != b for a, b in zip(after, before, strict=True)] == [image_is_new, shard_is_new]
 
 
@@ -506,7 +508,11 @@ def test_what_is_no_tar_file_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["folder:gs://bucket/x", "wds:gs://bucket/*.tar"])
-def test_a_bucket_without_its_library_is_said(name):
+def test_a_bucket_without_its_library_is_said(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    for scheme in ("gs", "gcs"):
+        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)
+    files._check_library.cache_clear()
     with pytest.raises(ImportError, match="read with gcsfs, .*: pip install gcsfs, or mount"):
         open_source(name)
     with pytest.raises(ValueError, match="http:// cannot be read; name a path on disk, gs://"):

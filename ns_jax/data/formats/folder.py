@@ -11,6 +11,7 @@ import pyarrow as pa
 from ns_jax import files
 from ns_jax.data import class_names as class_names_lib
 from ns_jax.data import endings, headers, label_table
+from ns_jax.data import signatures as signatures_lib
 from ns_jax.data.listing import Listing, listing
 from ns_jax.data.source import Record, Source, as_text, digest, unlabelled
 from ns_jax.errors import InputError
@@ -35,7 +36,9 @@ class _Files:
         name = self.names[index].as_py()
         try:
             image = files.read(f"{self.root}/{os.fsdecode(name)}")
-        except OSError:
+        except OSError as error:
+            if files.is_remote(self.root) and files.is_of_the_machine(error, self.root):
+                raise
             image = b""  # vanished or unreadable: reported as an empty file
         return image, -1 if self.labels is None else self.labels[index], as_text(name)
 
@@ -76,7 +79,7 @@ def open_source(root: str, column: str = "label") -> Source:
         say_once(f"folder:{root}: not looked into: {_first(there.unread)}")
     # Files and labels say it all, but for names that numbers have only there.
     listed = given if names is given else ()
-    signatures = files.signatures([f"{root}/{key}" for key in keys])
+    signatures = signatures_lib.of([f"{root}/{key}" for key in keys])
     _say_unreadable(root, keys, signatures)
     labels = numbers if names else None
     return Source(
@@ -86,6 +89,7 @@ def open_source(root: str, column: str = "label") -> Source:
         records=_Files(root, pa.array(map(os.fsencode, keys), pa.large_binary()), labels),
         labels=unlabelled(len(keys)) if labels is None else labels,
         no_labels="" if names else no_labels,
+        late=files.is_remote(root),
     )
 
 
@@ -119,7 +123,8 @@ def _look(path: str) -> str:
 
 
 def _say_unreadable(root: str, keys: list[str], signatures: list[bytes]) -> None:
-    bad = [key for key, sign in zip(keys, signatures, strict=True) if sign == files.UNREADABLE]
+    signed = zip(keys, signatures, strict=True)
+    bad = [key for key, sign in signed if sign == signatures_lib.UNREADABLE]
     if bad:
         reasons = [f"{key} ({files.why_unreadable(f'{root}/{key}')})" for key in bad[:SHOWN]]
         say_once(

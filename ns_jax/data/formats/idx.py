@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from ns_jax import files
 from ns_jax.data import class_names
+from ns_jax.data import signatures as signatures_lib
 from ns_jax.data.source import Record, Source, digest, numbered_keys
 from ns_jax.errors import InputError, MissingFileError
 
@@ -74,7 +75,7 @@ def open_source(rest: str) -> Source:
         raise InputError(f"idx:{rest} names no split; write idx:DIR:train or idx:DIR:test")
     directory = directory.rstrip("/") or "/"
     prefix, images, labels = _find(directory, split)
-    version = digest(*files.signatures([images, labels], shards=True), str(transposed))
+    version = digest(*signatures_lib.of([images, labels], shards=True), str(transposed))
     shape, numbers = _array(images, 3, version).shape, _array(labels, 1, version)
     if len(numbers) != shape[0]:
         raise InputError(

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 
 from ns_jax import files
 from ns_jax.data import class_names, label_column, patterns
+from ns_jax.data import shards as shards_lib
+from ns_jax.data import signatures as signatures_lib
 from ns_jax.data.source import (
     Record,
     Source,
@@ -45,7 +47,7 @@ class _Rows:
         file = int(np.searchsorted(self.ends, index, side="right"))
         row = index - (int(self.ends[file - 1]) if file else 0)
         path = self.paths[file]
-        _, ends = _open(path, self.version)
+        ends = _groups(path, self.version)
         group = int(np.searchsorted(ends, row, side="right"))
         row -= int(ends[group - 1]) if group else 0
         image, key = b"", f"row-{index:08d}"
@@ -92,7 +94,7 @@ def _names(path: str, version: str) -> pa.Array | None:
     """The column `image.path` of a file, large_string; None if it has none."""
     try:
         with _LOCK:
-            file, _ = _open(path, version)
+            file = _open(path, version)
             kind = file.schema_arrow.field("image").type
             if not pa.types.is_struct(kind) or "path" not in kind.names:
                 return None
@@ -113,18 +115,25 @@ def _names(path: str, version: str) -> pa.Array | None:
 @functools.lru_cache(maxsize=GROUPS_KEPT)
 def _images(path: str, group: int, version: str) -> pa.Array:
     """The images of a row group. Parquet compresses it as one: nothing smaller can be read."""
+    copy = shards_lib.copy_of(path)
     with _LOCK:  # a ParquetFile is not made for threads
-        file, _ = _open(path, version)
+        file = copy.opened(pq.ParquetFile) if copy else _open(path, version)
         table = file.read_row_group(group, ["image"], use_threads=False)
     return table.column("image").combine_chunks()
 
 
 @functools.lru_cache(maxsize=64)
-def _open(path: str, version: str) -> tuple[pq.ParquetFile, np.ndarray]:
-    """A file, and its rows up to and with each of its row groups (int64)."""
-    file = pq.ParquetFile(files.open_binary(path))
+def _open(path: str, version: str) -> pq.ParquetFile:
+    return pq.ParquetFile(files.open_binary(path))
+
+
+@functools.lru_cache(maxsize=64)
+def _groups(path: str, version: str) -> np.ndarray:
+    """The rows of a file up to and with each of its row groups, int64."""
+    copy = shards_lib.copy_of(path)
+    file = copy.opened(pq.ParquetFile) if copy else _open(path, version)
     groups = range(file.num_row_groups)
-    return file, np.cumsum([file.metadata.row_group(group).num_rows for group in groups])
+    return np.cumsum([file.metadata.row_group(group).num_rows for group in groups])
 
 
 def open_source(pattern: str, column: str = "label") -> Source:
@@ -175,7 +184,8 @@ def open_source(pattern: str, column: str = "label") -> Source:
         next(iter(given), ()) or class_names.beside(paths[0]),
         name,
     )
-    fingerprint = digest(*found.spelled, *files.signatures(paths, shards=True))
+    signatures = signatures_lib.of(paths, shards=True)
+    fingerprint = digest(*found.spelled, *signatures)
     numbers = found.numbers if found.names else None
     return Source(
         name=name,
@@ -183,6 +193,7 @@ def open_source(pattern: str, column: str = "label") -> Source:
         fingerprint=fingerprint,
         records=_Rows(tuple(paths), ends, numbers, fingerprint),
         labels=unlabelled(len(found.numbers)) if numbers is None else numbers,
+        shards=shards_lib.in_bucket(paths, ends, signatures),
         no_labels=no_labels if numbers is None else "",
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from ns_jax import files
+from ns_jax.data import signatures as signatures_lib
 from ns_jax.data.source import Record, Source, as_text, digest, unlabelled
 from ns_jax.errors import InputError
 
@@ -21,7 +22,9 @@ class _Images:
         path = self.paths[index]
         try:
             image = files.read(path)
-        except OSError:
+        except OSError as error:
+            if files.is_remote(path) and files.is_of_the_machine(error, path):
+                raise
             image = b""  # vanished or unreadable: reported as an empty file
         return image, -1, as_text(path)
 
@@ -44,8 +47,9 @@ def open_source(pattern: str) -> Source:
     return Source(
         name=f"images:{pattern}",
         class_names=(),
-        fingerprint=digest(*paths, *files.signatures(paths)),
+        fingerprint=digest(*paths, *signatures_lib.of(paths)),
         records=_Images(tuple(paths)),
         labels=unlabelled(len(paths)),
+        late=files.is_remote(pattern),
         no_labels="plain files have none; put them into a folder for each class",
     )

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from typing import Any
 
-from ns_jax import files
+from ns_jax.data import signatures as signatures_lib
 from ns_jax.data.formats import array_record
 from ns_jax.data.source import Record, Source, as_text, digest, unlabelled
 from ns_jax.errors import InputError, MissingFileError
@@ -88,7 +88,7 @@ def open_source(rest: str, column: str = "label") -> Source:
     return Source(
         name=f"tfds:{rest}",
         class_names=tuple(features[column].names) if labelled else (),
-        fingerprint=digest(builder.info.full_name, *slices, *files.signatures(paths, shards=True)),
+        fingerprint=digest(builder.info.full_name, *slices, *signatures_lib.of(paths, shards=True)),
         records=_Examples(
             data,
             split,

@@ -8,13 +8,13 @@ then on an image costs one read.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import json
 import mmap
 import multiprocessing
 import os
-import pathlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -22,7 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ns_jax import cores, files
+from ns_jax.buckets import reads
 from ns_jax.data import class_names, endings, patterns
+from ns_jax.data import shards as shards_lib
+from ns_jax.data import signatures as signatures_lib
 from ns_jax.data.formats.tar import LABEL, read_samples
 from ns_jax.data.patterns import INDEX
 from ns_jax.data.source import Record, Source, as_text, digest, keys_of_parts, unlabelled
@@ -53,11 +56,13 @@ class _Samples:
         shard = int(np.searchsorted(self.ends, index, side="right"))
         row = index - (int(self.ends[shard - 1]) if shard else 0)
         keys, offsets, sizes, labels = _columns(self.indices[shard], self.version)
+        path, place = self.shards[shard], (int(offsets[row]), int(sizes[row]))
         try:
-            image = files.read_range(
-                self.shards[shard], int(offsets[row]), int(sizes[row]), self.version
-            )
-        except OSError:
+            copy = shards_lib.copy_of(path)
+            image = copy.read(*place) if copy else files.read_range(path, *place, self.version)
+        except OSError as error:
+            if files.is_remote(path) and files.is_of_the_machine(error, path):
+                raise
             image = b""  # reported as an empty file
         return image, self.numbers.get(labels[row].as_py(), -1), keys[row].as_py()
 
@@ -79,7 +84,7 @@ def open_source(pattern: str) -> Source:
     """
     name = f"wds:{pattern}"
     shards = patterns.shards("wds", pattern, SUFFIXES)
-    signatures = files.signatures(shards, shards=True)
+    signatures = signatures_lib.of(shards, shards=True)
     indices = _indices(shards, [digest(VERSION, signature) for signature in signatures])
     tables = [_load(path) for path in indices]
     ends = np.cumsum([len(table) for table in tables])
@@ -98,13 +103,15 @@ def open_source(pattern: str) -> Source:
         fingerprint=fingerprint,
         records=_Samples(tuple(shards), tuple(indices), ends, number_of, fingerprint),
         labels=numbers[pc.index_in(labels, found).to_numpy()] if names else unlabelled(len(labels)),
+        shards=shards_lib.in_bucket(shards, ends, signatures),
         no_labels="" if names else f"no sample has a member `.{LABEL}` with a label",
     )
 
 
 def _indices(shards: list[str], signatures: list[str]) -> list[str]:
     """The path of each shard's index; those that are missing or of another content are built."""
-    found = [_find(shard, sign) for shard, sign in zip(shards, signatures, strict=True)]
+    with concurrent.futures.ThreadPoolExecutor(files.THREADS) as pool:
+        found = list(pool.map(_find, shards, signatures))
     todo = [i for i, path in enumerate(found) if path is None]
     if len(todo) > FEW:
         say(f"indexes {len(todo):,} of {len(shards):,} tar files")
@@ -121,19 +128,26 @@ def _indices(shards: list[str], signatures: list[str]) -> list[str]:
 
 
 def _places(shard: str) -> list[str]:
-    """Where a shard's index may lie, best place first."""
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
-    name = Digest(os.fsencode(os.path.abspath(shard)))
-    return [f"{shard}{INDEX}", str(cache / "ns_jax" / "indices" / f"{name}{INDEX}")]
+    """Where a shard's index may lie, best place first: mapped from a disk if need be by many."""
+    is_remote = files.is_remote(shard)
+    name = Digest(os.fsencode(shard if is_remote else os.path.abspath(shard)))
+    places = [f"{shard}{INDEX}", str(files.own_cache() / "indices" / f"{name}{INDEX}")]
+    return places[::-1] if is_remote else places
 
 
 def _find(shard: str, signature: str) -> str | None:
-    for path in _places(shard):
+    places = _places(shard)
+    for path in places:
         try:
-            if _load(path).schema.metadata.get(b"signature") == signature.encode():
-                return path
+            if _load(path).schema.metadata.get(b"signature") != signature.encode():
+                continue
         except (OSError, ValueError):  # not there, or broken off
             continue
+        if files.is_remote(path):
+            with contextlib.suppress(OSError):
+                files.write(places[0], files.read(path))
+                return places[0]
+        return path
     return None
 
 
@@ -158,15 +172,18 @@ def build_index(shard: str, signature: str) -> str:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_table(table)
-    first, *others = _places(shard)
-    for path in (first, *others):
+    written, places = [], _places(shard)
+    for path in places:
         try:
             files.write(path, sink.getvalue().to_pybytes())
-            return path
-        except OSError:
-            if path == others[-1]:
+            written.append(path)
+        except Exception as error:  # a client of a bucket refuses in its own words
+            refused = isinstance(error, OSError) or reads.is_refusal(error)
+            if not refused or (path == places[-1] and not written):
                 raise
-    raise AssertionError
+        if written and not files.is_remote(shard):
+            break
+    return written[0]
 
 
 def _say(name: str, shards: list[str], tables: list[pa.Table]) -> None:

@@ -1,0 +1,148 @@
+"""Reads of objects in buckets: each with a time limit, made again if need be, and with an end."""
+
+import asyncio
+import concurrent.futures
+import functools
+import io
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import fsspec
+
+from ns_jax.errors import WRONG_PATH, UnansweredError
+
+SECONDS = 20.0  # for the first attempt; each later one has twice the time of the one before
+ATTEMPTS = 5
+PAUSE = 0.5  # seconds before the second attempt, and twice as many before each later one
+SMALL, LARGE = 1 << 18, 1 << 24  # bytes of a file object's first request, and of its largest
+
+# Its own retries have their tracebacks logged in the end; what ends them is said in one line here.
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL + 1)
+
+
+def read(
+    filesystem: fsspec.AbstractFileSystem,
+    path: str,
+    start: int | None = None,
+    end: int | None = None,
+) -> bytes:
+    """Bytes `start` to `end` of an object, or all of it, in one request if all goes well.
+
+    Raises OSError: FileNotFoundError, PermissionError where the bucket refuses, and UnansweredError
+    after `ATTEMPTS` that failed, were cut short or were not answered in time.
+    """
+
+    def whole(data: bytes) -> bytes:
+        if start is not None and end is not None and len(data) < end - start:
+            raise ConnectionError(f"the answer has {len(data):,} of {end - start:,} bytes")
+        return data
+
+    if start is not None and start == end:
+        return b""
+    return whole_answer(filesystem, path, "cat_file", whole, start=start, end=end)
+
+
+def whole_answer(
+    filesystem: fsspec.AbstractFileSystem,
+    path: str,
+    method: str,
+    check: Callable[[Any], Any] = lambda answer: answer,
+    **arguments: Any,
+) -> Any:
+    """What a method of a file system answers about a path. Raises as `read`; `check` may, too."""
+    limit, pause, why = SECONDS, PAUSE, ""
+    for attempt in itertools.count(1):
+        try:
+            return check(_call(filesystem, method, path, arguments, limit))
+        except (*WRONG_PATH, TypeError, AttributeError, MemoryError):
+            raise
+        except Exception as error:
+            why = _why(error, limit)
+            if is_refusal(error):
+                raise PermissionError(f"{path}: {why}") from None
+            if attempt == ATTEMPTS:
+                raise UnansweredError(
+                    f"{path}: {why}; {attempt} attempts failed. What was finished is kept: start "
+                    "the same command again when the bucket answers"
+                ) from None
+        time.sleep(pause)
+        limit, pause = 2 * limit, 2 * pause
+    raise AssertionError
+
+
+def _call(
+    filesystem: fsspec.AbstractFileSystem, method: str, path: str, arguments: dict, limit: float
+) -> Any:
+    if not filesystem.async_impl:
+        return getattr(filesystem, method)(path, **arguments)
+    work = functools.partial(getattr(filesystem, f"_{method}"), path, **arguments)
+    answer = asyncio.run_coroutine_threadsafe(work(), filesystem.loop)
+    try:
+        return answer.result(limit)
+    except concurrent.futures.TimeoutError:
+        answer.cancel()
+        raise
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether a bucket says that these credentials, or none, may not do this."""
+    return getattr(error, "code", None) in (401, 403, "401", "403") or str(error).startswith(
+        "Forbidden"
+    )
+
+
+def _why(error: Exception, limit: float) -> str:
+    if isinstance(error, TimeoutError | concurrent.futures.TimeoutError):
+        return f"no answer in {limit:.0f} s"
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+
+
+class ObjectFile(io.RawIOBase):
+    """An object to read from here and there; what is read in order is asked for in large pieces."""
+
+    def __init__(self, filesystem: fsspec.AbstractFileSystem, path: str, size: int):
+        self._filesystem, self._path, self._size = filesystem, path, size
+        self._place, self._start, self._held, self._ask = 0, 0, b"", SMALL
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        self._place = max(0, base + offset)
+        return self._place
+
+    def read(self, count: int | None = -1) -> bytes:
+        """Raises as `read` of this module."""
+        left = max(0, self._size - self._place)
+        count = left if count is None or count < 0 else min(count, left)
+        if not count:
+            return b""
+        inside = self._place - self._start
+        if not 0 <= inside <= inside + count <= len(self._held):
+            # Onwards, and not far: whoever does so will go on.
+            goes_on = 0 <= inside - len(self._held) <= self._ask or 0 < inside < len(self._held)
+            self._ask = min(2 * self._ask, LARGE) if goes_on else SMALL
+            end = min(self._size, self._place + max(count, self._ask))
+            self._start = self._place
+            if end == self._size:  # what ends there is often read backwards: a footer
+                self._start = max(0, min(self._place, end - self._ask))
+            self._held = read(self._filesystem, self._path, self._start, end)
+            inside = self._place - self._start
+        self._place += count
+        return self._held[inside : inside + count]
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
