@@ -169,6 +169,10 @@ bench-labelling: dev
 	$(BIN)/python -m benchmarks.label_store
 	$(BIN)/python -m benchmarks.leaks
 
+# Training and labelling from a bucket (a real server on loopback, 30 ms an answer) against a disk.
+bench-bucket: dev
+	$(BIN)/python -m benchmarks.bucket_reading
+
 # Selecting from up to 300 million labels, against one DuckDB query.
 bench-selection: dev
 	$(BIN)/python -m benchmarks.selection

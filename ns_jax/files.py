@@ -195,11 +195,15 @@ def tidy(directory: str) -> None:
 
 
 def is_file(path: str) -> bool:
-    return remote(path).is_file() if is_remote(path) else os.path.isfile(path)
+    if is_remote(path):
+        return "*" not in path and remote(path).is_file()  # no object's name has one
+    return os.path.isfile(path)
 
 
 def is_directory(path: str) -> bool:
-    return remote(path).is_dir() if is_remote(path) else os.path.isdir(path)
+    if is_remote(path):
+        return "*" not in path and remote(path).is_dir()
+    return os.path.isdir(path)
 
 
 def exists(path: str) -> bool:

@@ -28,6 +28,8 @@ HARMLESS = (
     "data.workers",
     "data.read_threads",
     "data.prefetch",
+    "data.cache",
+    "data.cache_gb",
     "label.batch_size",
     "label.worker",
     "label.lease_seconds",

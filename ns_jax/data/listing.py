@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 
 from ns_jax import files
+from ns_jax.buckets import reads
 from ns_jax.errors import MissingFileError
 
 # Directories that archives, disks and network storage leave; those that begin with a dot, as
@@ -89,7 +90,27 @@ def _leads_back(root: str, inside: str, link: str) -> bool:
 
 
 def _in_bucket(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
-    base = None  # the root as the walk spells it
-    for directory, folders, names in files.remote(root).walk():
-        base = os.fspath(directory) if base is None else base
-        yield os.fspath(directory)[len(base) :].strip("/"), folders, names
+    client = files.filesystem(root)
+    base = client._strip_protocol(root)
+    inside: dict[str, tuple[set[str], list[str]]] = {"": (set(), [])}  # by directory
+    for found in reads.whole_answer(client, root, "find", refresh=True):
+        path = found[len(base) :].strip("/")
+        folder, _, name = path.rpartition("/")
+        if found.endswith("/") or not name:  # an object that stands for a directory
+            continue
+        names = inside.setdefault(folder, (set(), []))[1]
+        names.append(name)
+        while folder:  # and all directories on the way
+            above, _, own = folder.rpartition("/")
+            known = inside.setdefault(above, (set(), []))[0]
+            if own in known:
+                break
+            known.add(own)
+            folder = above
+    todo = [""]
+    while todo:
+        folder = todo.pop()
+        folders, names = inside.get(folder, (set(), []))
+        left = list(folders)
+        yield folder, left, names  # whoever takes it removes those that are not gone into
+        todo += [f"{folder}/{name}".lstrip("/") for name in left]

@@ -6,11 +6,14 @@ that nobody holds the ones used longest ago make room for new ones. The kernel g
 process that was killed back.
 """
 
+import atexit
 import concurrent.futures
 import contextlib
 import dataclasses
 import errno
 import fcntl
+import functools
+import multiprocessing
 import os
 import pathlib
 import tempfile
@@ -109,6 +112,9 @@ class ShardCache:
                 f"{what} cannot keep copies of shards: {error.strerror or error}; name a "
                 "directory on a disk with room as data.cache"
             ) from None
+
+        if not self.directory:
+            _empty_at_end(self)
 
     def check_room(self, needed: int, why: str) -> None:
         """Raises InputError unless `needed` bytes of copies fit."""
@@ -252,6 +258,12 @@ def _own(part: pathlib.Path) -> Iterator[int | None]:
                 part.unlink()  # somebody had finished it
     finally:
         os.close(descriptor)
+
+
+@functools.cache
+def _empty_at_end(kept: ShardCache) -> None:
+    if multiprocessing.parent_process() is None:  # a data worker is not the last
+        atexit.register(kept.empty)
 
 
 def _remove_unheld(path: pathlib.Path) -> bool:

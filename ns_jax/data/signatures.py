@@ -18,7 +18,6 @@ SAMPLES = 64  # ... and at this many places of a shard, all of a small one
 UNREADABLE = b"unreadable"  # instead of a digest
 WHOLE = 4 << 20  # bytes of an object that is rather read in one request than at many places
 AT_ONCE = 1024  # objects whose answers are waited for together
-FEW = 8  # objects of a directory that are asked for one by one
 
 
 class About(NamedTuple):
@@ -40,7 +39,7 @@ def of(paths: Sequence[str], shards: bool = False) -> list[bytes]:
     """
     if not paths or not files.is_remote(paths[0]):
         return files.in_threads(lambda path: _of_file(path, shards), paths)
-    abouts = about(paths)
+    abouts = about(paths, fresh=True)
     listed = "\n".join(f"{path} {one}" for path, one in zip(paths, abouts, strict=True))
     remembered = (
         files.own_cache()
@@ -118,16 +117,18 @@ def _of_objects(paths: Sequence[str], abouts: list[About], shards: bool) -> list
     return found
 
 
-def about(paths: Sequence[str]) -> list[About]:
-    """The size and version of each object, from listings of the directories they lie in."""
+def about(paths: Sequence[str], fresh: bool = False) -> list[About]:
+    """The size and version of each object, from listings of the directories they lie in; unless
+    `fresh`, from those that this process has.
+    """
     directories = collections.defaultdict(list)
     for path in paths:
         directories[path.rpartition("/")[0]].append(path)
 
     def look(directory: str) -> dict[str, About]:
         wanted, client = directories[directory], files.filesystem(directory)
-        if len(wanted) > FEW:
-            listed = reads.whole_answer(client, directory, "ls", detail=True)
+        if len(wanted) > 1:
+            listed = reads.whole_answer(client, directory, "ls", detail=True, refresh=fresh)
             return {client._strip_protocol(one["name"]): _about(one) for one in listed}
         found = {}
         for path in wanted:

@@ -1,0 +1,199 @@
+"""Labelling and training from tar, ArrayRecord and Parquet files in a bucket, against a disk.
+
+make bench-bucket      (about ten minutes)
+
+The bucket is fake-gcs-server on this machine, behind a proxy that puts 30 ms before each answer and
+counts. All of it, and the network that reads, share the machine's cores. Images are JPEGs of 160 x
+120 pixels, 8 kB; the network is the digits', at 16 pixels. Programs run as users start them.
+"""
+
+import argparse
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+
+import cv2
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks import photos
+from benchmarks.sides import machine, row
+from tests.buckets import server
+from tests.buckets.proxy import Behaviour
+
+DELAY = 0.03  # seconds
+DISTINCT = 1024
+BATCH = 64
+CLASSES = ("temple", "flower")
+UNIT = 8e6  # bytes, for each of which one request is allowed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", default=f"{tempfile.gettempdir()}/ns_jax_photos")
+    parser.add_argument("--formats", default="wds,array_record,parquet")
+    parser.add_argument("--shards", type=int, default=20)
+    parser.add_argument("--images", type=int, default=640, help="of a shard")
+    parser.add_argument("--epochs", type=int, default=2)
+    options = parser.parse_args()
+    print(f"{machine()}; {options.shards} shards of {options.images} images\n")
+    row(["", "disk, images/s", "bucket", "ratio", "GB read", "requests", "allowed"])
+    row(["---"] * 7)
+    images = _images(pathlib.Path(options.files))
+    for kind in options.formats.split(","):
+        with tempfile.TemporaryDirectory() as directory, server.running("gs") as cloud:
+            os.environ.update(cloud.environment)
+            _measure(kind, pathlib.Path(directory), cloud, images, options)
+
+
+def _measure(kind: str, directory: pathlib.Path, cloud: server.Cloud, images, options) -> None:
+    pool = directory / "pool"
+    pool.mkdir()
+    for number in range(options.shards):
+        start = number * options.images
+        WRITERS[kind](pool / f"part-{number:03d}.{ENDINGS[kind]}", images, start, options.images)
+    (pool / "class_names.txt").write_text("\n".join(CLASSES) + "\n")
+    bucket = cloud.make_bucket()
+    fsspec.filesystem("gs", skip_instance_cache=True).put(f"{pool}/", f"{bucket}/pool/", True)
+    pattern = f"{kind}:{{}}/pool/part-*.{ENDINGS[kind]}"
+    here, there = pattern.format(directory), pattern.format(bucket)
+    size = sum(path.stat().st_size for path in pool.iterdir() if path.suffix != ".arrow")
+    _child(directory, cloud, "open", here, there)  # tar files are indexed, signatures remembered
+
+    epochs = {}
+    for side, name in (("disk", here), ("bucket", there)):
+        cloud.behave(Behaviour(delay=DELAY))
+        found = _train(directory, cloud, f"train_{side}", name, options.epochs, directory / "cache")
+        epochs[side], counts = found, cloud.counts()
+    disk = epochs["disk"]
+    _row(f"{kind}: training, first epoch", disk[0], epochs["bucket"][0], counts, size, options)
+    _row(f"{kind}: second epoch, `data.cache`", disk[1], epochs["bucket"][1])
+
+    speeds = {}
+    for side, name in (("disk", here), ("bucket", there)):
+        cloud.behave(Behaviour(delay=DELAY))
+        speeds[side] = _label(directory, cloud, f"label_{side}", name)
+        counts = cloud.counts()
+    _row(f"{kind}: labelling", speeds["disk"], speeds["bucket"], counts, size, options)
+
+
+def _row(name, disk, bucket, counts=None, size=0, options=None) -> None:
+    cells = [name, f"{disk:,.0f}", f"{bucket:,.0f}", f"{bucket / disk:.2f}"]
+    if counts:
+        read = counts["bytes_down"]
+        cells += [f"{read / 1e9:.3f}", counts["requests"], f"{size / UNIT + options.shards:.0f}"]
+    row([*cells, *[""] * (7 - len(cells))])
+
+
+def _train(directory, cloud, workdir, source, epochs, cache) -> list[float]:
+    """Images a second in each epoch."""
+    flags = {
+        "data.labelled": source,
+        "data.test": "",
+        "data.image_size": 16,
+        "data.cache": cache,
+        "train.epochs": epochs,
+        "train.batch_size": BATCH,
+        "train.log_every_steps": 1,
+        "train.save_every_steps": 100_000,
+        "optim.warmup_epochs": 0.1,
+        "optim.learning_rate_per_256": 0.01,
+    }
+    _child(directory, cloud, "train", workdir, "configs/digits.py:role=teacher", flags)
+    lines = (directory / workdir / "metrics.jsonl").read_text().splitlines()
+    times = {one["step"]: one["time"] for one in map(json.loads, lines)}
+    steps = max(times) // epochs
+    ends = [min(times), *(steps * (epoch + 1) for epoch in range(epochs))]
+    pairs = zip(ends[:-1], ends[1:], strict=True)
+    return [(end - start) * BATCH / (times[end] - times[start]) for start, end in pairs]
+
+
+def _label(directory, cloud, workdir, source) -> float:
+    flags = {
+        "data.unlabelled": source,
+        "label.checkpoint": directory / "train_disk",
+        "label.images_per_shard": 2048,
+    }
+    said = _child(directory, cloud, "label", workdir, "configs/digits.py:role=teacher", flags)
+    return float(re.search(r"labelling went at ([\d,]+) images/s", said)[1].replace(",", ""))
+
+
+def _child(directory: pathlib.Path, cloud: server.Cloud, program: str, *arguments) -> str:
+    """What a process of its own says."""
+    if program == "open":
+        script = (
+            "import sys\nfrom ns_jax.data.open import open_source\n"
+            "for name in sys.argv[1:]: open_source(name, labels_per_class=1, seed=0)"
+        )
+        command = [sys.executable, "-c", script, *arguments]
+    else:
+        workdir, config, flags = arguments
+        shutil.rmtree(directory / workdir, ignore_errors=True)
+        command = [sys.executable, "-m", "ns_jax", program, f"--config={config}"]
+        command += [f"--workdir={directory / workdir}"]
+        command += [f"--config.{name}={value}" for name, value in flags.items()]
+    environment = {
+        **os.environ,
+        **cloud.environment,
+        "XDG_CACHE_HOME": str(directory / "own"),
+        "TMPDIR": str(directory),
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    return done.stdout + done.stderr
+
+
+def _images(directory: pathlib.Path) -> list[bytes]:
+    photos.write(directory, DISTINCT)
+    found = []
+    for path in sorted(directory.glob("*/*.jpg"), key=lambda path: path.name):
+        small = cv2.resize(cv2.imread(str(path)), (160, 120), interpolation=cv2.INTER_AREA)
+        found.append(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+    return found
+
+
+def _tar(path: pathlib.Path, images: list[bytes], start: int, count: int) -> None:
+    with tarfile.open(path, "w") as archive:
+        for number in range(start, start + count):
+            label = str(number % len(CLASSES)).encode()
+            for ending, data in (("jpg", images[number % DISTINCT]), ("cls", label)):
+                member = tarfile.TarInfo(f"{number:07d}.{ending}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+
+
+def _array_record(path: pathlib.Path, images: list[bytes], start: int, count: int) -> None:
+    from array_record.python import array_record_module
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    for number in range(start, start + count):
+        example = tf_example_pb2.Example()
+        example.features.feature["image"].bytes_list.value.append(images[number % DISTINCT])
+        example.features.feature["label"].int64_list.value.append(number % len(CLASSES))
+        writer.write(example.SerializeToString())
+    writer.close()
+
+
+def _parquet(path: pathlib.Path, images: list[bytes], start: int, count: int) -> None:
+    numbers = np.arange(start, start + count)
+    rows = [images[number % DISTINCT] for number in numbers]
+    table = pa.table({"image": rows, "label": numbers % len(CLASSES)})
+    pq.write_table(table, path, row_group_size=8, compression="none")
+
+
+WRITERS = {"wds": _tar, "array_record": _array_record, "parquet": _parquet}
+ENDINGS = {"wds": "tar", "array_record": "array_record", "parquet": "parquet"}
+
+if __name__ == "__main__":
+    main()
