@@ -171,7 +171,7 @@ bench-labelling: dev
 
 # Training and labelling from a bucket (a real server on loopback, 30 ms an answer) against a disk.
 bench-bucket: dev
-	$(BIN)/python -m benchmarks.bucket_reading
+	$(BIN)/python -m benchmarks.bucket_reading $(ARGS)
 
 # Selecting from up to 300 million labels, against one DuckDB query.
 bench-selection: dev

@@ -1,23 +1,27 @@
 """Labelling and training from tar, ArrayRecord and Parquet files in a bucket, against a disk.
 
-make bench-bucket      (about ten minutes)
+make bench-bucket                  (reading alone, which a network only slows; some minutes)
+make bench-bucket ARGS=--programs  (`train` and `label` as users start them; half an hour)
 
 The bucket is fake-gcs-server on this machine, behind a proxy that puts 30 ms before each answer and
-counts. All of it, and the network that reads, share the machine's cores. Images are JPEGs of 160 x
-120 pixels, 8 kB; the network is the digits', at 16 pixels. Programs run as users start them.
+counts; all of it shares the machine's cores. Images are JPEGs of 160 x 120 pixels, 8 kB, seen at 64
+pixels, in training with RandAugment; of programs the network is the digits', at 16 pixels.
 """
 
 import argparse
 import io
+import itertools
 import json
 import os
 import pathlib
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 
 import cv2
 import fsspec
@@ -27,6 +31,13 @@ import pyarrow.parquet as pq
 
 from benchmarks import photos
 from benchmarks.sides import machine, row
+from ns_jax.data import crops, pipeline, randaugment, views
+from ns_jax.data.batch import BatchSpec
+from ns_jax.data.open import open_source
+from ns_jax.data.shard_cache import ShardCache
+from ns_jax.data.source import Source
+from ns_jax.data.workers import LoaderSettings
+from ns_jax.training import examples as examples_lib
 from tests.buckets import server
 from tests.buckets.proxy import Behaviour
 
@@ -34,6 +45,7 @@ DELAY = 0.03  # seconds
 DISTINCT = 1024
 BATCH = 64
 CLASSES = ("temple", "flower")
+EVALUATION = crops.Preprocessing(64, "0.875", (0.485,) * 3, (0.229,) * 3)
 UNIT = 8e6  # bytes, for each of which one request is allowed
 
 
@@ -44,6 +56,8 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=20)
     parser.add_argument("--images", type=int, default=640, help="of a shard")
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="of disk and bucket in turn")
+    parser.add_argument("--programs", action="store_true")
     options = parser.parse_args()
     print(f"{machine()}; {options.shards} shards of {options.images} images\n")
     row(["", "disk, images/s", "bucket", "ratio", "GB read", "requests", "allowed"])
@@ -51,11 +65,74 @@ def main() -> None:
     images = _images(pathlib.Path(options.files))
     for kind in options.formats.split(","):
         with tempfile.TemporaryDirectory() as directory, server.running("gs") as cloud:
-            os.environ.update(cloud.environment)
-            _measure(kind, pathlib.Path(directory), cloud, images, options)
+            os.environ.update(cloud.environment, XDG_CACHE_HOME=f"{directory}/own")
+            measure = _programs if options.programs else _reading
+            measure(kind, pathlib.Path(directory), cloud, images, options)
 
 
-def _measure(kind: str, directory: pathlib.Path, cloud: server.Cloud, images, options) -> None:
+def _reading(kind: str, directory: pathlib.Path, cloud: server.Cloud, images, options) -> None:
+    sides = _made(kind, directory, cloud, images, options)
+    sources = [open_source(name, labels_per_class=1, seed=0) for name in sides]
+    size = sources[1].shards.largest(options.shards)
+    passes = {"labelling": [], "training, first epoch": [], "second epoch, `data.cache`": []}
+    counts = {}
+    for number in range(options.rounds):
+        for source in sources:
+            kept = ShardCache(str(directory / f"cache_{number}_labelling"))
+            cloud.behave(Behaviour(delay=DELAY))
+            passes["labelling"].append(_pass_in_order(source, kept))
+            counts["labelling"] = cloud.counts()
+            kept = ShardCache(str(directory / f"cache_{number}_training"))
+            cloud.behave(Behaviour(delay=DELAY))
+            first, second = _epochs(source, kept)
+            passes["training, first epoch"].append(first)
+            passes["second epoch, `data.cache`"].append(second)
+            counts["training, first epoch"] = cloud.counts()
+        shutil.rmtree(directory / f"cache_{number}_labelling", ignore_errors=True)
+        shutil.rmtree(directory / f"cache_{number}_training", ignore_errors=True)
+    for name, speeds in passes.items():
+        disk, bucket = (statistics.median(speeds[side::2]) for side in (0, 1))
+        _row(f"{kind}: {name}", disk, bucket, counts.get(name), size, options)
+
+
+def _pass_in_order(source: Source, kept: ShardCache) -> float:
+    """Images a second."""
+    starts = range(0, len(source), BATCH)
+    parts = [np.arange(start, min(start + BATCH, len(source))) for start in starts]
+    reading = LoaderSettings(workers=0, cache=kept)
+    began = time.perf_counter()
+    for _ in pipeline.evaluation_batches(
+        source, parts, [EVALUATION], batch_size=BATCH, reading=reading
+    ):
+        pass
+    return len(source) / (time.perf_counter() - began)
+
+
+def _epochs(source: Source, kept: ShardCache) -> list[float]:
+    """Images a second in the first and in the second epoch."""
+    view = views.TrainView(EVALUATION, "crop", True, randaugment.RandAugment(2, 9))
+    steps = len(source) // BATCH
+    batches = pipeline.train_batches(
+        examples_lib.labelled_examples(source, 0.1, 1),
+        None,
+        view,
+        spec=BatchSpec(BATCH, 0, 1, view.shapes()),
+        steps=2 * steps,
+        start_step=0,
+        seed=0,
+        reading=LoaderSettings(workers=0, cache=kept),
+    )
+    times = [time.perf_counter()]
+    for number, _ in enumerate(batches, 1):
+        if number % steps == 0:
+            times.append(time.perf_counter())
+    return [steps * BATCH / (end - start) for start, end in itertools.pairwise(times)]
+
+
+def _made(
+    kind: str, directory: pathlib.Path, cloud: server.Cloud, images: list[bytes], options
+) -> tuple[str, str]:
+    """The same images on the disk and in a bucket: names of the two sources."""
     pool = directory / "pool"
     pool.mkdir()
     for number in range(options.shards):
@@ -65,8 +142,13 @@ def _measure(kind: str, directory: pathlib.Path, cloud: server.Cloud, images, op
     bucket = cloud.make_bucket()
     fsspec.filesystem("gs", skip_instance_cache=True).put(f"{pool}/", f"{bucket}/pool/", True)
     pattern = f"{kind}:{{}}/pool/part-*.{ENDINGS[kind]}"
-    here, there = pattern.format(directory), pattern.format(bucket)
-    size = sum(path.stat().st_size for path in pool.iterdir() if path.suffix != ".arrow")
+    return pattern.format(directory), pattern.format(bucket)
+
+
+def _programs(kind: str, directory: pathlib.Path, cloud: server.Cloud, images, options) -> None:
+    here, there = _made(kind, directory, cloud, images, options)
+    written = (directory / "pool").iterdir()
+    size = sum(path.stat().st_size for path in written if path.suffix != ".arrow")
     _child(directory, cloud, "open", here, there)  # tar files are indexed, signatures remembered
 
     epochs = {}
