@@ -2,7 +2,7 @@
 # make fashion  ... on Fashion-MNIST, of which 20 images a class keep their label (runs/fashion)
 # make quick  installs, lints and runs the tests of a minute and a half
 # make test   ... all tests but those that `make chaos`, `make pod`, `make slurm`, `make browser`,
-#             `make versions` and `make parity` name
+#             `make buckets`, `make versions` and `make parity` name
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -13,8 +13,8 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # program compiles JAX again, 4 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install dev demo fashion quick smoke test lint oldest newest versions chaos pod slurm browser parity docs bench bench-cpu \
-	bench-onnx bench-input \
+.PHONY: install dev demo fashion quick smoke test lint oldest newest versions chaos pod slurm browser buckets parity docs \
+	bench bench-cpu bench-onnx bench-input \
 	bench-labelling bench-selection bench-corruptions bench-corrections ladder ablations
 
 # Wheels alone: nothing is compiled here. (promise, which TensorFlow Datasets ask for, is Python and has
@@ -67,7 +67,7 @@ lint: dev
 
 # No other process and no whole network to compile.
 QUICK := $(BIN)/python -m pytest -n 2 --dist loadfile \
-	-m 'not large and not parity and not chaos and not pod and not slurm and not browser and not versions'
+	-m 'not large and not parity and not chaos and not pod and not slurm and not browser and not versions and not bucket'
 quick: lint
 	$(QUICK)
 
@@ -118,6 +118,14 @@ slurm: dev
 # skipped and say so.
 browser: dev
 	$(BIN)/python -m pytest -m browser -rs
+
+# Workdirs and sources in buckets of real storage servers on loopback, which pip installs.
+buckets: .venv/.buckets
+	$(BIN)/python -m pytest -m bucket -rs
+
+.venv/.buckets: .venv/.dev
+	$(INSTALL) --editable '.[dev,buckets]'
+	touch $@
 
 # PyTorch and timm, to compare with: an environment of their own. timm needs torchvision's Python
 # half alone, so its dependencies are not asked for.
