@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install dev demo fashion quick smoke test lint oldest newest versions chaos pod slurm browser buckets parity docs \
 	bench bench-cpu bench-onnx bench-input \
-	bench-labelling bench-selection bench-corruptions bench-corrections ladder ablations
+	bench-labelling bench-bucket bench-selection bench-corruptions bench-corrections ladder ablations
 
 # Wheels alone: nothing is compiled here. (promise, which TensorFlow Datasets ask for, is Python and has
 # none.) uv, where there is one, fetches them side by side. What is imported is compiled when it is.
@@ -178,7 +178,7 @@ bench-labelling: dev
 	$(BIN)/python -m benchmarks.leaks
 
 # Training and labelling from a bucket (a real server on loopback, 30 ms an answer) against a disk.
-bench-bucket: dev
+bench-bucket: .venv/.buckets
 	$(BIN)/python -m benchmarks.bucket_reading $(ARGS)
 
 # Selecting from up to 300 million labels, against one DuckDB query.

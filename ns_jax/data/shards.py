@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -89,6 +90,8 @@ class Pass:
         self._held: dict[str, concurrent.futures.Future[Copy]] = {}
         self._wanted: dict[str, float] = {}  # when it was wanted last, or could not be had
         self._lock = threading.Lock()
+        # What nobody waits for any more is not begun, so that the program can end.
+        weakref.finalize(self, _cancel, self._held)
 
     def __reduce__(self) -> tuple:
         return Pass, (self._cache, *self._sources)
@@ -165,6 +168,11 @@ class Pass:
             if self._wanted.get(path, 0.0) < before and asked.done():
                 del self._held[path]
                 self._wanted.pop(path, None)
+
+
+def _cancel(held: dict[str, concurrent.futures.Future[Copy]]) -> None:
+    for asked in held.values():
+        asked.cancel()
 
 
 def copy_of(path: str) -> Copy | None:

@@ -49,12 +49,12 @@ def client(google):
     return fsspec.filesystem("gs")
 
 
-def upload(google, here: str, root: pathlib.Path) -> str:
+def upload(cloud, here: str, root: pathlib.Path) -> str:
     """The name of the same source in a new bucket."""
-    bucket = google.make_bucket()
+    bucket, client = cloud.make_bucket(), fsspec.filesystem(cloud.scheme)
     names = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".arrow"]
     for path in names:
-        fsspec.filesystem("gs").pipe_file(f"{bucket}/x/{path.relative_to(root)}", path.read_bytes())
+        client.pipe_file(f"{bucket}/x/{path.relative_to(root)}", path.read_bytes())
     return here.replace(str(root), f"{bucket}/x")
 
 
@@ -128,6 +128,15 @@ def test_a_pass_sees_what_it_sees_on_a_disk(sources, tmp_path, kind):
     assert there.fingerprint == here.fingerprint
     settings = LoaderSettings(workers=0, cache=cache(tmp_path))
     assert_same(evaluated(there, settings), evaluated(here, settings))
+
+
+@pytest.mark.parametrize("kind", ["wds", "parquet", "folder"])
+def test_a_pass_over_the_other_cloud(amazon, tmp_path, kind):
+    here = made.FORMATS[kind](tmp_path / kind, COUNT)
+    there = open_source(upload(amazon, here, tmp_path / kind))
+    assert there.fingerprint == open_source(here).fingerprint
+    settings = LoaderSettings(workers=0, cache=cache(tmp_path))
+    assert_same(evaluated(there, settings), evaluated(open_source(here), settings))
 
 
 @pytest.mark.parametrize("kind", KINDS)
