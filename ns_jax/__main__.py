@@ -25,7 +25,7 @@ class Program:
     alone: bool = False  # runs in one process
     checks_workers: bool = False  # in many processes, before they connect; in one it runs
     reads: bool = False  # a workdir, whatever config that has and whoever is at work there
-    in_buckets: bool = False  # its workdir may be in a bucket
+    in_s3: bool = False  # its workdir may be in a bucket of s3://, which Orbax does not take
     shares_workdir: bool = False  # with others at the same time
     compiles_for_tpus: bool = False  # without having any
 
@@ -37,14 +37,14 @@ PROGRAMS = {
     "train": Program("one training: teacher, student or fine-tune"),
     "label": Program(
         "a teacher's predictions over an unlabelled source, as label shards",
-        in_buckets=True,
+        in_s3=True,
         shares_workdir=True,
     ),
     "select": Program("threshold, best per class, balance by copies: label shards -> selection"),
     "evaluate": Program("top-1, top-5, per class, calibration of a checkpoint or an exported file"),
     "predict": Program(
         "class names and probabilities of images: CSV, Parquet, JSON lines",
-        in_buckets=True,
+        in_s3=True,
         shares_workdir=True,
     ),
     "robustness": Program("ImageNet-A to -P, corruptions of one's own images, FGSM and PGD"),
@@ -185,7 +185,7 @@ def _run(name: str, config: config_dict.ConfigDict, workdir: pathlib.Path) -> in
     processes.check_agreement(" ".join([name, str(workdir), config.to_json_best_effort()]))
     if program.alone and processes.count() > 1:
         raise InputError(f"{name} runs in one process, not in {processes.count()}")
-    lock = workdir_lock.WorkdirLock(workdir)
+    lock = workdir_lock.of(workdir)
     try:
         if not (program.shares_workdir or program.reads):
             processes.call_on_first(lock.acquire)
@@ -221,18 +221,21 @@ def _at_home(argument: str) -> str:
 
 
 def _workdir(program: str, name: str) -> pathlib.Path:
-    """A path with pathlib's methods. Raises InputError for a bucket where a disk is needed."""
+    """A path with pathlib's methods. Raises InputError for a bucket that will not do."""
     from ns_jax import files
+    from ns_jax.buckets import client
 
     path = files.as_path(name)
     if not files.is_remote(name):
         return path.absolute()
-    if not PROGRAMS[program].in_buckets:
-        able = ", ".join(name for name, program in PROGRAMS.items() if program.in_buckets)
+    if name.startswith("s3://") and not PROGRAMS[program].in_s3:
+        able = ", ".join(name for name, program in PROGRAMS.items() if program.in_s3)
         raise InputError(
-            f"--workdir={name}: {program} needs a directory on a disk; mount the bucket (Cloud "
-            f"Storage FUSE) and name its directory. Programs that work in a bucket: {able}"
+            f"--workdir={name}: {program} keeps checkpoints, which the library Orbax saves in "
+            "gs:// but not in s3://; mount the bucket (Mountpoint for Amazon S3) and name its "
+            f"directory. Programs that work in s3://: {able}"
         )
+    client.check_address(name)
     return path
 
 
@@ -245,7 +248,8 @@ def _set_up_logging() -> bool:
     verbose = FLAGS["verbosity"].value > 0  # type: ignore[operator]  # absl gives it a value
     logging.set_verbosity(logging.INFO if verbose else logging.WARNING)  # it sets the flag
     if not verbose:
-        std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)
+        for library in ("asyncio", "gcsfs", "fsspec", "s3fs", "aiobotocore", "aiohttp"):
+            std_logging.getLogger(library).setLevel(std_logging.CRITICAL)
     return verbose
 
 

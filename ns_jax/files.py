@@ -5,19 +5,21 @@ import contextlib
 import errno
 import functools
 import glob
+import math
 import os
 import pathlib
 import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
-import fsspec
 from etils import epath
 
 from ns_jax.buckets import reads
-from ns_jax.errors import WRONG_PATH, InputError, MissingFileError, MissingPackageError
+from ns_jax.buckets.client import fetched, filesystem, remote
+from ns_jax.errors import WRONG_PATH, MissingFileError
 
 BEGINNING = 4096  # bytes that tell what a file is
 THREADS = 16  # that wait for the disk ...
@@ -32,6 +34,12 @@ def as_path(path: str | os.PathLike) -> pathlib.Path:
     """What a user names, with pathlib's methods, in a bucket too; `~` is the home directory."""
     name = os.fspath(path)
     return epath.Path(name) if is_remote(name) else pathlib.Path(os.path.expanduser(name))
+
+
+def absolute(path: str | os.PathLike) -> pathlib.Path:
+    """As `as_path`, whatever directory is the current one; in a bucket all paths are."""
+    found = as_path(path)
+    return found if is_remote(os.fspath(found)) else found.absolute()
 
 
 def expand(pattern: str) -> list[str]:
@@ -118,9 +126,15 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """The path of a temporary file to write to, which atomically becomes `path` at the end.
 
     After an error it is removed instead. For large files with one writer: what a killed one left
-    has the same name and is overwritten by the next. Makes the directory. Raises OSError.
+    has the same name and is overwritten by the next. Makes the directory. What is for a bucket is
+    written on this machine first. Raises OSError.
     """
     path = as_path(path)
+    if is_remote(os.fspath(path)):
+        with tempfile.TemporaryDirectory(prefix="ns_jax.") as here:
+            yield (temporary := pathlib.Path(here, path.name))
+            filesystem(os.fspath(path)).put_file(os.fspath(temporary), os.fspath(path))
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -128,6 +142,69 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class Appender:
+    """A text file that grows. In a bucket, where nothing does, it is written anew by `flush`."""
+
+    def __init__(self, path: str | os.PathLike):
+        """Makes the directory. Raises OSError."""
+        self._path, self._file = as_path(path), None
+        self._kept: bytes | None = None
+        if is_remote(os.fspath(path)):
+            self._kept = read(os.fspath(path)) if exists(os.fspath(path)) else b""
+        else:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a", buffering=1, encoding="utf-8")
+        self._changed = False
+
+    def write(self, text: str) -> None:
+        """Whole lines, which are on the disk at once. Raises OSError."""
+        if self._file:
+            self._file.write(text)
+        else:
+            self._kept, self._changed = (self._kept or b"") + text.encode(), True
+
+    def flush(self) -> None:
+        """All that was written is in the bucket, too. Raises OSError."""
+        if self._changed and self._kept is not None:
+            write(os.fspath(self._path), self._kept)
+            self._changed = False
+
+    def close(self) -> None:
+        self.flush()
+        if self._file:
+            self._file.close()
+
+
+def local(path: str | os.PathLike) -> pathlib.Path:
+    """A file on this machine's disk with the content of `path`: itself, or a copy of an object.
+
+    A copy lasts as long as this process, which fetches it again if the object was written anew.
+    Raises OSError.
+    """
+    if not is_remote(name := os.fspath(path)):
+        return pathlib.Path(name)
+    return fetched(name)
+
+
+def free_bytes(directory: str | os.PathLike) -> float:
+    """Room on the disk of a directory; a bucket has no end."""
+    name = os.fspath(directory)
+    return math.inf if is_remote(name) else shutil.disk_usage(name).free
+
+
+def move_directory(here: pathlib.Path, there: pathlib.Path) -> None:
+    """Moves all of a directory, over what is there; of a bucket object by object. OSError."""
+    if is_remote(os.fspath(here)):
+        store = filesystem(os.fspath(here))
+        for name in store.find(os.fspath(here)):
+            inside = name.partition(f"/{here.name}/")[2]
+            store.mv(name, os.fspath(there / inside))
+        return
+    shutil.rmtree(there, ignore_errors=True)
+    there.parent.mkdir(parents=True, exist_ok=True)
+    here.rename(there)
 
 
 def create(path: str, data: bytes) -> bool:
@@ -306,30 +383,3 @@ def beginning(path: str) -> bytes | None:
         if is_of_the_machine(error, path):
             raise
         return None
-
-
-def filesystem(path: str) -> fsspec.AbstractFileSystem:
-    """The client of a bucket. Raises InputError or ImportError where it cannot be read."""
-    scheme = path.partition("://")[0]
-    _check_library(scheme)
-    return fsspec.filesystem(scheme)
-
-
-def remote(path: str) -> epath.Path:
-    _check_library(path.partition("://")[0])
-    return epath.Path(path)
-
-
-@functools.cache
-def _check_library(scheme: str) -> None:
-    """Raises InputError or ImportError, saying what to do, where a bucket cannot be read."""
-    if scheme not in ("gs", "s3"):
-        raise InputError(f"{scheme}:// cannot be read; name a path on disk, gs:// or s3://")
-    try:
-        fsspec.get_filesystem_class(scheme)
-    except ImportError:
-        library = {"gs": "gcsfs", "s3": "s3fs"}[scheme]
-        raise MissingPackageError(
-            f"{scheme}:// is read with {library}, which is not there: pip install {library}, or "
-            "mount the bucket (Cloud Storage FUSE) and name its directory"
-        ) from None

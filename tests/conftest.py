@@ -85,7 +85,7 @@ def bucket(tmp_path, monkeypatch):
     from fsspec.implementations.dirfs import DirFileSystem
     from fsspec.implementations.local import LocalFileSystem
 
-    from ns_jax import files
+    from ns_jax.buckets import client
 
     class Bucket(DirFileSystem):
         protocol = "gs"
@@ -100,10 +100,10 @@ def bucket(tmp_path, monkeypatch):
 
     for name in ("gs", "gcs"):
         monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, name, Bucket)
-    files._check_library.cache_clear()
+    client._check_library.cache_clear()
     backend.fsspec_backend._get_filesystem.cache_clear()
     yield tmp_path
-    files._check_library.cache_clear()
+    client._check_library.cache_clear()
 
 
 @pytest.fixture(scope="session")

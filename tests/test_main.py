@@ -140,9 +140,17 @@ def test_an_error_that_is_not_ours_keeps_its_traceback(environment, tmp_path, er
     assert "Traceback" in child.stderr and "in run" in child.stderr
 
 
-def test_a_bucket_is_no_place_for_what_needs_a_disk(environment):
-    status, shown = run(environment, "train", DIGITS, "--workdir=gs://bucket/run")
-    assert status == 2 and "train needs a directory on a disk; mount the bucket" in shown
+@pytest.mark.parametrize(
+    "workdir, reason",
+    [
+        ("s3://bucket/run", "train keeps checkpoints, which the library Orbax saves in gs:// but"),
+        ("gs:///run", "gs:///run names no bucket; write gs://BUCKET/DIRECTORY"),
+        ("ftp://bucket/run", "ftp:// cannot be read; name a path on disk, gs:// or s3://"),
+    ],
+)
+def test_a_bucket_that_will_not_do_is_refused(environment, workdir, reason):
+    status, shown = run(environment, "train", DIGITS, f"--workdir={workdir}")
+    assert status == 2 and reason in shown
 
 
 def test_workers_may_differ_in_what_changes_no_result(tiny_config, tmp_path):

@@ -8,8 +8,8 @@ Whoever labels, evaluates or serves reads the last two and never the optimiser.
 import contextlib
 import gc
 import json
+import os
 import pathlib
-import shutil
 import sys
 import time
 import traceback
@@ -32,6 +32,7 @@ from ns_jax.progress import say
 DAMAGED = "damaged_checkpoints"  # beside `checkpoints`: steps that could not be read
 # In `model.json`, beside what the card says: checksums of the items, and a digest of all the rest.
 CHECKSUMS, SEAL = "checksums", "seal"
+COMMIT = "commit_success.txt"  # in a bucket Orbax writes it last
 # What reading raises for other reasons than damage: a lack of memory. All else (Orbax raises a bare
 # Exception for an array that is cut off) is taken for damage.
 NOT_DAMAGE = (MemoryError, RuntimeError)
@@ -108,6 +109,7 @@ class Checkpoints:
         read.
         """
         steps = sorted(_steps(self.directory), reverse=True)
+        unfinished = [step for step in steps if _lacks_commit(self.directory / str(step))]
         for step in steps:
             directory = self.directory / str(step)
             try:
@@ -121,12 +123,17 @@ class Checkpoints:
                 _check_sum("state", jax.tree.unflatten(jax.tree.structure(state), sums), checksums)
                 _on_all_processes(_read_model, directory, checksums)
             except DamagedError as error:
-                say(f"{directory} is damaged, the one before it is taken: {error}")
+                if step not in unfinished:
+                    say(f"{directory} is damaged, the one before it is taken: {error}")
                 continue
+            if step in unfinished:  # its checksums are right: it was copied here by hand
+                processes.call_on_first(files.write, os.fspath(directory / COMMIT), b"")
             for newer in steps[: steps.index(step)]:
                 processes.call_on_first(_set_aside, self.directory / str(newer))
             return step, state, card
-        if steps:
+        for step in unfinished:  # of a save that was ended
+            processes.call_on_first(_set_aside, self.directory / str(step))
+        if len(steps) > len(unfinished):
             raise DamagedError(
                 f"none of the {len(steps)} checkpoints in {self.directory} can be read; remove "
                 "them to train from the beginning"
@@ -144,7 +151,8 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(self._kept),
                 create=True,
-                cleanup_tmp_directories=True,  # of saves that a kill ended
+                # Of saves that a kill ended. In a bucket one that was copied looks like those.
+                cleanup_tmp_directories=not files.is_remote(os.fspath(self.directory)),
             ),
         )
 
@@ -221,13 +229,26 @@ def _check_sum(item: str, sums: trees.Tree, checksums: dict) -> None:
 def _set_aside(directory: pathlib.Path) -> None:
     """Moves a damaged step to where it is in nobody's way, and may be looked at."""
     there = directory.parent.parent / DAMAGED / directory.name
-    shutil.rmtree(there, ignore_errors=True)
-    there.parent.mkdir(exist_ok=True)
-    directory.rename(there)
+    files.move_directory(directory, there)
 
 
 def _steps(directory: pathlib.Path) -> list[int]:
     return [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
+
+
+def _lacks_commit(directory: pathlib.Path) -> bool:
+    """Whether a step in a bucket has no mark that it is whole: its save was ended, or is at work,
+    or it was copied from a disk, where steps have none.
+    """
+    return files.is_remote(os.fspath(directory)) and not (directory / COMMIT).exists()
+
+
+def _newest(directory: pathlib.Path) -> int | None:
+    """The newest step of a `checkpoints` directory; only of copies one that has no mark."""
+    for step in sorted(steps := _steps(directory), reverse=True):
+        if not _lacks_commit(directory / str(step)):
+            return step
+    return max(steps, default=None)
 
 
 def save_model(directory: pathlib.Path, card: ModelCard, variables: dict) -> None:
@@ -243,7 +264,7 @@ def save_model(directory: pathlib.Path, card: ModelCard, variables: dict) -> Non
     options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
     manager = ocp.CheckpointManager(directory, item_handlers=handlers, options=options)
     with contextlib.closing(manager):
-        if manager.latest_step() is not None:
+        if _steps(directory):
             there, found = load_model(directory)
             if there != card or trees.digest(found) != trees.digest(variables):
                 raise InputError(f"{directory} holds another checkpoint; take another directory")
@@ -330,10 +351,10 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
     """The directory of the newest checkpoint below `path`."""
     if not str(path):
         raise InputError("no checkpoint is named; give its directory")
-    path = files.as_path(path).absolute()
+    path = files.absolute(path)
     for directory in (path, path / "checkpoints"):
         if (directory / "model").is_dir() and (directory / "description").is_dir():
             return directory
-        if steps := _steps(directory):
-            return directory / str(max(steps))
+        if (step := _newest(directory)) is not None:
+            return directory / str(step)
     raise MissingFileError(f"there is no checkpoint in {path} or {path}/checkpoints")

@@ -32,7 +32,7 @@ def directory(path: str | os.PathLike) -> pathlib.Path:
 
     Raises InputError for one with a backslash, which etils takes for a slash.
     """
-    absolute = files.as_path(path).absolute()
+    absolute = files.absolute(path)
     if "\\" in os.fspath(absolute):
         raise InputError(f"{absolute}: checkpoints cannot be saved below a name with a backslash")
     return absolute

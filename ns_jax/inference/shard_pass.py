@@ -18,10 +18,9 @@ from ns_jax.data.source import Source
 from ns_jax.errors import InputError
 from ns_jax.inference.mixture import Mixture
 from ns_jax.inference.predictor import Predictor
-from ns_jax.labelling import leases
 from ns_jax.labelling.queue import ShardQueue
 from ns_jax.labelling.shards import Shards
-from ns_jax.parallel import preemption, processes
+from ns_jax.parallel import leases, preemption, processes
 from ns_jax.predictions.given import NO_PREDICTION
 from ns_jax.progress import Progress, say
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from ns_jax import files
 from ns_jax.errors import DamagedError, InputError
-from ns_jax.labelling import leases
 from ns_jax.labelling import shards as shards_lib
-from ns_jax.parallel import preemption
+from ns_jax.parallel import leases, preemption
 from ns_jax.progress import say
 
 REFRESH_SECONDS = 10.0  # between two looks at what others have finished

@@ -2,7 +2,8 @@
 
 However a process ends, its lock ends with it, so a run that was killed starts again at once. Files
 on a network (NFS) are locked for all hosts; where a file system keeps locks to each host (mounts of
-buckets), runs of two hosts do not see each other.
+buckets), runs of two hosts do not see each other. A bucket itself has no locks: there it is a
+lease, which its holder renews and which ends by itself.
 """
 
 import contextlib
@@ -13,7 +14,10 @@ import pathlib
 import socket
 import time
 
+from ns_jax import files
+from ns_jax.buckets import client
 from ns_jax.errors import InputError, paths_of_the_user
+from ns_jax.parallel import leases
 from ns_jax.progress import say
 
 NAME = ".lock"  # in the workdir, while a run is there or was killed
@@ -21,6 +25,45 @@ POLL_SECONDS = 0.2
 WRITE_SECONDS = 1.0  # in which a holder has written who it is
 # A file server keeps the locks of a host that crashed or was taken away for so long, at most.
 CRASHED_SECONDS = 100.0
+RUN = "run"  # the name of the lease
+LEASE_SECONDS = 60.0  # that a lease outlives a host which was taken away
+PATIENCE_SECONDS = 2.0  # between two looks at it
+
+
+def of(workdir: pathlib.Path) -> "WorkdirLock | WorkdirLease":
+    return (WorkdirLease if files.is_remote(os.fspath(workdir)) else WorkdirLock)(workdir)
+
+
+class WorkdirLease:
+    """The lock of a workdir in a bucket: of all who create it, one does."""
+
+    def __init__(self, workdir: pathlib.Path):
+        self._workdir = workdir
+        self._leases = leases.Leases(f"{workdir}/{NAME}", LEASE_SECONDS)
+        self._held = contextlib.ExitStack()
+
+    def acquire(self) -> None:
+        """Raises InputError for a bucket that cannot be written to, and as `WorkdirLock`."""
+        began, told = time.monotonic(), False
+        while not self._try():
+            waited, holder = time.monotonic() - began, self._leases.holder(RUN) or {}
+            host, pid = holder.get("host", "another host"), holder.get("pid", "?")
+            refusal = _refusal(self._workdir, {"host": host.split()[0], "pid": pid})
+            if waited > LEASE_SECONDS + PATIENCE_SECONDS or host == leases.host():
+                raise InputError(refusal)
+            if not told:
+                told = True
+                say(f"{refusal}; waits {LEASE_SECONDS:g} s for it to be gone")
+            time.sleep(PATIENCE_SECONDS)
+        self._held.enter_context(self._leases)
+
+    def release(self) -> None:
+        """Gives it back, if this process has it."""
+        self._held.close()
+
+    def _try(self) -> bool:
+        with client.of_the_user(os.fspath(self._workdir)):
+            return self._leases.claim(RUN)
 
 
 class WorkdirLock:
@@ -38,10 +81,11 @@ class WorkdirLock:
             waited, holder = time.monotonic() - began, self._holder()
             patience = CRASHED_SECONDS if holder else WRITE_SECONDS
             if waited >= patience or (holder and holder["host"] == us["host"]):
-                raise InputError(self._refusal(holder))
+                raise InputError(_refusal(self._workdir, holder))
             if holder and not told:
                 told = True
-                say(f"{self._refusal(holder)}; waits {CRASHED_SECONDS:g} s for it to be gone")
+                refusal = _refusal(self._workdir, holder)
+                say(f"{refusal}; waits {CRASHED_SECONDS:g} s for it to be gone")
             time.sleep(POLL_SECONDS)
 
     def release(self) -> None:
@@ -85,9 +129,7 @@ class WorkdirLock:
             return {"host": found["host"], "pid": found["pid"]}
         return None
 
-    def _refusal(self, holder: dict | None) -> str:
-        who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
-        return (
-            f"{self._workdir}: {who} is at work here; let it finish, end it, or take another "
-            "--workdir"
-        )
+
+def _refusal(workdir: pathlib.Path, holder: dict | None) -> str:
+    who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+    return f"{workdir}: {who} is at work here; let it finish, end it, or take another --workdir"

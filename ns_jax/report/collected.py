@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ns_jax import files
 from ns_jax import workdir as workdir_lib
 from ns_jax.errors import DamagedError, InputError
 from ns_jax.inference import predictions
@@ -123,17 +124,16 @@ class _Reader:
 
 def _whole_lines(path: pathlib.Path) -> list[dict]:
     found = []
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                content = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(content, dict):
-                found.append(content)
+    for line in path.read_bytes().decode(errors="replace").splitlines():
+        try:
+            content = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(content, dict):
+            found.append(content)
     return found
 
 
 def _first_rows(path: pathlib.Path) -> list[dict]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with files.local(path).open(newline="", encoding="utf-8") as file:
         return list(itertools.islice(csv.DictReader(file), LISTED))

@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Iterator
 
+from ns_jax import files
+
 NAME = "timeline.jsonl"
 START, BEGIN, END = "start", "begin", "end"
 REDONE_SECONDS = 10.0  # a stage that has nothing to do takes less
@@ -53,9 +55,8 @@ class Timeline:
             self._started = True
             command = shlex.join(["python", "-m", "ns_jax", *sys.argv[1:]])
             self._add(when, "run", START, command=command, devices=self._devices, **code())
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         line = {"time": when, "stage": stage, "event": event, **more}
-        with self._path.open("a", encoding="utf-8") as file:
+        with contextlib.closing(files.Appender(self._path)) as file:
             file.write(json.dumps(line) + "\n")
 
 
@@ -63,7 +64,7 @@ def read(path: pathlib.Path) -> list[dict]:
     """The lines that are whole; none without a file."""
     found = []
     with contextlib.suppress(FileNotFoundError):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_bytes().decode(errors="replace").splitlines():
             with contextlib.suppress(ValueError):  # one that a kill cut in two
                 content = json.loads(line)
                 if isinstance(content, dict) and {"time", "stage", "event"} <= content.keys():

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ns_jax import files
 from ns_jax.data import class_names as class_names_lib
 from ns_jax.errors import InputError, MissingFileError
 from ns_jax.labelling.shards import SCALE, Shard, Shards
@@ -40,7 +41,9 @@ def read(path: pathlib.Path) -> list[Row]:
     """Raises InputError for what is not such a file, with its line; FileNotFoundError."""
     if not path.is_file():
         raise MissingFileError(f"select.corrections={path}: there is no such file")
-    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a BOM
+    with files.local(path).open(
+        newline="", encoding="utf-8-sig"
+    ) as file:  # spreadsheets write a BOM
         try:
             lines = csv.DictReader(file)
             if missing := [name for name in COLUMNS if name not in (lines.fieldnames or ())]:

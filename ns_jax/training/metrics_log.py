@@ -42,6 +42,12 @@ class MetricsLog:
         for sink in self._sinks:
             sink.write(step, numbers)
 
+    def flush(self) -> None:
+        """Before a checkpoint: whoever resumes from it finds what was written until then."""
+        for sink in self._sinks:
+            if isinstance(sink, _JsonLines):
+                sink.flush()
+
     def close(self) -> None:
         for sink in self._sinks:
             sink.close()
@@ -58,12 +64,15 @@ class _JsonLines:
                     continue  # a line that a kill cut in two
         with files.replacing(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", buffering=1)
+        self._file = files.Appender(path)
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         # JSON has no words for what is not finite.
         shown = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         self._file.write(json.dumps({"step": step, "time": time.time(), **shown}) + "\n")
+
+    def flush(self) -> None:
+        self._file.flush()
 
     def close(self) -> None:
         self._file.close()

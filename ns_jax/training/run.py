@@ -179,6 +179,7 @@ class TrainingRun:
     def saving(self) -> Iterator[None]:
         """In here the loop stands still; the files are written while it goes on."""
         began = time.monotonic()
+        self._log.flush()
         yield
         self._saving += time.monotonic() - began
 

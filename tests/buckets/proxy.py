@@ -36,6 +36,7 @@ class Behaviour:
     reset: float = 0.0  # the connection is reset, in half of the cases after the server has acted
     cut: float = 0.0  # half of the answer's body, then the end of the connection
     silent: float = 0.0  # never answered
+    read_only: bool = False  # all that would change something is answered with 403
     seed: int = 0
 
     def fate(self, *asked: object) -> str:
@@ -104,7 +105,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         asked = (self.command, self.path, self.headers.get("Range", ""))
         fate = self.network.fate(asked, len(body))
         time.sleep(self.network.behaviour.delay)
-        if fate in ("unavailable", "too_many"):
+        if self.network.behaviour.read_only and self.command not in ("GET", "HEAD"):
+            error = {"error": {"code": 403, "message": "no right to create objects"}}
+            self._send(403, {"Content-Type": "application/json"}, json.dumps(error).encode())
+        elif fate in ("unavailable", "too_many"):
             status, text = {"unavailable": (503, "unavailable"), "too_many": (429, "slow down")}[
                 fate
             ]

@@ -20,6 +20,7 @@ from tests.buckets.proxy import CONTROL, Behaviour
 
 PROXY = pathlib.Path(__file__).with_name("proxy.py")
 START_SECONDS = 60
+WELL_BEHAVED = Behaviour()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Cloud:
             self._request("PUT", f"/{name}", b"")
         return f"{self.scheme}://{name}"
 
-    def behave(self, behaviour: Behaviour = Behaviour()) -> None:
+    def behave(self, behaviour: Behaviour = WELL_BEHAVED) -> None:
         """From now on. Counts begin anew."""
         self._request("PUT", CONTROL, json.dumps(dataclasses.asdict(behaviour)).encode())
 

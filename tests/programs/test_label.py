@@ -22,8 +22,8 @@ from ns_jax.data import perceptual
 from ns_jax.data.workers import LoaderSettings
 from ns_jax.errors import DivergedError
 from ns_jax.inference import metrics, predictor
-from ns_jax.labelling import leases
 from ns_jax.labelling import shards as shards_lib
+from ns_jax.parallel import leases
 from ns_jax.programs import evaluate, label, select, selftrain, train
 from ns_jax.selection import table as table_lib
 from tests import rounding

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from ns_jax import files
-from ns_jax.labelling import leases
+from ns_jax.parallel import leases
 
 
 @pytest.fixture(params=["disk", "bucket"])
@@ -83,7 +83,7 @@ def test_a_process_of_this_host_that_was_killed_holds_nothing(tmp_path, environm
     script = "\n".join(
         [
             "import sys, time",
-            "from ns_jax.labelling import leases",
+            "from ns_jax.parallel import leases",
             f"with leases.Leases({str(tmp_path)!r}, 3600.0) as held:",
             "    print(held.claim('a'), flush=True)",
             "    time.sleep(3600)",

@@ -7,6 +7,7 @@ own, how long a lease stays the same. Leases save work; what is right never depe
 """
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -58,10 +59,18 @@ class Leases:
             if newest >= 0 and self._is_alive(self._file(name, newest)):
                 continue
             file = self._file(name, newest + 1)
-            if files.create(file, self._content()):
+            content = self._content()
+            if files.create(file, content) or self._is_ours(file, content):
                 with self._lock:
                     self._held[name] = file
                 return name
+        return None
+
+    def holder(self, name: str) -> dict | None:
+        """Who has it: `worker`, `host`, `pid`; None if nobody."""
+        newest = self._generations()[name]
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return json.loads(files.read(self._file(name, newest)))
         return None
 
     def release(self, name: str) -> None:
@@ -81,6 +90,13 @@ class Leases:
             if generation.isdigit():
                 newest[name] = max(newest[name], int(generation))
         return newest
+
+    def _is_ours(self, file: str, content: bytes) -> bool:
+        """Whether it was made by a request of ours, the answer to which was lost."""
+        try:
+            return files.is_remote(file) and files.read(file) == content
+        except FileNotFoundError:
+            return False
 
     def _is_alive(self, file: str) -> bool:
         try:
@@ -110,10 +126,10 @@ class Leases:
 
 def _process() -> dict:
     """This process among all of all hosts and their restarts."""
-    return {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
+    return {"host": host(), "pid": os.getpid(), "started": _started(os.getpid())}
 
 
-def _host() -> str:
+def host() -> str:
     """The machine since its start, and its processes as seen from here: containers may share it."""
     boot = pathlib.Path("/proc/sys/kernel/random/boot_id")
     processes = pathlib.Path("/proc/self/ns/pid")
@@ -137,6 +153,6 @@ def _is_over(content: bytes) -> bool:
         holder = json.loads(content)
     except ValueError:  # torn by a file system that cannot replace files
         return False
-    if holder["host"] != _host() or not pathlib.Path("/proc/self/stat").exists():
+    if holder["host"] != host() or not pathlib.Path("/proc/self/stat").exists():
         return False
     return _started(holder["pid"]) != holder["started"]
