@@ -200,7 +200,8 @@ def move_directory(here: pathlib.Path, there: pathlib.Path) -> None:
         store = filesystem(os.fspath(here))
         for name in store.find(os.fspath(here)):
             inside = name.partition(f"/{here.name}/")[2]
-            store.mv(name, os.fspath(there / inside))
+            store.copy(name, os.fspath(there / inside))
+            store.rm_file(name)
         return
     shutil.rmtree(there, ignore_errors=True)
     there.parent.mkdir(parents=True, exist_ok=True)

@@ -21,9 +21,12 @@ from ns_jax.errors import InputError, MissingPackageError
 SCHEMES = ("gs", "s3")
 SILENT_SECONDS = 60  # after which a request that was not answered is sent again
 
-# Of gcsfs, which else waits for ever, and of TensorStore.
-fsspec.config.conf.setdefault("gs", {}).setdefault("requests_timeout", SILENT_SECONDS)
-fsspec.config.conf.setdefault("gcs", {}).setdefault("requests_timeout", SILENT_SECONDS)
+# gcsfs else waits for ever, and TensorStore for long. What a listing said may have changed since,
+# by another host or another library.
+for _name in ("gs", "gcs"):
+    _settings = fsspec.config.conf.setdefault(_name, {})
+    _settings.setdefault("requests_timeout", SILENT_SECONDS)
+    _settings.setdefault("use_listings_cache", False)
 os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(SILENT_SECONDS))
 os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 

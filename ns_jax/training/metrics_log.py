@@ -1,9 +1,12 @@
 """Where a training's numbers go: `metrics.jsonl`, TensorBoard, Weights & Biases if asked."""
 
+import contextlib
 import hashlib
 import json
 import math
+import os
 import pathlib
+import tempfile
 import time
 
 from ns_jax import files
@@ -45,8 +48,7 @@ class MetricsLog:
     def flush(self) -> None:
         """Before a checkpoint: whoever resumes from it finds what was written until then."""
         for sink in self._sinks:
-            if isinstance(sink, _JsonLines):
-                sink.flush()
+            sink.flush()
 
     def close(self) -> None:
         for sink in self._sinks:
@@ -82,8 +84,12 @@ class _TensorBoard:
     def __init__(self, directory: pathlib.Path, start_step: int):
         import tensorboardX  # half a second
 
+        self._directory, self._here = os.fspath(directory), contextlib.ExitStack()
+        self._written = self._directory
+        if files.is_remote(self._directory):  # events are written here, and sent by `flush`
+            self._written = self._here.enter_context(tempfile.TemporaryDirectory())
         self._writer = tensorboardX.SummaryWriter(
-            str(directory),
+            self._written,
             purge_step=start_step + 1,
             flush_secs=FLUSH_SECONDS,
             filename_suffix=f".{start_step}",  # two starts in one second write two files
@@ -93,8 +99,20 @@ class _TensorBoard:
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, step)
 
+    def flush(self) -> None:
+        if self._written != self._directory:
+            self._writer.flush()
+            self._send()
+
+    def _send(self) -> None:
+        for name in files.names(self._written):
+            files.write(f"{self._directory}/{name}", files.read(f"{self._written}/{name}"))
+
     def close(self) -> None:
         self._writer.close()
+        with self._here:
+            if self._written != self._directory:
+                self._send()
 
 
 class _WandB:
@@ -112,11 +130,14 @@ class _WandB:
             id=hashlib.sha256(name.encode()).hexdigest()[:16],
             name="/".join(directory.parts[-2:]),
             resume="allow",
-            dir=name,
+            dir=None if files.is_remote(name) else name,
         )
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         self._run.log(numbers, step=step)
+
+    def flush(self) -> None:
+        """Nothing: it sends by itself."""
 
     def close(self) -> None:
         self._run.finish()
