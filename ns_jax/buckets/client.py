@@ -60,10 +60,12 @@ def of_the_user(path: str) -> Iterator[None]:
             raise InputError(
                 f"there is no bucket {bucket}; make it, or name another --workdir"
             ) from error
-        if isinstance(error, PermissionError) or status in (401, 403, "401", "403"):
+        forbidden = isinstance(error, PermissionError) or str(error).startswith("Forbidden")
+        if forbidden or status in (401, 403, "401", "403"):
             raise InputError(
-                f"{bucket} may not be written to with these credentials ({error}); ask for the "
-                "right to create and delete objects there, or name another --workdir"
+                f"{bucket} may not be written to with these credentials "
+                f"({' '.join(str(error).split())}); ask for the right to create and delete objects "
+                "there, or name another --workdir"
             ) from error
         raise
 
