@@ -42,7 +42,7 @@ from tests.buckets import server
 from tests.buckets.proxy import Behaviour
 
 DELAY = 0.03  # seconds
-DISTINCT = 1024
+DISTINCT = 1024  # images; their names differ, or equal shards would share a copy
 BATCH = 64
 CLASSES = ("temple", "flower")
 EVALUATION = crops.Preprocessing(64, "0.875", (0.485,) * 3, (0.229,) * 3)
@@ -263,13 +263,14 @@ def _array_record(path: pathlib.Path, images: list[bytes], start: int, count: in
         example = tf_example_pb2.Example()
         example.features.feature["image"].bytes_list.value.append(images[number % DISTINCT])
         example.features.feature["label"].int64_list.value.append(number % len(CLASSES))
+        example.features.feature["key"].bytes_list.value.append(b"%07d" % number)
         writer.write(example.SerializeToString())
     writer.close()
 
 
 def _parquet(path: pathlib.Path, images: list[bytes], start: int, count: int) -> None:
     numbers = np.arange(start, start + count)
-    rows = [images[number % DISTINCT] for number in numbers]
+    rows = [{"bytes": images[n % DISTINCT], "path": f"{n:07d}.jpg"} for n in numbers]
     table = pa.table({"image": rows, "label": numbers % len(CLASSES)})
     pq.write_table(table, path, row_group_size=8, compression="none")
 
