@@ -63,7 +63,7 @@ class Arrays:
         """large_string, `rows` at a time."""
         if not self._alone:
             for part in self._rows(self.layout.key, rows):
-                yield pa.array(_words(part), pa.large_string())
+                yield pa.array(_words(part)).cast(pa.large_string())
             return
         with io.TextIOWrapper(files.open_binary(self._keys_path()), encoding="utf-8") as lines:
             held: list[str] = []
@@ -95,7 +95,7 @@ class Arrays:
                 return
             keys, scores, *classes = found
             scores = scores if scores.dtype == np.float32 else scores.astype(np.float64)
-            words = [pa.array(_words(one.ravel()), pa.large_string()) for one in classes]
+            words = [pa.array(_words(one.ravel())).cast(pa.large_string()) for one in classes]
             yield keys, scores, next(iter(words), None)
 
     def _names(self) -> list[str]:
