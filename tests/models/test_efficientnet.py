@@ -111,7 +111,7 @@ def plain():
 def test_unrolling_and_remat_change_nothing(plain, options):
     other = stage_outputs(**options)
     assert trees.by_path(plain)["grads/rest/expand_conv/kernel"].shape == (4, 1, 1, 8, 16)
-    rounding.close_trees(other, plain)
+    rounding.close_trees(other, plain, 1e-4)  # 8e-6 with JAX 0.11, in gradients that cancel
 
 
 @pytest.fixture(scope="module")
