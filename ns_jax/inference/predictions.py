@@ -43,7 +43,7 @@ def read(directory: pathlib.Path) -> dict[str, np.ndarray] | None:
     if not path.exists():
         return None
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(io.BytesIO(path.read_bytes()))  # pyarrow has a gs:// of its own
         return {name: table.column(name).to_numpy().astype(kind) for name, kind in DTYPES.items()}
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise DamagedError(
