@@ -110,7 +110,7 @@ def test_a_bucket_that_is_not_there_or_may_not_be_written_to(google, bucket):
 
 @pytest.mark.large
 @pytest.mark.xfail(
-    reason="open: when the last answer of a resumable upload is lost, gcsfs asks again, is told 404, "
+    reason="open: the last answer of a resumable upload is lost, gcsfs asks again, is told 404, "
     "and the save fails"
 )
 def test_a_self_training_behind_a_network_that_misbehaves(
