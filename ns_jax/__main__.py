@@ -225,9 +225,8 @@ def _workdir(program: str, name: str) -> pathlib.Path:
     from ns_jax import files
     from ns_jax.buckets import client
 
-    path = files.as_path(name)
     if not files.is_remote(name):
-        return path.absolute()
+        return files.as_path(name).absolute()
     if name.startswith("s3://") and not PROGRAMS[program].in_s3:
         able = ", ".join(name for name, program in PROGRAMS.items() if program.in_s3)
         raise InputError(
@@ -236,7 +235,7 @@ def _workdir(program: str, name: str) -> pathlib.Path:
             f"directory. Programs that work in s3://: {able}"
         )
     client.check_address(name)
-    return path
+    return files.as_path(name)
 
 
 def _set_up_logging() -> bool:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ns_jax import files
+from ns_jax.buckets import client as buckets
 from ns_jax.data import decoding
 from ns_jax.data import open as open_lib
 from ns_jax.data import signatures as signatures_lib
@@ -512,7 +513,7 @@ def test_a_bucket_without_its_library_is_said(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     for scheme in ("gs", "gcs"):
         monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)
-    files._check_library.cache_clear()
+    buckets._check_library.cache_clear()
     with pytest.raises(ImportError, match="read with gcsfs, .*: pip install gcsfs, or mount"):
         open_source(name)
     with pytest.raises(ValueError, match="http:// cannot be read; name a path on disk, gs://"):

@@ -227,7 +227,7 @@ def test_calibration_takes_classes_by_name(config, tmp_path, old):
 
 def test_teachers_of_other_orders_predict_together(network, old, tmp_path):
     checkpoint.save_model(tmp_path / "new", *network)
-    first, second = teachers.networks(f"{old},{tmp_path / 'new'}")
+    first, second = teachers.networks([str(old), str(tmp_path / "new")])
     assert first[0].class_names == second[0].class_names == OLD
     for one, other in zip(jax.tree.leaves(first[1]), jax.tree.leaves(second[1]), strict=True):
         np.testing.assert_array_equal(one, other)

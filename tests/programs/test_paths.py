@@ -123,7 +123,7 @@ def test_several_teachers_whatever_they_are_called(place, config, make_teacher, 
         ", ".join(plain): 2,
         both: 1,
     }.items():
-        assert len(teachers.networks(named)) == count
+        assert len(teachers.networks(teachers.several(named))) == count
     config.label.checkpoint = f"{both},{plain[0]}"
     with pytest.raises(InputError, match="names 3 checkpoints.* as a list"):
         label.run(config, tmp_path / "wrong")

@@ -212,7 +212,7 @@ def test_the_learning_rate_is_that_of_the_steps_number_after_a_skipped_step_too(
         for state in (first, second)
     )
     for one, other in zip(jax.tree.leaves(moved), jax.tree.leaves(twice), strict=True):
-        rounding.close(other, 2 * one, 1e-4, at_least=1e-3)
+        rounding.close(other, 2 * one, 1e-4, at_least=4e-3)  # 3 units of weights near 1
 
 
 def test_a_batch_without_bad_rows_is_weighed_as_it_was():
