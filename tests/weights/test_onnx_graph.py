@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 
 from ns_jax.errors import InputError, MissingPackageError
+from ns_jax.foreign import onnx_session
 from ns_jax.inference import step as inference_step
 from ns_jax.weights import onnx_file, onnx_graph
 from tests import rounding
@@ -75,7 +76,7 @@ def test_the_file_says_what_it_holds_and_is_deterministic(tmp_path):
     told = json.loads(metadata["ns_jax.model.json"])
     assert tuple(told["class_names"]) == card.class_names
     assert told["preprocessing"]["mean"] == list(MEAN)
-    assert onnx_file.card_of(metadata, "one.onnx") == card
+    assert onnx_session.card_of(metadata, tmp_path / "one.onnx") == card
 
 
 def test_batch_norm_and_padding_are_no_nodes():
