@@ -28,7 +28,7 @@ def test_it_runs_on_a_cpu(notebook, monkeypatch, tmp_path):
     for name, value in (("NS_JAX_COMPILE_CACHE", CACHE), ("TMPDIR", tmp_path)):
         monkeypatch.setenv(name, str(value))
     client = nbclient.NotebookClient(
-        notebook, timeout=600, resources={"metadata": {"path": str(PATH.parent)}}
+        notebook, timeout=1800, resources={"metadata": {"path": str(PATH.parent)}}
     )
     client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
