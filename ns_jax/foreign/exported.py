@@ -1,5 +1,6 @@
 """Networks in files of other formats (ONNX, StableHLO), ours or anybody's, at work."""
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -146,9 +147,9 @@ class ExportedNetwork:
         fixed = self._network.images.size
         if fixed not in (None, view.size):
             raise InputError(f"{self.path} takes images of {fixed} pixels, not of {view.size}")
-        other = object.__new__(ExportedNetwork)
-        vars(other).update(vars(self), view=view, seconds=0.0, images=0)
-        vars(other).pop("digest", None)
+        other = copy.copy(self)
+        other.view, other.seconds, other.images = view, 0.0, 0
+        vars(other).pop("digest", None)  # which is of the view, too
         return other
 
     def check(self) -> None:
