@@ -52,7 +52,8 @@ def write_shard(path: str | pathlib.Path, columns: dict, metadata: dict) -> bool
     classes, probs = columns["classes"], columns["probs"]
     k, ok = classes.shape[1], np.asarray(columns["status"]) == "ok"
     # Rounded down, so that what is left of 1 for the classes that are not stored is never negative.
-    stored = np.floor(np.clip(probs, 0, 1) * np.float64(SCALE)).astype(np.uint16) * ok[:, None]
+    kept = np.clip(np.where(ok[:, None], probs, 0), 0, 1)  # a failed row's may be no numbers
+    stored = np.floor(kept * np.float64(SCALE)).astype(np.uint16)
     arrays = {
         "index": pa.array(columns["index"], pa.int64()),
         "key": pa.array(columns["key"], pa.string()),
