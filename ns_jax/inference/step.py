@@ -57,19 +57,19 @@ def member_logits(
 
 
 def predict_step(
-    whole: dict, views: list, *, members: tuple[Member, ...], flip: bool, k: int
+    replicated: dict, views: list, *, members: tuple[Member, ...], flip: bool, k: int
 ) -> tuple[jax.Array, jax.Array]:
     """The k best classes int32 `[B, k]` and their probabilities float32 `[B, k]`, nothing random.
 
-    `whole` has the `members`' variables, a `temperature` by which all logits are divided, and maybe
-    `classes`, int32 `[n]`: only these compete, as if there were no others. Distributions are
+    `replicated`: the `members`' variables, a `temperature` by which all logits are divided, and
+    maybe `classes`, int32 `[n]`: only these compete, as if there were no others. Distributions are
     averaged. Labelling and evaluation are this one pass. Ties go to the lower class.
     """
-    logits = member_logits(whole["members"], views, members=members, flip=flip)
-    competing = whole.get("classes")
+    logits = member_logits(replicated["members"], views, members=members, flip=flip)
+    competing = replicated.get("classes")
     if competing is not None:
         logits = logits[..., competing]
-    probs = jax.nn.softmax(logits / whole["temperature"]).mean(axis=1)
+    probs = jax.nn.softmax(logits / replicated["temperature"]).mean(axis=1)
     probs, classes = jax.lax.top_k(probs, k)
     return (classes if competing is None else competing[classes]), probs
 
@@ -77,7 +77,7 @@ def predict_step(
 PIECE_PIXELS = 65536  # that a CPU core takes through the network at once; at least two images
 
 
-def _in_pieces(function: Callable, whole: trees.Tree, rows: trees.Tree) -> trees.Tree:
+def _in_pieces(function: Callable, replicated: trees.Tree, rows: trees.Tree) -> trees.Tree:
     """`function` over a few images at a time, so that a core's activations stay in its cache.
 
     `rows`: arrays of images `[B, S, S, 3]`, and others `[B, ...]` that go with them.
@@ -91,13 +91,13 @@ def _in_pieces(function: Callable, whole: trees.Tree, rows: trees.Tree) -> trees
         missing = [(0, pieces * piece - count)] + [(0, 0)] * (column.ndim - 1)
         return jnp.pad(column, missing).reshape(pieces, piece, *column.shape[1:])
 
-    results = jax.lax.map(functools.partial(function, whole), jax.tree.map(cut, rows))
+    results = jax.lax.map(functools.partial(function, replicated), jax.tree.map(cut, rows))
     return jax.tree.map(lambda r: r.reshape(-1, *r.shape[2:])[:count], results)
 
 
 @functools.lru_cache(maxsize=16)
 def compile_inference(mesh: mesh_lib.DeviceMesh, function: Callable, **static: Any) -> Any:
-    """`(whole, rows) -> rows` of `function`, `whole` (weights) whole on every device.
+    """`(replicated, rows) -> rows` of `function`; `replicated`, the weights, is on every device.
 
     The same for equal arguments: labelling and evaluation, of all iterations, trace and compile the
     pass of one network once.

@@ -126,8 +126,8 @@ def local_rows(num_rows: int, mesh: Mesh) -> np.ndarray:
 
 def fetch(tree: trees.Tree, mesh: Mesh) -> trees.Tree:
     """Arrays on the devices -> host arrays, whole, in every process. Called by all of them."""
-    whole = jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))(tree)
-    return jax.tree.map(lambda array: np.asarray(array.addressable_data(0)), whole)
+    copies = jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(lambda array: np.asarray(array.addressable_data(0)), copies)
 
 
 def put(tree: trees.Tree, shardings: trees.Tree) -> trees.Tree:
@@ -186,14 +186,14 @@ class Placement:
         return _gathered(x, dtype, replicated(self.mesh), own)
 
     def map_per_device(self, function: Callable) -> Callable:
-        """`function(rows, whole)` of a device's own rows, where the partitioner cannot see that.
+        """`function(rows, shared)` of a device's own rows, where the partitioner cannot see that.
 
         That is on CPUs, whose loops over rows it would gather every row for.
         """
         if not on_cpu(self.mesh) or self.mesh.size == 1:
             return function
-        own = per_device(lambda whole, rows: function(rows, whole), self.mesh)
-        return lambda rows, whole: own(whole, rows)
+        own = per_device(lambda shared, rows: function(rows, shared), self.mesh)
+        return lambda rows, shared: own(shared, rows)
 
     def mean_of_groups(self, x: jax.Array) -> jax.Array:
         """Mean over the first axis, of groups of devices: in one message with the gradients'.
@@ -207,19 +207,19 @@ class Placement:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _gathered(
-    x: jax.Array, dtype: DTypeLike, whole: NamedSharding, own: NamedSharding
+    x: jax.Array, dtype: DTypeLike, everywhere: NamedSharding, own: NamedSharding
 ) -> jax.Array:
-    return jax.lax.with_sharding_constraint(x.astype(dtype), whole)
+    return jax.lax.with_sharding_constraint(x.astype(dtype), everywhere)
 
 
 def _gathered_forward(
-    x: jax.Array, dtype: DTypeLike, whole: NamedSharding, own: NamedSharding
+    x: jax.Array, dtype: DTypeLike, everywhere: NamedSharding, own: NamedSharding
 ) -> tuple[jax.Array, None]:
-    return _gathered(x, dtype, whole, own), None
+    return _gathered(x, dtype, everywhere, own), None
 
 
 def _gathered_backward(
-    dtype: DTypeLike, whole: NamedSharding, own: NamedSharding, _: None, g: jax.Array
+    dtype: DTypeLike, everywhere: NamedSharding, own: NamedSharding, _: None, g: jax.Array
 ) -> tuple[jax.Array]:
     return (jax.lax.with_sharding_constraint(g.astype(jnp.float32), own),)
 
@@ -237,9 +237,9 @@ def params_shardings(params: trees.Tree, mesh: Mesh, shard_above: int) -> trees.
     shardings = jax.tree.unflatten(jax.tree.structure(params), list(chosen.values()))
     share = coverage(params, shardings)
     if mesh.shape["fsdp"] > 1 and share < MIN_COVERAGE:
-        whole = [path for path in flat if not any(chosen[path].spec)]
-        whole.sort(key=lambda path: math.prod(flat[path].shape), reverse=True)
-        lines = [f"  {p} {list(flat[p].shape)}" for p in whole[:10]]
+        unsharded = [path for path in flat if not any(chosen[path].spec)]
+        unsharded.sort(key=lambda path: math.prod(flat[path].shape), reverse=True)
+        lines = [f"  {p} {list(flat[p].shape)}" for p in unsharded[:10]]
         raise InputError(
             f"mesh.fsdp={mesh.shape['fsdp']} splits only {share:.0%} of the parameters, "
             f"{MIN_COVERAGE:.0%} are needed; take a smaller mesh.fsdp or mesh.shard_above. The "

@@ -14,7 +14,15 @@ from ns_jax.config import ranges
 from ns_jax.data import open as open_lib
 from ns_jax.errors import InputError
 from ns_jax.progress import say
-from ns_jax.weights import export, hub_card, imported, onnx_graph, onnx_int8, tensors
+from ns_jax.weights import (
+    export,
+    hub_card,
+    hub_config,
+    imported,
+    onnx_graph,
+    onnx_int8,
+    tensors,
+)
 
 
 def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
@@ -22,7 +30,8 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
 
     The target's ending decides: `.safetensors` for timm, `.stablehlo` for jax.export, `.onnx`,
     otherwise a directory that becomes a checkpoint, with a model card in its README.md; empty means
-    the workdir. `DIRECTORY/model.safetensors`, as hubs call it, has the card beside it.
+    the workdir. `DIRECTORY/model.safetensors`, as hubs call it, has the card beside it, and timm's
+    `config.json`.
     """
     settings = config.convert
     ranges.check(config)
@@ -43,6 +52,8 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     if target.suffix not in export.ENDINGS or target.name == tensors.USUAL:
         directory = target.parent if target.suffix in export.ENDINGS else target
         hub_card.write(directory, card, hub_card.Facts.of(settings.source, variables, config))
+    if target.name == tensors.USUAL:
+        hub_config.write(target.parent, card)
     view = card.preprocessing
     say(
         f"{settings.source} -> {target}: {card.architecture}, {len(card.class_names):,} classes, "

@@ -194,11 +194,11 @@ def _measured(config: config_dict.ConfigDict, sources: dict[str, Source]) -> con
 
 def _speed(config: config_dict.ConfigDict, sources: dict[str, Source]) -> dict:
     """Images/s that the views make, a core and altogether, and that a training step takes."""
-    labelled, whole = sources["labelled"], config
+    labelled, full_config = sources["labelled"], config
     config = _measured(config, sources)
     devices = trainer_lib.training_devices(config)
     numbers = numbers_lib.derive(config, len(labelled), len(devices))
-    teacher = _teacher(config, whole, labelled.class_names)
+    teacher = _teacher(config, full_config, labelled.class_names)
     class_names = teacher[0].class_names if teacher else labelled.class_names
     trainer = trainer_lib.build(config, numbers, len(class_names), teacher=teacher and teacher[0])
     evaluation = trainer.preprocessing
@@ -244,7 +244,7 @@ def _speed(config: config_dict.ConfigDict, sources: dict[str, Source]) -> dict:
 
 
 def _teacher(
-    config: config_dict.ConfigDict, whole: config_dict.ConfigDict, class_names: Sequence[str]
+    config: config_dict.ConfigDict, full_config: config_dict.ConfigDict, class_names: Sequence[str]
 ) -> tuple[ModelCard, dict] | None:
     """The network that labels in the step, if one does; any weights do for one that is to come."""
     name = config.train.teacher
@@ -252,7 +252,7 @@ def _teacher(
         return None
     if name != config_lib.PREVIOUS:
         return checkpoint.load_model(name)
-    before = config_lib.at_iteration(whole, max(0, whole.selftrain.iterations - 1))
+    before = config_lib.at_iteration(full_config, max(0, full_config.selftrain.iterations - 1))
     card = trainer_lib.card(before, class_names)
     return card, jax.jit(card.build().init, static_argnums=1)(
         jax.random.key(0), card.preprocessing.size

@@ -194,7 +194,7 @@ def _plan_labelling(
     variables = jax.eval_shape(lambda rng: model.init(rng, size), jax.random.key(0))
     temperature = jax.ShapeDtypeStruct((), np.float32)
     shapes = {"members": [variables], "temperature": temperature}
-    whole = jax.tree.map(lambda _: mesh_lib.replicated(mesh), shapes)
+    replicated = jax.tree.map(lambda _: mesh_lib.replicated(mesh), shapes)
     images = jax.ShapeDtypeStruct(
         (rows, size, size, 3), np.uint8, sharding=mesh_lib.batch_sharding(mesh)
     )
@@ -210,7 +210,7 @@ def _plan_labelling(
         "model": model.name,
         "image_size": size,
         "images_per_device": rows / len(devices),
-        **_compile("labelling", what, step, (state_lib.placed(shapes, whole), [images])),
+        **_compile("labelling", what, step, (state_lib.placed(shapes, replicated), [images])),
     }
     if found["fits"]:
         num_steps = math.ceil(plan.num_unlabelled / rows)

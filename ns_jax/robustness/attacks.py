@@ -98,20 +98,20 @@ def random_start(rng: jax.Array, image: jax.Array, epsilon: jax.Array) -> jax.Ar
 
 
 def attack_step(
-    whole: dict, rows: dict, *, members: tuple[inference_step.Member, ...], flip: bool, k: int
+    replicated: dict, rows: dict, *, members: tuple[inference_step.Member, ...], flip: bool, k: int
 ) -> jax.Array:
     """The k best classes of each attacked image, int32 `[B, k]`, best first.
 
-    `whole`: the `members`' variables and `attack`, an `Attack`'s numbers. `rows`: the one view that
+    `replicated`: the `members`' variables and an `Attack`'s numbers. `rows`: the one view that
     the members share, uint8 `[B, S, S, 3]`, `label` and `index` int32 `[B]`. Of several random
     starts the first that changes the class counts, or the last one.
     """
-    (images,), attack = rows["views"], whole["attack"]
+    (images,), attack = rows["views"], replicated["attack"]
 
     def scores(seen: jax.Array) -> jax.Array:
         """Log-probabilities float32 `[B, classes]` of the members' mean."""
         settings: dict[str, Any] = {"members": members, "flip": flip}
-        logits = inference_step.member_logits(whole["members"], [seen], **settings)
+        logits = inference_step.member_logits(replicated["members"], [seen], **settings)
         log_probs = jax.nn.log_softmax(logits)
         return jax.nn.logsumexp(log_probs, axis=1) - jnp.log(logits.shape[1])
 

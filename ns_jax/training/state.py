@@ -59,14 +59,14 @@ def shardings(
 ) -> TrainState:
     """The sharding of each leaf of an abstract state."""
     params = mesh_lib.params_shardings(shapes.params, mesh, shard_above)
-    whole = mesh_lib.replicated(mesh)
+    replicated = mesh_lib.replicated(mesh)
     return TrainState(
-        step=whole,  # type: ignore[arg-type]  # a sharding in an array's place, as all of these
+        step=replicated,  # type: ignore[arg-type]  # a sharding in an array's place, as all of these
         params=params,
-        batch_stats=jax.tree.map(lambda _: whole, shapes.batch_stats),
+        batch_stats=jax.tree.map(lambda _: replicated, shapes.batch_stats),
         opt_state=mesh_lib.like_params(optimiser, shapes.opt_state, params, mesh),
         ema_params=params,
-        ema_batch_stats=jax.tree.map(lambda _: whole, shapes.ema_batch_stats),
+        ema_batch_stats=jax.tree.map(lambda _: replicated, shapes.ema_batch_stats),
     )
 
 

@@ -234,11 +234,11 @@ def accumulate_gradients(
         parts = rows.reshape(-1, microbatches, *rows.shape[1:]).swapaxes(0, 1)
         return jnp.moveaxis(parts, -1, 2) if _is_image(rows) else parts
 
-    def whole(part: jax.Array) -> jax.Array:
+    def all_rows(part: jax.Array) -> jax.Array:
         return placement.constrain_batch(jnp.moveaxis(part, 1, -1) if _is_image(part) else part)
 
     def of_microbatch(batch_stats: trees.Tree, number: jax.Array, waiting: dict) -> tuple:
-        rows = jax.tree.map(whole, waiting)
+        rows = jax.tree.map(all_rows, waiting)
         return gradients(params, batch_stats, rows, jax.random.fold_in(rng, number))
 
     def add(carry: tuple, turn: tuple) -> tuple[tuple, None]:
@@ -266,11 +266,11 @@ def compile_train_step(
     **static: Any,
 ) -> Any:
     """`(state, batch, rng, teacher) -> (state, metrics)`; the new state takes the old's memory."""
-    rows, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
+    rows, replicated = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
     return jax.jit(
         functools.partial(train_step, **static),
-        in_shardings=(state_shardings, rows, whole, teacher_shardings),
-        out_shardings=(state_shardings, whole),
+        in_shardings=(state_shardings, rows, replicated, teacher_shardings),
+        out_shardings=(state_shardings, replicated),
         donate_argnums=0,
         compiler_options=mesh_lib.compiler_options(mesh),
     )

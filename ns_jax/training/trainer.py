@@ -56,8 +56,8 @@ class Trainer:
         if self.packing is packing_lib.UNPACKED:
             state = state_lib.placed(vectors, self.shardings)
         else:
-            whole = mesh_lib.replicated(self.mesh)
-            state = state_lib.placed(vectors, jax.tree.map(lambda _: whole, vectors))
+            replicated = mesh_lib.replicated(self.mesh)
+            state = state_lib.placed(vectors, jax.tree.map(lambda _: replicated, vectors))
         rng = jax.eval_shape(lambda: jax.random.key(0))
         teacher = self.teacher and state_lib.placed(self.teacher.shapes, self.teacher.shardings)
         self.step.lower(state, self.abstract_batch(spec), rng, teacher).compile()
@@ -239,8 +239,8 @@ def _variables(model: efficientnet.EfficientNet, size: int) -> tuple[dict, dict]
     mesh, shard_above = placement.mesh, placement.shard_above
     shapes = jax.eval_shape(lambda rng: model.init(rng, size), jax.random.key(0))
     params = mesh_lib.params_shardings(shapes["params"], mesh, shard_above)
-    whole = jax.tree.map(lambda _: mesh_lib.replicated(mesh), shapes["batch_stats"])
-    return shapes, {"params": params, "batch_stats": whole}
+    replicated = jax.tree.map(lambda _: mesh_lib.replicated(mesh), shapes["batch_stats"])
+    return shapes, {"params": params, "batch_stats": replicated}
 
 
 def _teacher(

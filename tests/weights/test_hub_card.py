@@ -14,9 +14,10 @@ from ns_jax import trees
 from ns_jax import workdir as workdir_lib
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import crops
+from ns_jax.foreign import beside
 from ns_jax.model_card import ModelCard
 from ns_jax.programs import convert, evaluate, train
-from ns_jax.weights import hub_card, imported
+from ns_jax.weights import hub_card, hub_config, imported
 
 HOSTILE = (
     *("<script>alert(1)</script>", "---", "a: b", "- c", "`d` | e", '"f"', "g\n---\nh: i"),
@@ -75,6 +76,19 @@ def test_what_is_not_known_is_not_said(tmp_path, capsys):
     (tmp_path / "README.md").write_text("mine")
     hub_card.write(tmp_path, card, hub_card.Facts(SCORES))
     assert (tmp_path / "README.md").read_text() == "mine"
+    assert "stays as it is" in capsys.readouterr().err
+
+
+def test_timms_config_says_what_the_card_does(tmp_path, capsys):
+    view = crops.Preprocessing(380, "0.9", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bilinear")
+    card = ModelCard("efficientnet-b4", False, ("cat", "dog"), view)
+    hub_config.write(tmp_path, card)
+    told = beside.of_timm(json.loads((tmp_path / "config.json").read_text()))
+    assert told.pop("class_names") == card.class_names
+    assert crops.Preprocessing(**told) == view
+    (tmp_path / "config.json").write_text("mine")
+    hub_config.write(tmp_path, card)
+    assert (tmp_path / "config.json").read_text() == "mine"
     assert "stays as it is" in capsys.readouterr().err
 
 

@@ -1,6 +1,7 @@
 """timm's tensors in and out, to the bit; timm's logits."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import subprocess
@@ -15,7 +16,7 @@ from ns_jax.data import crops
 from ns_jax.inference import step as inference_step
 from ns_jax.model_card import ModelCard
 from ns_jax.models import efficientnet
-from ns_jax.weights import layout, names, published, timm
+from ns_jax.weights import hub_config, layout, names, published, timm
 from tests import rounding
 from tests.weights import random_weights
 
@@ -181,3 +182,13 @@ def test_timm_loads_our_file_strictly_and_says_the_same(tmp_path, network):
     subprocess.run([python, script, "loads", network, str(path)], check=True)
     expected = np.load(f"{path}.npy")
     rounding.close(our_logits(model, variables), expected)
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    path.rename(hub / "model.safetensors")
+    hub_config.write(hub, card)
+    subprocess.run([python, script, "hub", str(hub)], check=True)
+    np.testing.assert_array_equal(np.load(hub / "logits.npy"), expected)
+    told = json.loads((hub / "data.json").read_text())
+    view = card.preprocessing
+    assert told["input_size"] == [3, view.size, view.size] and told["mean"] == list(view.mean)
+    assert told["crop_pct"] == view.fraction() and told["interpolation"] == "bicubic"

@@ -2,12 +2,14 @@
 
     python tests/weights/timm_reference.py golden tests/weights/timm_logits.npz [NETWORK ...]
     python tests/weights/timm_reference.py loads tf_efficientnet_b0 FILE.safetensors
+    python tests/weights/timm_reference.py hub DIRECTORY
 
 `golden` writes timm's logits `[2, 1000]` of all networks (or those named, beside what the file has)
 on random weights and statistics, at 131 x 97 pixels; `loads` loads a file strictly and writes its
-logits beside it.
+logits beside it; `hub` loads a directory by its config.json and writes logits and preprocessing.
 """
 
+import json
 import pathlib
 import sys
 
@@ -60,5 +62,12 @@ def loads(name: str, path: str) -> None:
     np.save(f"{path}.npy", logits(model))
 
 
+def hub(directory: str) -> None:
+    model = timm.create_model(f"local-dir:{directory}", pretrained=True)
+    np.save(f"{directory}/logits.npy", logits(model))
+    told = timm.data.resolve_model_data_config(model)
+    pathlib.Path(directory, "data.json").write_text(json.dumps(told))
+
+
 if __name__ == "__main__":
-    {"golden": golden, "loads": loads}[sys.argv[1]](*sys.argv[2:])
+    {"golden": golden, "loads": loads, "hub": hub}[sys.argv[1]](*sys.argv[2:])
