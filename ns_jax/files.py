@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 
 from etils import epath
 
-from ns_jax.buckets import reads
+from ns_jax.buckets import reads, writes
 from ns_jax.buckets.client import fetched, filesystem, remote
 from ns_jax.errors import WRONG_PATH, MissingFileError
 
@@ -115,7 +115,7 @@ def _open_regular(path: str, flags: int = os.O_RDONLY) -> int:
 def write(path: str, data: bytes) -> None:
     """Writes a file whole or not at all, and the directories it lies in. Raises OSError."""
     if is_remote(path):
-        remote(path).write_bytes(data)  # an object is there whole or not at all
+        writes.put(filesystem(path), path, data)
         return
     with _written(path, data) as temporary:
         os.replace(temporary, path)
@@ -133,7 +133,8 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     if is_remote(os.fspath(path)):
         with tempfile.TemporaryDirectory(prefix="ns_jax.") as here:
             yield (temporary := pathlib.Path(here, path.name))
-            filesystem(os.fspath(path)).put_file(os.fspath(temporary), os.fspath(path))
+            store = filesystem(os.fspath(path))
+            writes.put_file(store, os.fspath(temporary), os.fspath(path))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -212,16 +213,11 @@ def create(path: str, data: bytes) -> bool:
     """Like `write`, but only where no file is yet: whether this call, of many hosts', made it.
 
     On a file system without hard links (some mounts of buckets) two calls at the same instant may
-    both believe that they did; the file is whole all the same. Raises OSError.
+    both believe that they did, and in a bucket if they write the same; the file is whole all the
+    same. Raises OSError.
     """
     if is_remote(path):
-        if remote(path).exists():
-            return False
-        try:
-            filesystem(path).pipe_file(path, data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+        return not exists(path) and writes.create(filesystem(path), path, data)
     with _written(path, data) as temporary:
         try:
             os.link(temporary, path)

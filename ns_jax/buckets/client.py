@@ -16,17 +16,15 @@ from collections.abc import Iterator
 import fsspec
 from etils import epath
 
+from ns_jax.buckets import reads
+from ns_jax.buckets.reads import SILENT_SECONDS
 from ns_jax.errors import InputError, MissingPackageError
 
 SCHEMES = ("gs", "s3")
-SILENT_SECONDS = 60  # after which a request that was not answered is sent again
 
-# gcsfs else waits for ever, and TensorStore for long. What a listing said may have changed since,
-# by another host or another library.
-for _name in ("gs", "gcs"):
-    _settings = fsspec.config.conf.setdefault(_name, {})
-    _settings.setdefault("requests_timeout", SILENT_SECONDS)
-    _settings.setdefault("use_listings_cache", False)
+for _name in ("gs", "gcs"):  # imported when one is needed
+    fsspec.register_implementation(_name, "ns_jax.buckets.gcs.FileSystem", clobber=True)
+# TensorStore else waits for long.
 os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(SILENT_SECONDS))
 os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 
@@ -103,7 +101,9 @@ def fetched(path: str) -> pathlib.Path:
 @functools.lru_cache(maxsize=64)
 def _copy(path: str, length: int, changed: int) -> pathlib.Path:
     copy = pathlib.Path(_copies(), f"{len(os.listdir(_copies()))}-{os.path.basename(path)}")
-    filesystem(path).get_file(path, os.fspath(copy))
+    seconds = reads.SECONDS + length / reads.SLOWEST
+    arguments = (path, os.fspath(copy))
+    reads.whole_answer(filesystem(path), path, "get_file", arguments, seconds=seconds)
     if copy.stat().st_size != length:
         raise OSError(errno.EIO, f"{copy.stat().st_size:,} of {length:,} bytes arrived", path)
     return copy

@@ -16,7 +16,9 @@ from ns_jax.errors import WRONG_PATH, UnansweredError
 
 SECONDS = 20.0  # for the first attempt; each later one has twice the time of the one before
 ATTEMPTS = 5
+SLOWEST = 1 << 20  # bytes a second of a connection that counts as alive
 PAUSE = 0.5  # seconds before the second attempt, and twice as many before each later one
+SILENT_SECONDS = 60  # of one request of a library, which then makes it again
 SMALL, LARGE = 1 << 18, 1 << 24  # bytes of a file object's first request, and of its largest
 
 # Its own retries have their tracebacks logged in the end; what ends them is said in one line here.
@@ -42,24 +44,36 @@ def read(
 
     if start is not None and start == end:
         return b""
-    return whole_answer(filesystem, path, "cat_file", whole, start=start, end=end)
+    return whole_answer(filesystem, path, "cat_file", check=whole, start=start, end=end)
 
 
 def whole_answer(
     filesystem: fsspec.AbstractFileSystem,
     path: str,
     method: str,
+    arguments: tuple = (),
     check: Callable[[Any], Any] = lambda answer: answer,
-    **arguments: Any,
+    seconds: float = SECONDS,
+    is_done: Callable[[], bool] = lambda: False,
+    **named: Any,
 ) -> Any:
-    """What a method of a file system answers about a path. Raises as `read`; `check` may, too."""
-    limit, pause, why = SECONDS, PAUSE, ""
+    """What a method of a file system answers about a path. Raises as `read`; `check` may, too.
+
+    `arguments`: of the method, where they are others than the path. `is_done` says after an error
+    whether the bucket has acted, so that nothing but the answer is missing, which is then None.
+    """
+    call = functools.partial(_call, filesystem, method, arguments or (path,), named)
+    limit, pause, why = seconds, PAUSE, ""
     for attempt in itertools.count(1):
         try:
-            return check(_call(filesystem, method, path, arguments, limit))
-        except (*WRONG_PATH, TypeError, AttributeError, MemoryError):
+            return check(call(limit))
+        except (TypeError, AttributeError, MemoryError):
             raise
         except Exception as error:
+            if is_done():
+                return None
+            if isinstance(error, WRONG_PATH):
+                raise
             why = _why(error, limit)
             if is_refusal(error):
                 raise PermissionError(f"{path}: {why}") from None
@@ -74,12 +88,16 @@ def whole_answer(
 
 
 def _call(
-    filesystem: fsspec.AbstractFileSystem, method: str, path: str, arguments: dict, limit: float
+    filesystem: fsspec.AbstractFileSystem,
+    method: str,
+    arguments: tuple,
+    named: dict,
+    limit: float,
 ) -> Any:
     if not filesystem.async_impl:
-        return getattr(filesystem, method)(path, **arguments)
-    work = functools.partial(getattr(filesystem, f"_{method}"), path, **arguments)
-    answer = asyncio.run_coroutine_threadsafe(work(), filesystem.loop)
+        return getattr(filesystem, method)(*arguments, **named)
+    work = getattr(filesystem, f"_{method}")(*arguments, **named)
+    answer = asyncio.run_coroutine_threadsafe(work, filesystem.loop)
     try:
         return answer.result(limit)
     except concurrent.futures.TimeoutError:

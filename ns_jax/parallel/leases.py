@@ -60,7 +60,7 @@ class Leases:
                 continue
             file = self._file(name, newest + 1)
             content = self._content()
-            if files.create(file, content) or self._is_ours(file, content):
+            if files.create(file, content):
                 with self._lock:
                     self._held[name] = file
                 return name
@@ -90,13 +90,6 @@ class Leases:
             if generation.isdigit():
                 newest[name] = max(newest[name], int(generation))
         return newest
-
-    def _is_ours(self, file: str, content: bytes) -> bool:
-        """Whether it was made by a request of ours, the answer to which was lost."""
-        try:
-            return files.is_remote(file) and files.read(file) == content
-        except FileNotFoundError:
-            return False
 
     def _is_alive(self, file: str) -> bool:
         try:

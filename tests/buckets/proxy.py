@@ -9,6 +9,7 @@ before, whatever else is under way. `GET /-network-` answers with counts, `PUT /
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import http.client
@@ -22,6 +23,7 @@ import time
 
 CONTROL = "/-network-"
 BLOCK = 1 << 18
+CHANGES = ("POST", "PUT", "PATCH", "DELETE")  # methods that change something
 # Of one connection, and therefore nobody else's to pass on.
 HOP = ("connection", "keep-alive", "transfer-encoding", "content-length")
 
@@ -36,6 +38,7 @@ class Behaviour:
     reset: float = 0.0  # the connection is reset, in half of the cases after the server has acted
     cut: float = 0.0  # half of the answer's body, then the end of the connection
     silent: float = 0.0  # never answered
+    first_lost: bool = False  # of what changes something: after the server has acted
     read_only: bool = False  # all that would change something is answered with 403
     seed: int = 0
 
@@ -75,6 +78,8 @@ class Network:
         with self.lock:
             self._asked[asked] += 1
             fate = self.behaviour.fate(asked, self._asked[asked])
+            if self.behaviour.first_lost and self._asked[asked] == 1 and asked[0] in CHANGES:
+                fate = "reset after"
             self.counts.update({"requests": 1, "bytes_up": bytes_up, fate: 1, asked[0]: 1})
         return fate
 
@@ -105,7 +110,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         asked = (self.command, self.path, self.headers.get("Range", ""))
         fate = self.network.fate(asked, len(body))
         time.sleep(self.network.behaviour.delay)
-        if self.network.behaviour.read_only and self.command not in ("GET", "HEAD"):
+        if self.network.behaviour.read_only and self.command in CHANGES:
             error = {"error": {"code": 403, "message": "no right to create objects"}}
             self._send(403, {"Content-Type": "application/json"}, json.dumps(error).encode())
         elif fate in ("unavailable", "too_many"):
@@ -183,7 +188,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     self._upstream.putheader(name, value)
                 if body or self.command in ("POST", "PUT", "PATCH"):
                     self._upstream.putheader("Content-Length", str(len(body)))
-                self._upstream.endheaders(body)
+                with contextlib.suppress(ConnectionError):  # it may answer before it has read all
+                    self._upstream.endheaders(body)
                 return self._upstream.getresponse()
             except (ConnectionError, http.client.HTTPException):
                 self._upstream.close()
