@@ -6,6 +6,7 @@
 #   follow FROM          shows its log from a line (+1) or its last lines (3) until it ends; its status
 #   report               its status, and the end of its log if it failed
 #   done WORKDIR TEXT    writes TEXT to WORKDIR/DONE
+#   send JOB WORKDIR     copies the log of a job to WORKDIR/logs each minute, until the job ends
 #
 # The program outlives the connection that started it: what it says and its status are files.
 set -euo pipefail
@@ -31,6 +32,10 @@ start)
     done
     rm -rf "$job"
     mkdir "$job"
+    workdir=''
+    for argument in "$@"; do
+        [[ $argument != --workdir=gs://?* ]] || workdir=${argument#*=}
+    done
     # A host that is switched off sends SIGTERM to all: the inner shell outlives it, to say how the
     # program ended.
     # shellcheck disable=SC2016 # the inner shell expands
@@ -38,9 +43,11 @@ start)
         trap : TERM
         echo $$ >"$0/pid"
         status=0
-        .venv/bin/python -m ns_jax "$@" || status=$?
+        [[ ! $1 ]] || launch/tpu_worker.sh send "$0" "$1" &
+        .venv/bin/python -m ns_jax "${@:2}" || status=$?
         echo "$status" >"$0/status"
-    ' "$job" "${@:2}" >"$job/log" 2>&1 </dev/null &
+        wait
+    ' "$job" "$workdir" "${@:2}" >"$job/log" 2>&1 </dev/null &
     until [[ -s $job/pid ]]; do sleep 0.1; done
     ;;
 follow)
@@ -59,8 +66,28 @@ done)
     .venv/bin/python -c 'import sys; from ns_jax import files
 files.write(sys.argv[1], sys.argv[2].encode())' "${2%/}/DONE" "$3"
     ;;
+send)
+    # A host that is switched off sends SIGTERM to this as well.
+    exec .venv/bin/python -c 'import os, pathlib, signal, socket, sys, time
+from ns_jax import files
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+job, name = pathlib.Path(sys.argv[1]), time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+there = f"{sys.argv[2]}/logs/{name}-{socket.gethostname()}-{os.getpid()}.log"
+sent, ended = b"", False
+while not ended:
+    for _ in range(60):
+        time.sleep(1)
+        if ended := (job / "status").exists():
+            break
+    if (log := (job / "log").read_bytes()) != sent:
+        try:
+            files.write(there, log)
+            sent = log
+        except OSError as error:
+            print(f"the log could not be sent: {error}", file=sys.stderr)' "$2" "${3%/}"
+    ;;
 *)
-    sed -n '2,10p' "$0" >&2
+    sed -n '2,11p' "$0" >&2
     exit 2
     ;;
 esac

@@ -1,5 +1,9 @@
-"""Starts `selftrain` again and again with the same command, and does to it what machines do."""
+"""Starts `selftrain` again and again with the same command, and does to it what machines do.
 
+Its workdir is on a disk or in a bucket.
+"""
+
+import io
 import json
 import pathlib
 import random
@@ -11,6 +15,7 @@ import sys
 import time
 
 import pyarrow.parquet as pq
+from etils import epath
 
 from ns_jax import trees
 from ns_jax.checkpoints import checkpoint
@@ -36,9 +41,18 @@ SMALL_DISK = "256m"
 class Driver:
     """One workdir, what is done to it, and what came of that."""
 
-    def __init__(self, workdir: pathlib.Path, output: pathlib.Path, flags, environment, seed: int):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        output: pathlib.Path,
+        flags,
+        environment,
+        seed: int,
+        config: str = "configs/digits.py",
+    ):
         """`output`: file of what the program says, not on a disk that is to be full."""
-        self.workdir, self._output, self._environment = workdir, output, environment
+        self.workdir, self._output, self._environment = epath.Path(workdir), output, environment
+        self._config = config
         self._flags = [f"--config.{name}={value}" for name, value in {**FLAGS, **flags}.items()]
         self._chance = random.Random(seed)
         self.counts = dict.fromkeys((*SIGNALS, "checkpoint", "shard", "disk full"), 0)
@@ -85,7 +99,7 @@ class Driver:
 
     def _start(self) -> subprocess.Popen:
         self.starts += 1
-        command = ["-m", "ns_jax", "selftrain", "--config=configs/digits.py"]
+        command = ["-m", "ns_jax", "selftrain", f"--config={self._config}"]
         with self._output.open("w") as output:
             return subprocess.Popen(
                 [sys.executable, *command, f"--workdir={self.workdir}", *self._flags],
@@ -156,21 +170,20 @@ class Driver:
         directory = max(self.workdir.glob("iteration_*"))
         for name in ("manifest.json", "eval.json", "metrics.jsonl"):
             (directory / name).unlink(missing_ok=True)
-        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+        (directory / "checkpoints").rmtree(missing_ok=True)
 
-    def _damage(self, path: pathlib.Path) -> None:
+    def _damage(self, path: epath.Path) -> None:
         """Cuts off, overwrites or removes a part of a file."""
-        size = path.stat().st_size
         how = self._chance.choice(("cut", "zeros", "bit"))
         content = bytearray(path.read_bytes())
-        place = self._chance.randrange(size)
+        place = self._chance.randrange(len(content))
         if how == "cut":
             del content[place:]
         elif how == "zeros":
             content[place : place + 4096] = bytes(len(content[place : place + 4096]))
         else:
             content[place] ^= 1 << self._chance.randrange(8)
-        path.write_bytes(content)
+        path.write_bytes(bytes(content))
 
     def _damage_checkpoint(self) -> None:
         """The newest of some training that has another one to go back to."""
@@ -200,7 +213,7 @@ class Driver:
         if not labelled:
             return
         labels = self._chance.choice(labelled)
-        shutil.rmtree(labels.parent / "selection", ignore_errors=True)
+        (labels.parent / "selection").rmtree(missing_ok=True)
         path = self._chance.choice(sorted(labels.glob("*.parquet")))
         content = bytearray(path.read_bytes())
         self.counts["shard"] += 1
@@ -211,14 +224,14 @@ class Driver:
         if how == "cut":
             del content[self._chance.randrange(len(content)) :]
         else:  # in the data of a column that selecting reads
-            group = pq.read_metadata(path).row_group(0)
+            group = pq.read_metadata(io.BytesIO(content)).row_group(0)
             columns = {
                 group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)
             }
             column = columns["confidence"]
             place = column.data_page_offset + column.total_compressed_size - 3
             content[place] ^= 1 << self._chance.randrange(8)
-        path.write_bytes(content)
+        path.write_bytes(bytes(content))
 
     def _fill_disk(self) -> None:
         """A start on a disk with room for a line, but not for a checkpoint."""
@@ -236,7 +249,7 @@ class Driver:
 
 def outcome(workdir: pathlib.Path) -> dict:
     """All that has to come out the same, bit for bit."""
-    found = {}
+    found, workdir = {}, epath.Path(workdir)
     for directory in sorted(workdir.glob("iteration_*")):
         name = directory.name
         found[f"{name} parameters"] = trees.digest(checkpoint.load_model(directory)[1])
