@@ -101,9 +101,8 @@ def fetched(path: str) -> pathlib.Path:
 @functools.lru_cache(maxsize=64)
 def _copy(path: str, length: int, changed: int) -> pathlib.Path:
     copy = pathlib.Path(_copies(), f"{len(os.listdir(_copies()))}-{os.path.basename(path)}")
-    seconds = reads.SECONDS + length / reads.SLOWEST
-    arguments = (path, os.fspath(copy))
-    reads.whole_answer(filesystem(path), path, "get_file", arguments, seconds=seconds)
+    more, arguments = length / reads.SLOWEST, (path, os.fspath(copy))
+    reads.whole_answer(filesystem(path), path, "get_file", arguments, more_seconds=more)
     if copy.stat().st_size != length:
         raise OSError(errno.EIO, f"{copy.stat().st_size:,} of {length:,} bytes arrived", path)
     return copy

@@ -53,17 +53,18 @@ def whole_answer(
     method: str,
     arguments: tuple = (),
     check: Callable[[Any], Any] = lambda answer: answer,
-    seconds: float = SECONDS,
+    more_seconds: float = 0.0,
     is_done: Callable[[], bool] = lambda: False,
     **named: Any,
 ) -> Any:
     """What a method of a file system answers about a path. Raises as `read`; `check` may, too.
 
-    `arguments`: of the method, where they are others than the path. `is_done` says after an error
+    `arguments`: of the method, where they are others than the path. `more_seconds`: that the first
+    attempt may take beside `SECONDS`. `is_done` says after an error
     whether the bucket has acted, so that nothing but the answer is missing, which is then None.
     """
     call = functools.partial(_call, filesystem, method, arguments or (path,), named)
-    limit, pause, why = seconds, PAUSE, ""
+    limit, pause, why = SECONDS + more_seconds, PAUSE, ""
     for attempt in itertools.count(1):
         try:
             return check(call(limit))

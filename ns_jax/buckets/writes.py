@@ -49,9 +49,9 @@ def _write(
     **named: Any,
 ) -> None:
     is_done = functools.partial(_holds, filesystem, path, content)
-    seconds = reads.SECONDS + content.seek(0, os.SEEK_END) / reads.SLOWEST
+    more = content.seek(0, os.SEEK_END) / reads.SLOWEST
     reads.whole_answer(
-        filesystem, path, method, arguments, seconds=seconds, is_done=is_done, **named
+        filesystem, path, method, arguments, more_seconds=more, is_done=is_done, **named
     )
 
 
