@@ -204,9 +204,17 @@ def move_directory(here: pathlib.Path, there: pathlib.Path) -> None:
             store.copy(name, os.fspath(there / inside))
             store.rm_file(name)
         return
-    shutil.rmtree(there, ignore_errors=True)
+    remove_directory(there)
     there.parent.mkdir(parents=True, exist_ok=True)
     here.rename(there)
+
+
+def remove_directory(directory: pathlib.Path) -> None:
+    """Removes it with all that is there, if it is there; of a disk as far as it can be."""
+    if not is_remote(name := os.fspath(directory)):
+        shutil.rmtree(name, ignore_errors=True)
+    elif directory.exists():
+        filesystem(name).rm(name, recursive=True)
 
 
 def create(path: str, data: bytes) -> bool:

@@ -95,7 +95,7 @@ class ExportedNetwork:
     @property
     def num_bytes(self) -> int:
         """The size of the file, and of those that hold its weights."""
-        return sum(path.stat().st_size for path in self._files)
+        return sum(files.size(str(path)) for path in self._files)
 
     @functools.cached_property
     def digest(self) -> str:

@@ -4,13 +4,14 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from ns_jax import files
 from ns_jax.foreign import onnx_session
 
 
 def beside(path: pathlib.Path) -> list[pathlib.Path]:
     """Their paths, each once, in order. Raises MissingPackageError."""
     onnx, _ = onnx_session.packages()
-    model = onnx.load(path, load_external_data=False)
+    model = onnx.load(files.local(path), load_external_data=False)
     names = {name for tensor in _tensors(model.graph) for name in _locations(onnx, tensor)}
     return sorted(path.parent / name for name in names)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ns_jax import cores
+from ns_jax import cores, files
 from ns_jax.errors import DamagedError, InputError, MissingPackageError
 from ns_jax.foreign.network import ImageInput, Network
 from ns_jax.model_card import ModelCard
@@ -46,9 +46,13 @@ def open_file(path: pathlib.Path) -> Network:
     options.intra_op_num_threads = cores.count()  # of its own it takes all of the machine
     there = [name for name in PROVIDERS if name in onnxruntime.get_available_providers()]
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=there)
+        session = onnxruntime.InferenceSession(files.local(path), options, providers=there)
     except Exception as error:  # onnxruntime's have no class of their own
-        raise InputError(f"{path}: onnxruntime cannot run it: {_first_line(error)}") from None
+        hint = "; weights beside it are not fetched, copy all of it to a disk"
+        raise InputError(
+            f"{path}: onnxruntime cannot run it: {_first_line(error)}"
+            f"{hint * files.is_remote(str(path))}"
+        ) from None
     images = _image_input(session.get_inputs(), path)
     (name,) = (value.name for value in session.get_inputs())
 

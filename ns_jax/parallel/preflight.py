@@ -16,7 +16,6 @@ import json
 import os
 import pathlib
 import platform
-import shutil
 import socket
 import sys
 import threading
@@ -92,7 +91,7 @@ class _Caller:
     def __init__(self, directory: pathlib.Path):
         self._directory, self._token = directory, uuid.uuid4().hex
         self.answers: dict[int, dict] = collections.defaultdict(dict)  # index -> nonce -> facts
-        shutil.rmtree(directory, ignore_errors=True)
+        files.remove_directory(directory)
         self.tell("")
 
     def tell(self, stage: str, troubles: Sequence = ()) -> None:
@@ -121,7 +120,7 @@ class _Caller:
         """Tells all what was found, and removes the files once they have read it."""
         self.tell(END, troubles)
         self.wait(lambda: not self._there(), READ_SECONDS)
-        shutil.rmtree(self._directory, ignore_errors=True)
+        files.remove_directory(self._directory)
 
     def _there(self) -> list[pathlib.Path]:
         return list((self._directory / self._token).glob("*.json"))

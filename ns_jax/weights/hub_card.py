@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from ml_collections import config_dict
 
 from ns_jax import config as config_lib
-from ns_jax import trees
+from ns_jax import files, trees
 from ns_jax import workdir as workdir_lib
 from ns_jax.inference import metrics
 from ns_jax.model_card import ModelCard
@@ -46,8 +46,10 @@ class Facts:
         """Those of `convert.source`; `config` declares all keys, and its values do not count."""
         if source.startswith(HUB):
             return cls(base_model=source.removeprefix(HUB))
-        path = pathlib.Path(source).expanduser().absolute()
-        places = [one for one in (path, *path.parents[:4]) if one.is_dir()]
+        path = files.absolute(source)
+        # No root, and no `gs://` without a bucket.
+        around = [one for one in path.parents[:4] if not str(one).endswith("/")]
+        places = [one for one in (path, *around) if one.is_dir()]
         digest = trees.digest(variables)
         scores = [one for one in _read(places, "eval.json") if one["inputs"]["model"] == digest]
         ends = [one["outputs"].get("model") for one in _read(places, workdir_lib.MANIFEST)]
@@ -94,7 +96,7 @@ def write(directory: pathlib.Path, card: ModelCard, facts: Facts) -> None:
     except ImportError:
         say(f"no model card is written ({path}): it needs pip install 'ns-jax[hub]'")
         return
-    name = _printable(directory.absolute().name)
+    name = _printable(files.absolute(directory).name)
     data = huggingface_hub.ModelCardData(
         model_name=name,
         base_model=facts.base_model or None,

@@ -12,6 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ns_jax import files
 from ns_jax.errors import InputError, MissingFileError
 from ns_jax.progress import say
 
@@ -40,10 +41,10 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         if not file.is_file():
             raise MissingFileError(f"there is no file {file}")
         try:
-            found |= safetensors.numpy.load_file(file)
+            found |= safetensors.numpy.load_file(files.local(file))
         except (safetensors.SafetensorError, KeyError) as error:
             raise InputError(
-                f"{file} ({file.stat().st_size:,} bytes) is not a whole safetensors file: "
+                f"{file} ({files.size(str(file)):,} bytes) is not a whole safetensors file: "
                 f"{_kind(file) or error}"
             ) from None
     return found
@@ -52,7 +53,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 def metadata(path: pathlib.Path) -> dict[str, str]:
     """What the header says beside the tensors; nothing for a file that `read` refuses."""
     try:
-        with safetensors.safe_open(shards(path)[0], "numpy") as file:
+        with safetensors.safe_open(files.local(shards(path)[0]), "numpy") as file:
             return file.metadata() or {}
     except (safetensors.SafetensorError, OSError):
         return {}
@@ -60,14 +61,14 @@ def metadata(path: pathlib.Path) -> dict[str, str]:
 
 def find(directory: pathlib.Path) -> pathlib.Path:
     """The file in a directory, or the first of its shards. Raises InputError if none is meant."""
-    files = sorted(directory.glob("*.safetensors"))
-    if (directory / INDEX).is_file() or (directory / USUAL) in files:
+    there = sorted(directory.glob("*.safetensors"))
+    if (directory / INDEX).is_file() or (directory / USUAL) in there:
         return directory / USUAL
-    sets = {shards(file)[0] for file in files}
+    sets = {shards(file)[0] for file in there}
     if len(sets) != 1:
         raise InputError(
-            f"{directory} holds {len(files)} safetensors files; name one of them: "
-            + ", ".join(file.name for file in files[:5])
+            f"{directory} holds {len(there)} safetensors files; name one of them: "
+            + ", ".join(file.name for file in there[:5])
         )
     return sets.pop()
 

@@ -6,6 +6,7 @@ in which the official code calls its layers.
 
 import pathlib
 
+from ns_jax import files
 from ns_jax.errors import InputError, MissingFileError, MissingPackageError
 from ns_jax.models import efficientnet
 from ns_jax.weights import layout
@@ -75,7 +76,8 @@ def load(path: pathlib.Path) -> tuple[efficientnet.EfficientNet, dict]:
         raise MissingPackageError(
             "TF1 checkpoints need TensorFlow: pip install 'ns-jax[tf]'"
         ) from None
-    path = pathlib.Path(path)
+    if files.is_remote(str(path)):
+        raise InputError(f"{path}: TensorFlow's checkpoints are read from a disk; copy it there")
     prefix = tf.train.latest_checkpoint(str(path)) if path.is_dir() else str(path)
     if prefix is None or not pathlib.Path(f"{prefix}.index").exists():
         raise MissingFileError(f"there is no TensorFlow checkpoint at {path}")

@@ -40,6 +40,7 @@ class Behaviour:
     silent: float = 0.0  # never answered
     first_lost: bool = False  # of what changes something: after the server has acted
     read_only: bool = False  # all that would change something is answered with 403
+    unknown: str = ""  # all is answered with 401 and this text
     seed: int = 0
 
     def fate(self, *asked: object) -> str:
@@ -110,7 +111,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         asked = (self.command, self.path, self.headers.get("Range", ""))
         fate = self.network.fate(asked, len(body))
         time.sleep(self.network.behaviour.delay)
-        if self.network.behaviour.read_only and self.command in CHANGES:
+        if text := self.network.behaviour.unknown:
+            error = {"error": {"code": 401, "message": text}}
+            self._send(401, {"Content-Type": "application/json"}, json.dumps(error).encode())
+        elif self.network.behaviour.read_only and self.command in CHANGES:
             error = {"error": {"code": 403, "message": "no right to create objects"}}
             self._send(403, {"Content-Type": "application/json"}, json.dumps(error).encode())
         elif fate in ("unavailable", "too_many"):
