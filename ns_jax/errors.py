@@ -32,6 +32,10 @@ class MissingPackageError(InputError, ImportError):
     """A package that an optional feature needs; the message has the command that installs it."""
 
 
+class RefusedError(InputError, PermissionError):
+    """A bucket that does not know these credentials, or does not let them do this."""
+
+
 class UnansweredError(OSError):
     """A bucket that does not answer, or not properly, however often it is asked: it may pass."""
 

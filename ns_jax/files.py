@@ -79,6 +79,16 @@ def _about(path: str) -> dict:
     return about
 
 
+def _kind(path: str) -> str | None:
+    """`file` or `directory`, of what is there in a bucket; fsspec takes refusals for nothing."""
+    if "*" in path:  # no object's name has one
+        return None
+    try:
+        return reads.whole_answer(filesystem(path), path, "info")["type"]
+    except FileNotFoundError:
+        return None
+
+
 def read(path: str) -> bytes:
     """The whole of a file. Raises OSError."""
     if is_remote(path):
@@ -278,18 +288,18 @@ def tidy(directory: str) -> None:
 
 def is_file(path: str) -> bool:
     if is_remote(path):
-        return "*" not in path and remote(path).is_file()  # no object's name has one
+        return _kind(path) == "file"
     return os.path.isfile(path)
 
 
 def is_directory(path: str) -> bool:
     if is_remote(path):
-        return "*" not in path and remote(path).is_dir()
+        return _kind(path) == "directory"
     return os.path.isdir(path)
 
 
 def exists(path: str) -> bool:
-    return remote(path).exists() if is_remote(path) else os.path.exists(path)
+    return _kind(path) is not None if is_remote(path) else os.path.exists(path)
 
 
 def is_named(path: str) -> bool:

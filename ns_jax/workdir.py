@@ -59,7 +59,7 @@ def claim_workdir(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None
     ours = json.loads(config.to_json_best_effort())
     path = workdir / CONFIG
     with paths_of_the_user():
-        if not path.exists() or _names(workdir) == [path.name]:
+        if not files.exists(os.fspath(path)) or _names(workdir) == [path.name]:
             write_json(path, ours)
             return
         theirs = json.loads(path.read_text())

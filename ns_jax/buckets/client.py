@@ -53,18 +53,12 @@ def of_the_user(path: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # the libraries have errors of their own
-        status = getattr(error, "code", getattr(error, "status", None))
-        if isinstance(error, FileNotFoundError) or status in (404, "404"):
+        if isinstance(error, FileNotFoundError):
             raise InputError(
                 f"there is no bucket {bucket}; make it, or name another --workdir"
             ) from error
-        forbidden = isinstance(error, PermissionError) or str(error).startswith("Forbidden")
-        if forbidden or status in (401, 403, "401", "403"):
-            raise InputError(
-                f"{bucket} may not be written to with these credentials "
-                f"({' '.join(str(error).split())}); ask for the right to create and delete objects "
-                "there, or name another --workdir"
-            ) from error
+        if isinstance(error, PermissionError) or reads.is_refusal(error):
+            raise reads.refusal(bucket, error) from error
         raise
 
 

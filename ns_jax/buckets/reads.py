@@ -12,7 +12,7 @@ from typing import Any
 
 import fsspec
 
-from ns_jax.errors import WRONG_PATH, UnansweredError
+from ns_jax.errors import WRONG_PATH, RefusedError, UnansweredError
 
 SECONDS = 20.0  # for the first attempt; each later one has twice the time of the one before
 ATTEMPTS = 5
@@ -77,7 +77,7 @@ def whole_answer(
                 raise
             why = _why(error, limit)
             if is_refusal(error):
-                raise PermissionError(f"{path}: {why}") from None
+                raise refusal(path, error) from None
             if attempt == ATTEMPTS:
                 raise UnansweredError(
                     f"{path}: {why}; {attempt} attempts failed. What was finished is kept: start "
@@ -107,9 +107,22 @@ def _call(
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether a bucket says that these credentials, or none, may not do this."""
-    return getattr(error, "code", None) in (401, 403, "401", "403") or str(error).startswith(
-        "Forbidden"
+    """Whether a bucket says that these credentials, or none, may not do this; or their issuer."""
+    code, kind = getattr(error, "code", None), type(error).__name__
+    return (
+        code in (401, 403, "401", "403")
+        or str(error).startswith("Forbidden")
+        or kind == "NoCredentialsError"  # of botocore
+        or (kind == "RefreshError" and not getattr(error, "retryable", False))  # of google.auth
+    )
+
+
+def refusal(path: str, error: Exception) -> RefusedError:
+    """What to raise instead of an error that `is_refusal`."""
+    said = " ".join(str(error).split())
+    return RefusedError(
+        f"{path} may not be used with these credentials ({said}); log in again, or ask for the "
+        "right to read objects there and, for a --workdir, to create and delete them"
     )
 
 

@@ -104,7 +104,7 @@ def test_a_bucket_that_is_not_there_or_may_not_be_written_to(google, bucket):
     with pytest.raises(InputError, match="there is no bucket gs://no-such-bucket; make it"):
         workdir_lock.of(epath.Path("gs://no-such-bucket/run")).acquire()
     google.behave(Behaviour(read_only=True))
-    with pytest.raises(InputError, match="may not be written to with these credentials"):
+    with pytest.raises(InputError, match="may not be used with these credentials"):
         workdir_lock.of(bucket / "run").acquire()
 
 

@@ -511,6 +511,7 @@ def test_what_is_no_tar_file_is_said(tmp_path):
 @pytest.mark.parametrize("name", ["folder:gs://bucket/x", "wds:gs://bucket/*.tar"])
 def test_a_bucket_without_its_library_is_said(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.delitem(sys.modules, "ns_jax.buckets.gcs", raising=False)
     for scheme in ("gs", "gcs"):
         monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)
     buckets._check_library.cache_clear()
