@@ -131,7 +131,7 @@ buckets: .venv/.buckets
 # half alone, so its dependencies are not asked for.
 .venv-timm/.installed:
 	$(PYTHON) -m venv .venv-timm
-	.venv-timm/bin/python -m pip install --quiet torch==2.13.0 numpy safetensors pyyaml huggingface_hub pillow onnx onnxscript
+	.venv-timm/bin/python -m pip install --quiet torch==2.13.0 numpy safetensors pyyaml huggingface_hub pillow onnx onnxscript onnxruntime openvino
 	.venv-timm/bin/python -m pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31
 	touch $@
 

@@ -18,9 +18,10 @@ import onnxruntime
 
 from benchmarks.sides import machine, row
 from ns_jax.data import crops
+from ns_jax.foreign import onnx_file
 from ns_jax.inference import step as inference_step
 from ns_jax.model_card import ModelCard
-from ns_jax.weights import onnx_file, published
+from ns_jax.weights import published
 from tests.weights.made import weights_of
 
 SIZE, CLASSES = 97, 1000

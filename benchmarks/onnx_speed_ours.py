@@ -10,8 +10,9 @@ import onnxruntime
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from benchmarks import worker  # noqa: E402
 from ns_jax.data import crops  # noqa: E402
+from ns_jax.foreign import onnx_graph  # noqa: E402
 from ns_jax.model_card import ModelCard  # noqa: E402
-from ns_jax.weights import onnx_graph, onnx_quantise, published  # noqa: E402
+from ns_jax.weights import onnx_quantise, published  # noqa: E402
 
 kind, path, network, size, batch = sys.argv[1:]
 size, batch = int(size), int(batch)

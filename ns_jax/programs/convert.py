@@ -13,16 +13,11 @@ from ns_jax.checkpoints import checkpoint
 from ns_jax.config import ranges
 from ns_jax.data import open as open_lib
 from ns_jax.errors import InputError
+from ns_jax.foreign import onnx_session
 from ns_jax.progress import say
-from ns_jax.weights import (
-    export,
-    hub_card,
-    hub_config,
-    imported,
-    onnx_graph,
-    onnx_int8,
-    tensors,
-)
+from ns_jax.foreign import onnx_session
+from ns_jax.progress import say
+from ns_jax.weights import export, hub_card, hub_config, imported, onnx_int8, tensors
 
 
 def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
@@ -71,7 +66,7 @@ def _check(settings: config_dict.ConfigDict, target: pathlib.Path) -> None:
             "TensorFlow checkpoint or hf:OWNER/NAME"
         )
     if target.suffix == export.ONNX:
-        onnx_graph.packages()
+        onnx_session.packages()
     elif settings.quantise:
         raise InputError(f"convert.quantise is for FILE.onnx; convert.target is {target}")
 

@@ -9,10 +9,11 @@ from jax import export
 
 from ns_jax import files
 from ns_jax.errors import InputError
+from ns_jax.foreign import onnx_file, onnx_graph
 from ns_jax.foreign.exported import ONNX, STABLEHLO
 from ns_jax.inference import step as inference_step
 from ns_jax.model_card import ModelCard
-from ns_jax.weights import onnx_file, onnx_graph, timm
+from ns_jax.weights import timm
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 SAFETENSORS = ".safetensors"

@@ -5,7 +5,7 @@ stage's first are separate tensors there and slices of one stacked array here.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -24,32 +24,6 @@ class Entry:
     path: str  # "params/stage3/rest/expand_conv/kernel"
     layer: int | None  # the slice of a stacked array, or None: all of it
     axes: tuple[int, ...] | None = None  # ours = theirs.transpose(axes); None: as it is
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """One MBConv block: the `index`-th of all, the `place`-th of its stage (both from 0)."""
-
-    index: int
-    stage: int
-    place: int
-    expands: bool
-
-    @property
-    def scope(self) -> str:
-        return f"stage{self.stage}/{'rest' if self.place else 'first'}"
-
-    @property
-    def layer(self) -> int | None:
-        return self.place - 1 if self.place else None
-
-
-def blocks(model: efficientnet.EfficientNet) -> Iterator[Block]:
-    index = 0
-    for stage, spec in enumerate(model.stages(), start=1):
-        for place in range(spec.repeats):
-            yield Block(index, stage, place, spec.expand_ratio != 1)
-            index += 1
 
 
 def shapes(model: efficientnet.EfficientNet) -> dict[str, jax.ShapeDtypeStruct]:

@@ -13,11 +13,11 @@ from ns_jax.data import matching, pipeline
 from ns_jax.data.source import Source
 from ns_jax.data.workers import LoaderSettings
 from ns_jax.errors import InputError
-from ns_jax.foreign import exported, onnx_session
+from ns_jax.foreign import exported, onnx_file, onnx_graph, onnx_session
 from ns_jax.inference.mixture import Mixture
 from ns_jax.model_card import ModelCard
 from ns_jax.progress import say
-from ns_jax.weights import onnx_file, onnx_graph, onnx_quantise
+from ns_jax.weights import onnx_quantise
 
 MOST_MEASURED = 5000  # images that an attempt is measured on
 BATCH_SIZE = 64

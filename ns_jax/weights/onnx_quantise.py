@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ns_jax.foreign import onnx_graph
 from ns_jax.progress import say
-from ns_jax.weights import onnx_graph
 
 MOST_LOSS = 0.01  # of accuracy: with a loss no larger, no further attempt is made
 GROUP = 8  # images of a calibration that go through the network together

@@ -8,7 +8,7 @@ import pathlib
 
 from ns_jax import files
 from ns_jax.errors import InputError, MissingFileError, MissingPackageError
-from ns_jax.models import efficientnet
+from ns_jax.models import blocks, efficientnet
 from ns_jax.weights import layout
 
 AVERAGE = "/ExponentialMovingAverage"
@@ -43,7 +43,7 @@ def entries(model: efficientnet.EfficientNet) -> list[layout.Entry]:
 
     kernel("stem/conv2d", "stem_conv")
     norm("stem/tpu_batch_normalization", "stem_bn")
-    for block in layout.blocks(model):
+    for block in blocks.of(model):
         theirs, ours, layer = f"blocks_{block.index}", block.scope, block.layer
         norms = [f"{theirs}/tpu_batch_normalization{suffix}" for suffix in ("", "_1", "_2")]
         if block.expands:

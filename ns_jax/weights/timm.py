@@ -12,7 +12,7 @@ import safetensors.numpy
 from ns_jax import files
 from ns_jax.errors import DamagedError
 from ns_jax.model_card import ModelCard
-from ns_jax.models import efficientnet
+from ns_jax.models import blocks, efficientnet
 from ns_jax.progress import say
 from ns_jax.weights import layout, names
 from ns_jax.weights import tensors as tensors_lib
@@ -47,7 +47,7 @@ def entries(model: efficientnet.EfficientNet, classifier: bool = True) -> list[l
 
     conv("conv_stem", "stem_conv")
     norm("bn1", "stem_bn")
-    for block in layout.blocks(model):
+    for block in blocks.of(model):
         theirs, ours, layer = f"blocks.{block.stage - 1}.{block.place}", block.scope, block.layer
         if block.expands:
             conv(f"{theirs}.conv_pw", f"{ours}/expand_conv", layer)
@@ -96,8 +96,8 @@ def load(
 def recognise(tensors: Mapping[str, np.ndarray]) -> str | None:
     """The network, one of NETWORKS, whose width and depth these tensors have."""
     ends = [tensors[f"{name}.weight"] for name in ENDS if f"{name}.weight" in tensors]
-    blocks = {tuple(name.split(".")[1:3]) for name in tensors if name.startswith("blocks.")}
-    stages = collections.Counter(block[0] for block in blocks)
+    places = {tuple(name.split(".")[1:3]) for name in tensors if name.startswith("blocks.")}
+    stages = collections.Counter(block[0] for block in places)
     found = [*(len(end) for end in ends), *(stages[str(number)] for number in range(len(stages)))]
     for network in NETWORKS:
         model = efficientnet.build(f"efficientnet-{network}", num_classes=1)

@@ -10,8 +10,9 @@ import pytest
 from configs import base
 from ns_jax.checkpoints import checkpoint
 from ns_jax.errors import InputError
+from ns_jax.foreign import onnx_graph
 from ns_jax.programs import convert, evaluate
-from ns_jax.weights import onnx_graph, onnx_quantise
+from ns_jax.weights import onnx_quantise
 from tests.weights.made import card_of, weights_of
 
 pytestmark = pytest.mark.large

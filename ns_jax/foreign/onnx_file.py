@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ns_jax import files
+from ns_jax.foreign import onnx_graph
 from ns_jax.foreign.onnx_session import CARD
 from ns_jax.model_card import ModelCard
-from ns_jax.weights import onnx_graph
 
 INPUT, INT8 = "ns_jax.onnx_input", "ns_jax.int8"
 

@@ -14,8 +14,7 @@ from ns_jax import trees
 from ns_jax.errors import InputError
 from ns_jax.foreign.onnx_session import packages
 from ns_jax.model_card import ModelCard
-from ns_jax.models import cpu_convolutions, efficientnet
-from ns_jax.weights import layout
+from ns_jax.models import blocks, cpu_convolutions, efficientnet
 
 UINT8_NHWC, FLOAT_NCHW = "uint8_nhwc", "float_nchw"
 INPUTS = (UINT8_NHWC, FLOAT_NCHW)
@@ -101,7 +100,7 @@ class _Writer:
             scale = 1 / (255.0 * np.asarray(card.preprocessing.std))
         x = self._swish(self._conv(x, "stem", "stem_conv", "stem_bn", stride=2, scale=scale))
         model = card.build()
-        for block in layout.blocks(model):
+        for block in blocks.of(model):
             x = self._block(x, block, model.stages()[block.stage - 1])
         x = self._swish(self._conv(x, "head_conv", "head_conv", "head_bn"))
         pooled = self._map("GlobalAveragePool", "head/pool", [x], size=1)
@@ -127,7 +126,7 @@ class _Writer:
         inputs = ["images/float", self._constant("images/mean", mean)]
         return dataclasses.replace(x, name=self._add("Sub", "images/centred", inputs, shape))
 
-    def _block(self, inputs: _Map, block: layout.Block, spec: efficientnet.StageSpec) -> _Map:
+    def _block(self, inputs: _Map, block: blocks.Block, spec: efficientnet.StageSpec) -> _Map:
         name, stride, x = f"stage{block.stage}/{block.place}", spec.stride, inputs
         where, layer = f"{block.scope}/", block.layer
         if block.place:

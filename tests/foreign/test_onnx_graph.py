@@ -10,9 +10,8 @@ import onnxruntime
 import pytest
 
 from ns_jax.errors import InputError, MissingPackageError
-from ns_jax.foreign import onnx_session
+from ns_jax.foreign import onnx_file, onnx_graph, onnx_session
 from ns_jax.inference import step as inference_step
-from ns_jax.weights import onnx_file, onnx_graph
 from tests import rounding
 from tests.weights.made import MEAN, STD, card_of, weights_of
 
