@@ -196,6 +196,11 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     label.worker = ""
     label.lease_seconds = 60.0  # without a sign of life after which another takes a shard over
     label.classes_kept = optional(int)  # most probable classes stored; None: 16, or all if fewer
+    # What runs checkpoints: "xla"; on a CPU also "onnxruntime" or "openvino", which may be faster
+    # and round otherwise; "auto": what is found in labels/, else the fastest that is installed.
+    label.engine = "xla"
+    # "bfloat16": of "openvino", on processors that have it; faster, with 3 digits instead of 7.
+    label.engine_precision = "float32"
 
     # How an ONNX file of somebody else, as a teacher or evaluated, is shown images. None: as a
     # preprocessor_config.json or config.json beside it says, else as config.data has it.

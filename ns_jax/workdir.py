@@ -20,7 +20,7 @@ CONFIG, MANIFEST = "config.json", "manifest.json"
 # Keys of earlier versions, in configs and in manifests, with the value that changed nothing.
 RETIRED = {"select.quantile": 0.0, "quantile": 0.0}
 # What may differ between the starts of a run, and between the workers of one: no result depends on
-# it, but for the rounding of sums on another mesh.
+# it, but for the rounding of sums on another mesh; each labelling is held to its engine by itself.
 HARMLESS = (
     "mesh.devices",
     "mesh.fsdp",
@@ -31,6 +31,8 @@ HARMLESS = (
     "data.cache",
     "data.cache_gb",
     "label.batch_size",
+    "label.engine",
+    "label.engine_precision",
     "label.worker",
     "label.lease_seconds",
     "evaluate.batch_size",

@@ -174,6 +174,8 @@ CHOICES = {
     "loss.normalise": ("labelled", "all"),
     "loss.pseudo_labels": ("soft", "hard"),
     "label.scores": ("", "probabilities", "logits"),
+    "label.engine": ("xla", "onnxruntime", "openvino", "auto"),
+    "label.engine_precision": ("float32", "bfloat16"),
     "select.balance": ("copies", "none"),
     "select.order": ("confidence", "random"),
     "evaluate.classes": ("all", "present"),

@@ -1,5 +1,6 @@
 """Networks in files of other formats (ONNX, StableHLO), ours or anybody's, at work."""
 
+import concurrent.futures
 import copy
 import dataclasses
 import functools
@@ -26,6 +27,7 @@ from ns_jax.progress import say
 ONNX, STABLEHLO = ".onnx", ".stablehlo"
 ENDINGS = (ONNX, STABLEHLO)
 PIECE_PIXELS = 2**20  # that go through a network at once: activations of about 0.1 GB
+CORE_PIXELS = 2**17  # ... on each of several cores, which so have equal shares
 LATENCY_RUNS = 15
 TRIED = 4  # random images that a file is tried on
 
@@ -69,25 +71,31 @@ class ExportedNetwork:
         view: crops.Preprocessing,
         numbering: classes.Numbering | None = None,
         kind: str = "",
+        name: str = "",
     ):
         """`network`: what `path` holds, tried on images; `theirs`: the classes of its scores.
 
         `numbering` has the classes that these stand for, None: themselves; `kind`: of scores, ""
-        to find it out. Raises InputError for what gives other than one finite score a class.
+        to find it out; `name`: what it is called in errors, "": as the file. Raises InputError for
+        what gives other than one finite score a class.
         """
         self.path, self.view, self._network = path, view, network
+        self.name, self.engine = name or str(path), network.engine
+        self._threads = concurrent.futures.ThreadPoolExecutor(network.calls)
         numbering = numbering or classes.Numbering({}, theirs, str(path))
         self.class_names, self._theirs = numbering.class_names, tuple(theirs)
         self.seconds, self.images, self._warm = 0.0, 0, False  # of full batches but the first
         found = self._scores(self._random_images())
         if found.shape[1] != len(theirs):
             raise InputError(
-                f"{path} gives {found.shape[1]:,} scores an image; there are "
+                f"{self.name} gives {found.shape[1]:,} scores an image; there are "
                 f"{len(theirs):,} classes"
             )
         self._numbers = numbering.numbers(theirs)
         if not (self._numbers >= 0).any():
-            raise InputError(f"{path}: none of its {len(theirs):,} classes is one of the labels'")
+            raise InputError(
+                f"{self.name}: none of its {len(theirs):,} classes is one of the labels'"
+            )
         numbering.say_missing(theirs)
         self._order = scores.Order(self._numbers, len(self.class_names))
         self.kind = kind or self._found_kind(found)
@@ -104,7 +112,7 @@ class ExportedNetwork:
         for path in self._files:
             with files.open_binary(str(path)) as file:
                 found.append(str(hashlib.file_digest(file, Digest)))  # type: ignore[arg-type]
-        read = [json.dumps(vars(self.view)), self.kind, self._network.engine]
+        read = [json.dumps(vars(self.view)), self.kind, self.engine]
         numbers = map(str, self._numbers.tolist())
         return digest("exported", *found, *read, *self._theirs, "", *self.class_names, *numbers)
 
@@ -119,7 +127,7 @@ class ExportedNetwork:
         if np.isnan(found).any():
             lost = int(np.isnan(found).any(1).sum())
             raise InputError(
-                f"{self.path}: of {lost:,} of {len(found):,} images all of the probability is on "
+                f"{self.name}: of {lost:,} of {len(found):,} images all of the probability is on "
                 "classes that are left out; map more of them (label.class_map)"
             )
         if len(images) == at_once:
@@ -146,7 +154,7 @@ class ExportedNetwork:
         """
         fixed = self._network.images.size
         if fixed not in (None, view.size):
-            raise InputError(f"{self.path} takes images of {fixed} pixels, not of {view.size}")
+            raise InputError(f"{self.name} takes images of {fixed} pixels, not of {view.size}")
         other = copy.copy(self)
         other.view, other.seconds, other.images = view, 0.0, 0
         vars(other).pop("digest", None)  # which is of the view, too
@@ -155,7 +163,7 @@ class ExportedNetwork:
     def check(self) -> None:
         """Says what will be slow."""
         if self._network.images.batch == 1:
-            say(f"{self.path} takes one image at a time, which is slow; leave its batch open")
+            say(f"{self.name} takes one image at a time, which is slow; leave its batch open")
 
     @functools.cached_property
     def _files(self) -> list[pathlib.Path]:
@@ -168,7 +176,7 @@ class ExportedNetwork:
         sums = found.sum(1)
         if kind == scores.PROBABILITIES and (np.abs(sums - 1) > scores.TOLERANCE).any():
             raise InputError(
-                f"{self.path}: its scores lie between {found.min():.3g} and {found.max():.3g} and "
+                f"{self.name}: its scores lie between {found.min():.3g} and {found.max():.3g} and "
                 f"sum to {sums.min():.3g} to {sums.max():.3g}, not to 1; say what they are: "
                 '--config.label.scores=logits, or "probabilities" of a network that ends in softmax'
             )
@@ -182,18 +190,21 @@ class ExportedNetwork:
 
     def _scores(self, images: np.ndarray, at_once: int = 1) -> np.ndarray:
         """A few images at a time, or as many as the file takes, filled up with zeros: one shape."""
-        form = self._network.images
-        rows = form.batch or min(at_once, max(1, PIECE_PIXELS // self.view.size**2))
-        found = []
-        for start in range(0, len(images), rows):
+        form, calls = self._network.images, self._network.calls
+        pixels = PIECE_PIXELS if calls == 1 else CORE_PIXELS
+        rows = form.batch or min(-(-at_once // calls), max(1, pixels // self.view.size**2))
+
+        def scores_from(start: int) -> np.ndarray:
             piece = images[start : start + rows]
             lacking = rows - len(piece)
             if lacking:
                 piece = np.concatenate([piece, np.zeros((lacking, *images.shape[1:]), np.uint8)])
-            found.append(self._network.call(form.of(piece, self.view)))
-        result = np.concatenate(found)[: len(images)]
+            return self._network.call(form.of(piece, self.view))
+
+        found = self._threads.map(scores_from, range(0, len(images), rows))
+        result = np.concatenate(list(found))[: len(images)]
         if not np.isfinite(result).all():
-            raise InputError(f"{self.path}: its scores hold NaN or infinity")
+            raise InputError(f"{self.name}: its scores hold NaN or infinity")
         return result
 
 

@@ -32,10 +32,14 @@ class ImageInput:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What a file holds: `call` takes images as `images` says and returns `[n, classes]`."""
+    """What a file holds: `call` takes images as `images` says and returns `[n, classes]`.
+
+    `calls` may be made side by side, from as many threads.
+    """
 
     call: Callable[[np.ndarray], np.ndarray]
     images: ImageInput
     engine: str  # what runs it, with its version: results differ by rounding
     card: ModelCard | None = None  # None: the file does not say
     class_names: tuple[str, ...] = ()  # where there is no card; () where it does not say
+    calls: int = 1

@@ -18,7 +18,7 @@ from ns_jax.models import blocks, cpu_convolutions, efficientnet
 
 UINT8_NHWC, FLOAT_NCHW = "uint8_nhwc", "float_nchw"
 INPUTS = (UINT8_NHWC, FLOAT_NCHW)
-IMAGES, PROBABILITIES = "images", "probabilities"  # the graph's input and output
+IMAGES, LOGITS, PROBABILITIES = "images", "logits", "probabilities"  # the graph's ends
 OPSET, IR_VERSION = 17, 8  # of 2022: old enough for what runs on phones and in browsers
 KERNEL_AXES = (3, 2, 0, 1)  # ours [kh, kw, in, out]; a depthwise [k, k, 1, C] becomes [C, 1, k, k]
 MOST_BYTES = 2**31 - 2**20  # of a protobuf, less the graph's own
@@ -30,12 +30,17 @@ def check_input(onnx_input: str) -> None:
         raise InputError(f"unknown form of ONNX input {onnx_input!r}; known: {', '.join(INPUTS)}")
 
 
-def build(card: ModelCard, variables: dict, onnx_input: str = UINT8_NHWC) -> Any:
-    """An `onnx.ModelProto`: images of the card's size S -> probabilities float32 `[b, classes]`.
+def build(
+    card: ModelCard,
+    variables: dict,
+    onnx_input: str = UINT8_NHWC,
+    output: str = PROBABILITIES,
+) -> Any:
+    """An `onnx.ModelProto`: images of the card's size S -> float32 `[b, classes]`.
 
     `onnx_input`: uint8 `[b, S, S, 3]`, normalised inside, or float32 `[b, 3, S, S]`, normalised by
-    the card's mean and std before. Raises MissingPackageError; InputError for another form or for
-    more weights than such a file can hold.
+    the card's mean and std before. `output`: PROBABILITIES or LOGITS. Raises MissingPackageError;
+    InputError for another form or for more weights than such a file can hold.
     """
     onnx, _ = packages()
     check_input(onnx_input)
@@ -45,7 +50,7 @@ def build(card: ModelCard, variables: dict, onnx_input: str = UINT8_NHWC) -> Any
             f"the weights are {num_bytes:,} bytes, and an ONNX file holds {MOST_BYTES:,}; write "
             "a .stablehlo or .safetensors file, which have no such limit"
         )
-    writer = _Writer(onnx, trees.by_path(variables), card)
+    writer = _Writer(onnx, trees.by_path(variables), card, output)
     writer.network(onnx_input)
     size, value = card.preprocessing.size, onnx.helper.make_tensor_value_info
     images = {
@@ -57,7 +62,7 @@ def build(card: ModelCard, variables: dict, onnx_input: str = UINT8_NHWC) -> Any
         writer.nodes,
         card.architecture,
         [value(IMAGES, *images[onnx_input])],
-        [value(PROBABILITIES, *outputs)],
+        [value(output, *outputs)],
         writer.constants,
         value_info=writer.shapes,  # some converters want to know them
     )
@@ -85,8 +90,8 @@ class _Map:
 class _Writer:
     """Nodes and constants so far. A node has one output, of the node's own name."""
 
-    def __init__(self, onnx: Any, leaves: dict, card: ModelCard):
-        self._onnx, self._leaves, self._card = onnx, leaves, card
+    def __init__(self, onnx: Any, leaves: dict, card: ModelCard, output: str):
+        self._onnx, self._leaves, self._card, self._output = onnx, leaves, card, output
         self.nodes: list = []
         self.constants: list = []
         self.shapes: list = []
@@ -110,8 +115,11 @@ class _Writer:
             for part in ("kernel", "bias")
         ]
         shape = ["batch", len(card.class_names)]
-        logits = self._add("Gemm", "head_fc", [flat, *weights], shape)
-        self._add("Softmax", PROBABILITIES, [logits], shape, axis=1)
+        if self._output == LOGITS:
+            self._add("Gemm", LOGITS, [flat, *weights], shape)
+        else:
+            logits = self._add("Gemm", "head_fc", [flat, *weights], shape)
+            self._add("Softmax", PROBABILITIES, [logits], shape, axis=1)
 
     def _bytes_in(self, x: _Map, card: ModelCard) -> _Map:
         """Bytes to floats less the mean, by whose deviation the stem's kernel divides.
@@ -215,7 +223,7 @@ class _Writer:
     ) -> str:
         helper = self._onnx.helper
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
-        if name != PROBABILITIES:
+        if name != self._output:
             dtype = dtype or self._onnx.TensorProto.FLOAT
             self.shapes.append(helper.make_tensor_value_info(name, dtype, shape))
         return name

@@ -1,4 +1,8 @@
-"""ONNX files of anybody at work, in onnxruntime: images in, one score a class out."""
+"""ONNX files of anybody at work, in onnxruntime: images in, one score a class out.
+
+On a CPU each core takes images of its own: split between cores node by node, they wait for one
+another, and the activations leave their caches.
+"""
 
 import ast
 import json
@@ -21,7 +25,8 @@ DTYPES: dict[str, np.dtype] = {
     "tensor(float16)": np.dtype(np.float16),
 }
 # The first of them that the installed package has: onnxruntime-gpu has CUDA's.
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+CPU = "CPUExecutionProvider"
+PROVIDERS = ("CUDAExecutionProvider", CPU)
 
 
 def packages() -> tuple[Any, Any]:
@@ -36,6 +41,12 @@ def packages() -> tuple[Any, Any]:
     return onnx, onnxruntime
 
 
+def engine() -> str:
+    """What runs the files, with its version. Raises MissingPackageError."""
+    _, onnxruntime = packages()
+    return f"onnxruntime {onnxruntime.__version__}, {_providers(onnxruntime)[0]}"
+
+
 def open_file(path: pathlib.Path) -> Network:
     """Raises MissingPackageError, and InputError for a file that is no ONNX, that onnxruntime
     cannot run, or that takes anything but a batch of square RGB images.
@@ -43,10 +54,11 @@ def open_file(path: pathlib.Path) -> Network:
     _, onnxruntime = packages()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions too
-    options.intra_op_num_threads = cores.count()  # of its own it takes all of the machine
-    there = [name for name in PROVIDERS if name in onnxruntime.get_available_providers()]
+    options.intra_op_num_threads = 1  # of a call; of its own it takes all of the machine
     try:
-        session = onnxruntime.InferenceSession(files.local(path), options, providers=there)
+        session = onnxruntime.InferenceSession(
+            files.local(path), options, providers=_providers(onnxruntime)
+        )
     except Exception as error:  # onnxruntime's have no class of their own
         hint = "; weights beside it are not fetched, copy all of it to a disk"
         raise InputError(
@@ -67,8 +79,19 @@ def open_file(path: pathlib.Path) -> Network:
         return _scores(outputs, len(batch), path)
 
     metadata = session.get_modelmeta().custom_metadata_map
-    engine = f"onnxruntime {onnxruntime.__version__}, {session.get_providers()[0]}"
-    return Network(call, images, engine, card_of(metadata, path), _class_names(metadata))
+    provider = session.get_providers()[0]
+    return Network(
+        call,
+        images,
+        f"onnxruntime {onnxruntime.__version__}, {provider}",
+        card_of(metadata, path),
+        _class_names(metadata),
+        calls=cores.count() if provider == CPU else 1,
+    )
+
+
+def _providers(onnxruntime: Any) -> list[str]:
+    return [name for name in PROVIDERS if name in onnxruntime.get_available_providers()]
 
 
 def card_of(metadata: Mapping[str, str], path: pathlib.Path) -> ModelCard | None:

@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ml_collections import config_dict
 
@@ -18,6 +18,7 @@ from ns_jax.data.source import Source
 from ns_jax.errors import InputError, MissingFileError
 from ns_jax.foreign import exported
 from ns_jax.foreign.exported import ExportedNetwork
+from ns_jax.inference import engines
 from ns_jax.inference.mixture import Mixture, check_weights
 from ns_jax.inference.predictor import Predictor
 from ns_jax.predictions import given, tables
@@ -25,10 +26,13 @@ from ns_jax.predictions import given, tables
 LABELLED = ("holdout", "test", "labelled", "guard")  # sources that tables may have rows of too
 
 
-def from_config(config: config_dict.ConfigDict) -> Predictor | Mixture:
-    """The mean of all that `label.checkpoint` and `label.predictions` name.
+def from_config(
+    config: config_dict.ConfigDict, settle: Callable[[engines.Networks], engines.Engine]
+) -> tuple[Predictor | Mixture, engines.Engine]:
+    """The mean of all that `label.checkpoint` and `label.predictions` name, and what runs those of
+    them that are checkpoints: `settle` is asked once they are read.
 
-    Raises InputError for one of other classes.
+    Raises InputError for one of other classes, and what `settle` does.
     """
     label = config.label
     if not label.checkpoint and not label.predictions:
@@ -38,23 +42,30 @@ def from_config(config: config_dict.ConfigDict) -> Predictor | Mixture:
         )
     of_files = exported_names(label.checkpoint)
     of_networks = [name for name in several(label.checkpoint) if name not in of_files]
-    members = None
-    if of_networks:
-        members = Predictor(
-            networks(of_networks),
-            temperature=label.temperature,
-            flip=label.flip,
-            name=f"the teacher {label.checkpoint}",
-        )
-        if not of_files and not label.predictions and label.weights is None:
-            return members
-    expected = members.class_names if members else labelled_classes(config)
+    members, engine = None, engines.Engine()
     files: list[ExportedNetwork] = []
+    if of_networks:
+        loaded = networks(of_networks)
+        expected, engine = loaded[0][0].class_names, settle(loaded)
+        if engine.name == engines.XLA:
+            members = Predictor(
+                loaded,
+                temperature=label.temperature,
+                flip=label.flip,
+                name=f"the teacher {label.checkpoint}",
+            )
+        else:
+            files = engines.run_by(engine, loaded, of_networks)
+        if members and not of_files and not label.predictions and label.weights is None:
+            return members, engine
+    else:
+        expected = labelled_classes(config)
     for name in of_files:
         files.append(open_exported(config, name, expected, expected))
         expected = files[0].class_names
     given = predictions(config, label.predictions, expected) if label.predictions else []
-    return Mixture(members, files, given, label.weights, label.temperature, label.flip)
+    weights, temperature, flip = label.weights, label.temperature, label.flip
+    return Mixture(members, files, given, weights, temperature, flip), engine
 
 
 def exported_names(names: str) -> list[str]:

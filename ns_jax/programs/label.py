@@ -1,5 +1,6 @@
 """A teacher's predictions over an unlabelled source, as label shards, by any number of workers."""
 
+import functools
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ from ns_jax.data import matching
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import InputError
-from ns_jax.inference import calibration, predictor, shard_pass, teachers
+from ns_jax.inference import calibration, engines, predictor, shard_pass, teachers
 from ns_jax.inference.mixture import Mixture, first_keys
 from ns_jax.inference.predictor import Predictor
 from ns_jax.labelling.queue import ShardQueue
@@ -36,8 +37,9 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
     shard_pass.begin(config.label.worker)
     source = open_lib.open_from_config(config, "unlabelled")
     images, subset = _images(config, source)
-    teacher = teachers.from_config(config)
     directory = workdir / "labels"
+    settle = functools.partial(engines.settle, config, directory, source)
+    teacher, engine = teachers.from_config(config, settle)
     if config.data.holdout:
         teacher.temperature = _fitted_temperature(config, teacher, directory)
     k = min(config.label.classes_kept or predictor.CLASSES_KEPT, len(teacher.class_names))
@@ -51,6 +53,8 @@ def run(config: config_dict.ConfigDict, workdir: pathlib.Path) -> dict:
         "flip": config.label.flip,
         "preprocessing": [vars(view) for view in teacher.views],
         "hashed": bool(config.data.guard),
+        # XLA, which labelled before there were others, is not named.
+        **({"engine": engine.version} if engine.version else {}),
     }
     inputs = {**made_of, "images_per_shard": config.label.images_per_shard}
     if workdir_lib.is_done(directory, inputs):
@@ -227,12 +231,14 @@ def _finish(
     if len(bad):
         say(f"{len(bad)} images could not be read; their status says why:")
         say("\n".join(bad.lines()))
-    outputs = {
+    outputs: dict = {
         "num_shards": len(queue),
         "num_images": num_images,
         "num_bad": len(bad),
         **({"num_without_prediction": lacking} if isinstance(teacher, Mixture) else {}),
         "accuracy": right / known if known else None,  # where the source knows better
     }
+    if (chosen := engines.record(directory)) is not None:
+        outputs["engine"] = chosen
     workdir_lib.write_manifest(directory, inputs, outputs)
     say(f"labelled {num_images:,} images of {source.name} in {len(queue)} shards: {directory}")

@@ -18,7 +18,7 @@ from ns_jax.data import matching, overlap
 from ns_jax.data import open as open_lib
 from ns_jax.data.source import Source
 from ns_jax.errors import DamagedError, InputError
-from ns_jax.inference import scoring, teachers
+from ns_jax.inference import engines, scoring, teachers
 from ns_jax.parallel import processes
 from ns_jax.predictions import tables
 from ns_jax.predictions.given import IncompleteError
@@ -299,8 +299,10 @@ def _validate(configs: list) -> None:
         if k > 0:
             select.check(config)
             of_files = config.label.predictions or teachers.exported_names(config.label.checkpoint)
-            if of_files and not config.train.teacher:
-                teachers.check(config, labelled.class_names)
+            if not config.train.teacher:
+                engines.check(config.label)
+                if of_files:
+                    teachers.check(config, labelled.class_names)
             source(config, "unlabelled")
         _check_init(config, configs, k)
     if configs[0].selftrain.filter and len(configs) == 1:
