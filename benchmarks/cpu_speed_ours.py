@@ -1,4 +1,7 @@
-"""Our side of `cpu_speed.py`: the compiled steps of the programs, on the devices they choose."""
+"""Our side of `cpu_speed.py`: the compiled steps of the programs, on the devices they choose.
+
+Of inference the variants are the engines of `label.engine`, XLA where none is named.
+"""
 
 import pathlib
 import sys
@@ -11,7 +14,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 from benchmarks import worker  # noqa: E402
 from configs import base  # noqa: E402
 from ns_jax import cores  # noqa: E402
+from ns_jax.data import crops  # noqa: E402
+from ns_jax.inference import engines, mixture  # noqa: E402
 from ns_jax.inference import step as inference_step  # noqa: E402
+from ns_jax.model_card import ModelCard  # noqa: E402
 from ns_jax.models import efficientnet  # noqa: E402  # noqa: E402
 from ns_jax.parallel import mesh as mesh_lib  # noqa: E402
 from ns_jax.training import numbers as numbers_lib  # noqa: E402
@@ -25,7 +31,19 @@ model = efficientnet.build(f"efficientnet-{network}", num_classes=1000)
 mean, std = published.IMAGENET
 images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3)).astype(np.uint8)
 
-if mode == "inference":
+engine = sys.argv[3].partition(":")[2]
+
+if engine:
+    view = crops.Preprocessing(size, "none", mean, std)
+    card = ModelCard(model.name, False, tuple(map(str, range(1000))), view)
+    variables = jax.device_get(jax.jit(lambda rng: model.init(rng, size))(jax.random.key(0)))
+    began = time.perf_counter()
+    (labels,) = engines.run_by(engines.Engine(engine), [(card, variables)], [network])
+
+    def run():
+        mixture.best(np.exp(labels.log_probs(images, batch)), 16)
+
+elif mode == "inference":
     mesh = mesh_lib.make_mesh(fsdp=1)
     variables = jax.jit(lambda rng: model.init(rng, size))(jax.random.key(0))
     whole = {"members": [jax.device_get(variables)], "temperature": np.float32(1)}

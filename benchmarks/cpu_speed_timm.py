@@ -1,37 +1,36 @@
-"""timm's side of `cpu_speed.py`: channels-last PyTorch, float32, as many threads as cores."""
+"""timm's side of `cpu_speed.py`: channels-last PyTorch, float32, as many threads as cores.
+
+Its variant `compiled` goes through `torch.compile`, for inference with weights frozen into the code
+(so that BatchNorm is folded into them).
+"""
 
 import os
+import sys
+import time
 
 import numpy as np
-import torch
-import worker
 
-# timm imports torchvision, whose compiled half does not fit a CPU build of torch: it only needs
-# these two operators to exist.
-_library = torch.library.Library("torchvision", "DEF")
-for _operator in ("nms", "qnms"):
-    _library.define(f"{_operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-import timm  # noqa: E402
+compiled = ":compiled" in sys.argv[3]
+if compiled and sys.argv[3].startswith("inference"):
+    os.environ["TORCHINDUCTOR_FREEZING"] = "1"  # before torch is imported
+
+import torch  # noqa: E402
+import worker  # noqa: E402
+from timm_alone import Whole  # noqa: E402
 
 network, size, mode, batch = worker.arguments()
 torch.set_num_threads(os.cpu_count())
-model = timm.create_model(f"tf_efficientnet_{network}").to(memory_format=torch.channels_last)
+model = Whole(network)
 images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3)).astype(np.uint8)
-images = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last in memory, as they lie
-mean = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
-std = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
-
-
-def normalised():
-    return (images.float() / 255.0 - mean) / std
-
+images = torch.from_numpy(images)
 
 if mode == "inference":
     model.eval()
+    step = torch.compile(model) if compiled else model
 
     def run():
         with torch.inference_mode():
-            return model(normalised()).softmax(-1).topk(16)
+            return step(images)
 
 else:
     model.train()
@@ -40,11 +39,17 @@ else:
         model.parameters(), lr=1e-4, alpha=0.9, eps=1e-3, momentum=0.9, weight_decay=1e-5
     )
 
+    def loss_of(images):
+        return torch.nn.functional.cross_entropy(model.logits(images), labels, label_smoothing=0.1)
+
+    step = torch.compile(loss_of) if compiled else loss_of
+
     def run():
         optimiser.zero_grad()
-        logits = model(normalised())
-        torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1).backward()
+        step(images).backward()
         optimiser.step()
 
 
-worker.serve(run)
+began = time.perf_counter()
+run()
+worker.serve(run, time.perf_counter() - began)

@@ -3,13 +3,7 @@
 import sys
 
 import torch
-
-# timm imports torchvision, whose compiled half does not fit a CPU build of torch: it only needs
-# these two operators to exist.
-_library = torch.library.Library("torchvision", "DEF")
-for _operator in ("nms", "qnms"):
-    _library.define(f"{_operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-import timm  # noqa: E402
+from timm_alone import timm
 
 network, size, path = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 model = timm.create_model(f"tf_efficientnet_{network}", exportable=True).eval()

@@ -8,8 +8,9 @@ import time
 
 
 def arguments() -> tuple[str, int, str, int]:
+    """Network, pixels, mode (as `inference:VARIANT`, less the variant) and images a batch."""
     network, size, mode, batch = sys.argv[1:]
-    return network, int(size), mode, int(batch)
+    return network, int(size), mode.partition(":")[0], int(batch)
 
 
 def serve(run, compile_seconds: float = 0.0, clock=time.perf_counter) -> None:
