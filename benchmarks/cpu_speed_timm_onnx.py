@@ -44,6 +44,7 @@ def in_onnxruntime(path: str):
 
 
 def in_openvino(path: str):
+    sys.modules["openvino_telemetry"] = None  # else each import is told to its makers
     import openvino
 
     core = openvino.Core()

@@ -1,6 +1,7 @@
 """Our own ONNX files at work in OpenVINO, on a CPU: uint8 images in, one score a class out."""
 
 import pathlib
+import sys
 import threading
 from typing import Any
 
@@ -16,6 +17,8 @@ HINTS = {FLOAT32: "f32", BFLOAT16: "bf16"}  # of its own it takes bfloat16 where
 
 def package() -> Any:
     """The module `openvino`. Raises MissingPackageError."""
+    # With it each import would be told to OpenVINO's makers, over the network.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError:

@@ -153,6 +153,11 @@ def test_engines_that_cannot_run_are_refused_at_once(config, tmp_path, monkeypat
     assert not (tmp_path / "iteration_0").exists()
 
 
+def test_openvino_tells_nobody_that_it_is_used():
+    ovc = openvino_session.package().tools.ovc
+    assert type(ovc.telemetry).__module__.endswith("telemetry_stub")
+
+
 def test_bfloat16_where_the_processor_has_it(config, by_xla, tmp_path):
     config.label.engine, config.label.engine_precision = engines.OPENVINO, "bfloat16"
     try:
