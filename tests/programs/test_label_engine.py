@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ns_jax import workdir as workdir_lib
+from ns_jax.checkpoints import checkpoint
 from ns_jax.errors import InputError
 from ns_jax.foreign import onnx_session, openvino_session
 from ns_jax.inference import engines
@@ -22,7 +23,13 @@ OTHERS = (engines.ONNXRUNTIME, engines.OPENVINO)
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory, make_teacher):
-    return str(make_teacher(tmp_path_factory.mktemp("teacher")))
+    """Of random weights, and sure of some of its classes."""
+    card, variables = checkpoint.load_model(make_teacher(tmp_path_factory.mktemp("fresh")))
+    head = variables["params"]["head_fc"]
+    head["kernel"] = 1000 * head["kernel"]
+    directory = tmp_path_factory.mktemp("teacher")
+    checkpoint.save_model(directory, card, variables)
+    return str(directory)
 
 
 @pytest.fixture
@@ -51,7 +58,8 @@ def test_the_labels_are_xlas_up_to_rounding(config, by_xla, tmp_path, engine):
     config.label.engine = engine
     outputs = label.run(config, tmp_path)
     expected, theirs = by_xla
-    rounding.close(dense(read(tmp_path)), expected)
+    assert expected.max(1).std() > 0.05  # images differ
+    rounding.in_steps(dense(read(tmp_path)), expected)
     made_of = workdir_lib.read_manifest(tmp_path / "labels")["inputs"]
     assert made_of["teacher"] != theirs["inputs"]["teacher"]
     assert "engine" not in theirs["inputs"] and "engine" not in theirs["outputs"]
@@ -61,7 +69,7 @@ def test_the_labels_are_xlas_up_to_rounding(config, by_xla, tmp_path, engine):
     }[engine]
     assert made_of["engine"] == version and made_of["preprocessing"][0]["size"] == 16
     assert outputs["engine"]["name"] == engine and outputs["engine"]["version"] == version
-    assert outputs["accuracy"] == theirs["outputs"]["accuracy"]
+    assert outputs["accuracy"] == pytest.approx(theirs["outputs"]["accuracy"], abs=0.002)
 
 
 def test_mirror_images_and_temperature_are_xlas_too(config, tmp_path):
@@ -70,7 +78,7 @@ def test_mirror_images_and_temperature_are_xlas_too(config, tmp_path):
     config.label.engine = engines.ONNXRUNTIME
     label.run(config, tmp_path / "other")
     found, expected = (dense(read(tmp_path / name)) for name in ("other", "xla"))
-    rounding.close(found, expected)
+    rounding.in_steps(found, expected)
 
 
 def test_an_interrupted_labelling_goes_on_with_its_engine(config, tmp_path, capfd):
@@ -118,7 +126,7 @@ def test_auto_takes_the_fastest_and_says_so(config, by_xla, tmp_path, capfd, mon
     record = json.loads((tmp_path / "all" / "labels" / engines.RECORD).read_text())
     assert record == outputs["engine"]
     assert f"{best} labels, the fastest of what is installed" in capfd.readouterr().err
-    rounding.close(dense(read(tmp_path / "all")), by_xla[0])
+    rounding.in_steps(dense(read(tmp_path / "all")), by_xla[0])
 
     monkeypatch.setitem(sys.modules, "openvino", None)
     outputs = label.run(config, tmp_path / "two")
