@@ -12,15 +12,17 @@ runs a row.
 """
 
 import argparse
+import os
 import statistics
 import sys
+import tempfile
 
 from benchmarks.sides import Side, machine, row
 
 CASES = [  # network, pixels, mode, images a batch, goal over the best other side in float32
     ("b0", 224, "inference", 32, 1.0),
     ("b0", 32, "inference", 512, 1.3),
-    ("b4", 380, "inference", 16, 1.0),
+    ("b4", 380, "inference", 8, 1.0),
     ("b0", 224, "training", 16, 1.1),
     ("b0", 32, "training", 128, 1.1),
 ]
@@ -51,27 +53,28 @@ def main() -> None:
     parser.add_argument("--timm-python", default=".venv-timm/bin/python")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", default="", help="a part of a row's name, as b0,32,inference")
+    parser.add_argument("--without", default="", help="a side to leave out, as 'stock Flax'")
     options = parser.parse_args()
     print(f"{machine()}, {options.rounds} rounds\n")
     row(COLUMNS)
     row(["---"] * len(COLUMNS))
-    for case in CASES:
-        if options.only in ",".join(map(str, case)):
-            row(measured(*case, options.rounds, options.timm_python))
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ["TIMM_ONNX"] = directory
+        for case in CASES:
+            if options.only in ",".join(map(str, case)):
+                row(_measured(*case, options))
 
 
-def measured(
-    network: str, size: int, mode: str, batch: int, goal: float, rounds: int, timm_python: str
-) -> list:
-    sides = _sides(network, size, mode, batch, timm_python)
+def _measured(network: str, size: int, mode: str, batch: int, goal: float, options) -> list:
+    sides = _sides(network, size, mode, batch, options)
     times = {place: [] for place in sides}
-    for number in range(rounds):
+    for number in range(options.rounds):
         for place, side in sides.items():
             if place[0] != FLAX or number < 3:  # 10 times as slow: three rounds will do
                 times[place].append(side.seconds())
     speeds, compiling = {}, {}
-    for (name, _), side in sides.items():
-        speed = side.images / statistics.median(times[name, _])
+    for (name, form), side in sides.items():
+        speed = side.images / statistics.median(times[name, form])
         speeds[name] = max(speed, speeds.get(name, 0.0))
         compiling[name] = side.ready["compile_seconds"]
         side.close()
@@ -81,14 +84,14 @@ def measured(
     return [network, size, mode, batch, *shown, f"{ratio:.2f}", goal, *seconds]
 
 
-def _sides(network: str, size: int, mode: str, batch: int, timm_python: str) -> dict:
+def _sides(network: str, size: int, mode: str, batch: int, options) -> dict:
     """Worker processes by side and form; none of what this processor does not have."""
     found = {}
     for name, (script, forms) in SIDES.items():
         if mode == "training":
             forms = forms[:1] if name in TRAINED else []
-        for variant, part in forms:
-            python = timm_python if script.startswith("timm") else sys.executable
+        for variant, part in forms if name != options.without else ():
+            python = options.timm_python if script.startswith("timm") else sys.executable
             arguments = (network, size, f"{mode}:{variant}", batch // part)
             side = Side(python, f"cpu_speed_{script}.py", *arguments)
             if "unavailable" in side.ready:

@@ -1,15 +1,16 @@
 """timm's `torch.onnx` export at work, for `cpu_speed.py`: in onnxruntime, or in OpenVINO.
 
-Everything from uint8 images to the 16 best classes is in the graph, which is the best for it.
-Variants: `onnxruntime`; of OpenVINO `throughput` (a stream a core, images shared between them) and
-`latency`, in float32, and `bfloat16` (throughput), where the processor has it.
+Everything from uint8 images to the 16 best classes is in the graph, which is the best for it. The
+file is in the directory $TIMM_ONNX. Variants: `onnxruntime`; of OpenVINO `throughput` (a stream a
+core, images shared between them) and `latency`, in float32, and `bfloat16` (throughput), where the
+processor has it.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import sys
-import tempfile
 import time
 
 import numpy as np
@@ -71,12 +72,10 @@ def in_openvino(path: str):
     return run
 
 
-with tempfile.TemporaryDirectory() as directory:
-    file = str(pathlib.Path(directory) / "timm.onnx")
-    with open(os.devnull, "w") as nothing:  # the exporter speaks on standard output
-        own, sys.stdout = sys.stdout, nothing
-        export(file)
-        sys.stdout = own
-    began = time.perf_counter()
-    step = in_onnxruntime(file) if variant == "onnxruntime" else in_openvino(file)
-    worker.serve(step, time.perf_counter() - began)
+file = pathlib.Path(os.environ["TIMM_ONNX"]) / f"{network}-{size}.onnx"
+if not file.exists():  # the first of these sides writes it
+    with contextlib.redirect_stdout(None):  # on which the exporter speaks
+        export(str(file))
+began = time.perf_counter()
+run = in_onnxruntime(str(file)) if variant == "onnxruntime" else in_openvino(str(file))
+worker.serve(run, time.perf_counter() - began)

@@ -22,7 +22,7 @@ from ns_jax import cores, files
 from ns_jax.data import open as open_lib
 from ns_jax.data import pipeline
 from ns_jax.data.source import Source
-from ns_jax.errors import InputError, MissingPackageError
+from ns_jax.errors import InputError
 from ns_jax.foreign import onnx_file, onnx_graph, onnx_session, openvino_session
 from ns_jax.foreign.exported import ExportedNetwork
 from ns_jax.inference.predictor import Predictor
@@ -169,7 +169,7 @@ def _tried(config: config_dict.ConfigDict, source: Source, networks: Networks) -
     for name in (XLA, ONNXRUNTIME, OPENVINO):
         try:
             sides[name] = _side(_engine(name, FLOAT32), networks, images)
-        except (InputError, MissingPackageError) as error:
+        except InputError as error:
             say(f"{name} is not tried: {error}")
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(1 + ROUNDS):
