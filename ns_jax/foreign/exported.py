@@ -20,14 +20,13 @@ from ns_jax.data.source import digest
 from ns_jax.digest import Digest
 from ns_jax.errors import InputError, MissingFileError
 from ns_jax.foreign import beside, onnx_files, onnx_session, stablehlo
-from ns_jax.foreign.network import Network
+from ns_jax.foreign.network import Network, rows_for_a_core
 from ns_jax.predictions import classes, scores
 from ns_jax.progress import say
 
 ONNX, STABLEHLO = ".onnx", ".stablehlo"
 ENDINGS = (ONNX, STABLEHLO)
 PIECE_PIXELS = 2**20  # that go through a network at once: activations of about 0.1 GB
-CORE_PIXELS = 2**17  # ... on each of several cores, which so have equal shares
 LATENCY_RUNS = 15
 TRIED = 4  # random images that a file is tried on
 
@@ -81,7 +80,7 @@ class ExportedNetwork:
         """
         self.path, self.view, self._network = path, view, network
         self.name, self.engine = name or str(path), network.engine
-        self._threads = concurrent.futures.ThreadPoolExecutor(network.calls)
+        self._threads = concurrent.futures.ThreadPoolExecutor(max(1, network.calls))
         numbering = numbering or classes.Numbering({}, theirs, str(path))
         self.class_names, self._theirs = numbering.class_names, tuple(theirs)
         self.seconds, self.images, self._warm = 0.0, 0, False  # of full batches but the first
@@ -190,9 +189,12 @@ class ExportedNetwork:
 
     def _scores(self, images: np.ndarray, at_once: int = 1) -> np.ndarray:
         """A few images at a time, or as many as the file takes, filled up with zeros: one shape."""
-        form, calls = self._network.images, self._network.calls
-        pixels = PIECE_PIXELS if calls == 1 else CORE_PIXELS
-        rows = form.batch or min(-(-at_once // calls), max(1, pixels // self.view.size**2))
+        form, calls, size = self._network.images, self._network.calls, self.view.size
+        if calls == 1:
+            rows = min(at_once, max(1, PIECE_PIXELS // size**2))
+        else:
+            rows = rows_for_a_core(at_once, size, calls) if calls else at_once
+        rows = form.batch or rows
 
         def scores_from(start: int) -> np.ndarray:
             piece = images[start : start + rows]

@@ -32,14 +32,19 @@ class ImageInput:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What a file holds: `call` takes images as `images` says and returns `[n, classes]`.
-
-    `calls` may be made side by side, from as many threads.
-    """
+    """What a file holds: `call` takes images as `images` says and returns `[n, classes]`."""
 
     call: Callable[[np.ndarray], np.ndarray]
     images: ImageInput
     engine: str  # what runs it, with its version: results differ by rounding
     card: ModelCard | None = None  # None: the file does not say
     class_names: tuple[str, ...] = ()  # where there is no card; () where it does not say
-    calls: int = 1
+    calls: int = 1  # from as many threads, side by side; 0: one, which shares its images out
+
+
+CORE_PIXELS = 2**17  # of the images that a core takes at once
+
+
+def rows_for_a_core(at_once: int, size: int, cores: int) -> int:
+    """How many of `at_once` images of `size` pixels each of several cores takes at a time."""
+    return min(-(-at_once // cores), max(1, CORE_PIXELS // size**2))

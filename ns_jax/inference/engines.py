@@ -35,6 +35,7 @@ from ns_jax.workdir import MANIFEST
 XLA, ONNXRUNTIME, OPENVINO, AUTO = "xla", "onnxruntime", "openvino", "auto"
 FLOAT32 = openvino_session.FLOAT32
 RECORD = "engine.json"
+BEGUN = {MANIFEST, "leases", "calibration.json"}  # what an engine leaves beside shards
 TRIED_PIXELS = 2**21  # of images that engines are tried on, each image of every network
 ROUNDS = 3
 
@@ -129,7 +130,7 @@ def _recorded(directory: pathlib.Path) -> Engine | None:
     if told := record(directory):
         return Engine(told["name"], told["precision"], told["version"])
     names = files.names(os.fspath(directory))
-    begun = {MANIFEST, "leases"}.intersection(names) or fnmatch.filter(names, shards.SHARDS)
+    begun = fnmatch.filter(names, shards.SHARDS) or not BEGUN.isdisjoint(names)
     return Engine() if begun else None
 
 

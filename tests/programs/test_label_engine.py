@@ -12,7 +12,7 @@ from ns_jax.errors import InputError
 from ns_jax.foreign import onnx_session, openvino_session
 from ns_jax.inference import engines
 from ns_jax.labelling import shards as shards_lib
-from ns_jax.programs import label, selftrain
+from ns_jax.programs import label, select, selftrain
 from tests import rounding
 from tests.programs.test_label_predictions import dense, read
 
@@ -69,6 +69,8 @@ def test_the_labels_are_xlas_up_to_rounding(config, by_xla, tmp_path, engine):
     }[engine]
     assert made_of["engine"] == version and made_of["preprocessing"][0]["size"] == 16
     assert outputs["engine"]["name"] == engine and outputs["engine"]["version"] == version
+    config.select.labels = str(tmp_path / "labels")
+    assert select.run(config, tmp_path)["rows"] > 0
     assert outputs["accuracy"] == pytest.approx(theirs["outputs"]["accuracy"], abs=0.002)
 
 
@@ -135,6 +137,16 @@ def test_auto_takes_the_fastest_and_says_so(config, by_xla, tmp_path, capfd, mon
     assert (
         "openvino is not tried: OpenVINO is not installed: pip install 'ns-jax[openvino]'" in said
     )
+
+
+def test_there_is_xla_alone_where_there_is_no_cpu(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "_on_cpu", lambda: False)
+    for name in OTHERS:
+        config.label.engine = name
+        with pytest.raises(InputError, match=f"{name} labels on a CPU, and this process has"):
+            label.run(config, tmp_path)
+    config.label.engine = engines.AUTO
+    assert label.run(config, tmp_path)["engine"]["name"] == engines.XLA
 
 
 def test_another_version_is_refused(config, tmp_path):
