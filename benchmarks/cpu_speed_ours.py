@@ -33,20 +33,33 @@ images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3)).astyp
 
 engine = sys.argv[3].partition(":")[2]
 
+
+def drawn() -> dict:
+    """Random weights, without compiling what draws them: half of a side's start."""
+    shapes = jax.eval_shape(lambda rng: model.init(rng, size), jax.random.key(0))
+    rng = np.random.default_rng(0)
+
+    def leaf(path: tuple, shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        if path[-1].key == "kernel":
+            spread = np.sqrt(2 / np.prod([*shape.shape[-4:-2], shape.shape[-1]]))
+            return (spread * rng.standard_normal(shape.shape)).astype(np.float32)
+        return np.full(shape.shape, path[-1].key in ("scale", "var"), np.float32)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+
 if engine:
     view = crops.Preprocessing(size, "none", mean, std)
     card = ModelCard(model.name, False, tuple(map(str, range(1000))), view)
-    variables = jax.device_get(jax.jit(lambda rng: model.init(rng, size))(jax.random.key(0)))
     began = time.perf_counter()
-    (labels,) = engines.run_by(engines.Engine(engine), [(card, variables)], [network])
+    (labels,) = engines.run_by(engines.Engine(engine), [(card, drawn())], [network])
 
     def run():
         mixture.best(np.exp(labels.log_probs(images, batch)), 16)
 
 elif mode == "inference":
     mesh = mesh_lib.make_mesh(fsdp=1)
-    variables = jax.jit(lambda rng: model.init(rng, size))(jax.random.key(0))
-    whole = {"members": [jax.device_get(variables)], "temperature": np.float32(1)}
+    whole = {"members": [drawn()], "temperature": np.float32(1)}
     whole = mesh_lib.put_whole(whole, mesh)
     arrays = {"image": images}
     members = (inference_step.Member(model, 0, mean, std),)
