@@ -27,7 +27,7 @@ from ns_jax.foreign import onnx_file, onnx_graph
 from ns_jax.inference import teachers
 from ns_jax.model_card import ModelCard
 
-CASES = [(224, 256, 16), (32, 8192, 256)]  # pixels, images of a turn, images a batch
+CASES = [(224, 160, 16), (32, 4096, 256)]  # pixels, images of a turn, images a batch
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -52,6 +52,7 @@ def _case(directory: pathlib.Path, size: int, count: int, batch: int, rounds: in
     config.data.update({"image_size": size, "crop": "none", "mean": MEAN, "std": STD})
     config.label.checkpoint = str(_write_file(directory, size))
     config.label.class_names = str(directory / "names.txt")
+    config.data.prefetch = 2
     config.label.update({"batch_size": batch, "images_per_shard": 4 * batch})
     source = open_lib.open_from_config(config, "unlabelled")
     reading = open_lib.loader_settings(config)
