@@ -15,8 +15,6 @@ from ns_jax.data import open as open_lib
 from ns_jax.errors import InputError
 from ns_jax.foreign import onnx_session
 from ns_jax.progress import say
-from ns_jax.foreign import onnx_session
-from ns_jax.progress import say
 from ns_jax.weights import export, hub_card, hub_config, imported, onnx_int8, tensors
 
 
