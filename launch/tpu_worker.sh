@@ -55,6 +55,10 @@ follow)
     exit "$(status)"
     ;;
 report)
+    for _ in {1..60}; do # its log is being sent
+        if [[ ! -e $job/status ]] || ! running; then break; fi
+        sleep 0.5
+    done
     if running; then
         echo "host $(hostname) runs"
     else
