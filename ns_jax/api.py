@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ns_jax import files
 from ns_jax.data import decoding, given
 from ns_jax.data.source import Record, Source
 from ns_jax.data.workers import LoaderSettings
@@ -100,7 +101,7 @@ class Classifier:
         InputError for another ending or form, MissingPackageError, OSError.
         """
         (variables,) = self._predictor.variables()
-        export.save(pathlib.Path(path), self._card, variables, onnx_input)
+        export.save(files.as_path(path), self._card, variables, onnx_input)
 
     def _named(self, classes: np.ndarray, probs: np.ndarray) -> list[Prediction]:
         return [

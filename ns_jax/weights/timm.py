@@ -78,7 +78,7 @@ def load(
     classifier are without `head_fc`. Raises FileNotFoundError, or InputError for a file that is cut
     short, is not safetensors, or holds another architecture, a NaN or an infinity.
     """
-    tensors = tensors_lib.of_network(tensors_lib.read(pathlib.Path(path)), str(path))
+    tensors = tensors_lib.of_network(tensors_lib.read(files.as_path(path)), str(path))
     classifier = any(name in tensors for name in CLASSIFIER)
     if not classifier:
         heads = [name for name in tensors if name.startswith(HEADS)]
