@@ -199,7 +199,7 @@ def get_config(arg: str = "") -> config_dict.ConfigDict:
     # What runs checkpoints: "xla"; on a CPU also "onnxruntime" or "openvino", which may be faster
     # and round otherwise; "auto": what is found in labels/, else the fastest that is installed.
     label.engine = "xla"
-    # "bfloat16": of "openvino", on processors that have it; faster, with 3 digits instead of 7.
+    # "bfloat16": of "openvino", on processors that have it, with 3 digits instead of 7.
     label.engine_precision = "float32"
 
     # How an ONNX file of somebody else, as a teacher or evaluated, is shown images. None: as a
