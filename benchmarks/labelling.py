@@ -27,7 +27,7 @@ from ns_jax import cores
 from ns_jax.checkpoints import checkpoint
 from ns_jax.data import crops, pipeline
 from ns_jax.data import open as open_lib
-from ns_jax.inference import predictor
+from ns_jax.inference import predictor, shard_pass
 from ns_jax.model_card import ModelCard
 from ns_jax.models import efficientnet
 from ns_jax.programs import label
@@ -114,7 +114,7 @@ def _label(config, workdir: pathlib.Path) -> tuple[float, str]:
             super().reach(count)
 
     said = []
-    label.Progress, label.say = Recorded, said.append
+    shard_pass.Progress, shard_pass.say = Recorded, said.append
     label.run(config, workdir)
     ended, (began, first) = time.perf_counter(), reached[config.data.prefetch]
     shutil.rmtree(workdir)
