@@ -120,10 +120,10 @@ browser: dev
 	$(BIN)/python -m pytest -m browser -rs
 
 # Workdirs and sources in buckets of real storage servers on loopback, which pip installs.
-buckets: .venv/.buckets
+buckets: $(VENV)/.buckets
 	$(BIN)/python -m pytest -m bucket -rs
 
-.venv/.buckets: .venv/.dev
+$(VENV)/.buckets: $(VENV)/.dev
 	$(INSTALL) --editable '.[dev,buckets]'
 	touch $@
 
@@ -178,7 +178,7 @@ bench-labelling: dev
 	$(BIN)/python -m benchmarks.leaks
 
 # Training and labelling from a bucket (a real server on loopback, 30 ms an answer) against a disk.
-bench-bucket: .venv/.buckets
+bench-bucket: $(VENV)/.buckets
 	$(BIN)/python -m benchmarks.bucket_reading $(ARGS)
 
 # Selecting from up to 300 million labels, against one DuckDB query.
@@ -189,7 +189,7 @@ bench-selection: dev
 bench-corrections: dev
 	$(BIN)/python -m benchmarks.corrections
 
-# All seeds with the baseline: about an hour on 2 cores.
+# All seeds with the baseline: 10 minutes on 2 cores.
 bench: dev
 	$(BIN)/python -m benchmarks.digits
 
